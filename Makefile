@@ -1,0 +1,42 @@
+# Each target works as the first command after a clone: .ci/bootstrap makes .venv and gets FFmpeg.
+# PYTHON=python3.12 chooses the Python of a new .venv; ARGS="-k sampling" goes to pytest.
+PYTHON_IN_VENV = .venv/bin/python
+ARGS =
+
+.PHONY: help install demo test lint bench test-versions wheel-test clean
+
+help:
+	@echo "make demo           encode a few real clips, assemble, verify and load them back"
+	@echo "make test           the tests"
+	@echo "make lint           ruff and mypy --strict"
+	@echo "make bench          the measurements that the README quotes"
+	@echo "make test-versions  the published layout in four versions of datasets"
+	@echo "make wheel-test     the built wheel in a fresh environment"
+	@echo "make install        only the environment, in .venv"
+	@echo "make clean          remove what the targets made, .venv included"
+
+install:
+	@sh .ci/bootstrap
+
+demo: install
+	@$(PYTHON_IN_VENV) -m builder.demo
+
+test: install
+	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+
+lint: install
+	@$(PYTHON_IN_VENV) -m ruff check .
+	@$(PYTHON_IN_VENV) -m ruff format --check .
+	@$(PYTHON_IN_VENV) -m mypy --strict
+
+bench: install
+	@$(PYTHON_IN_VENV) -m benchmarks.build
+
+test-versions: install
+	@$(PYTHON_IN_VENV) tests/versions/run.py
+
+wheel-test: install
+	@bash .ci/wheel-test
+
+clean:
+	rm -rf .venv .venvs dist build demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

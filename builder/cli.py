@@ -1,0 +1,178 @@
+"""The command line: options in, one call of the pipeline, a short table and an exit code out.
+
+Exit code 0: done. 1: the run failed, or more clips failed than allowed. 2: misuse or bad
+input, in one line. A traceback only with --debug.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from builder.config import AssembleConfig, EncodeConfig
+from builder.options import (
+    PATH,
+    assemble_options,
+    class_list_option,
+    encode_options,
+    general_options,
+    seed_option,
+)
+from builder.types import BuildError, InputError
+from clip_kinetics700 import __version__
+
+log = logging.getLogger(__name__)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="clip-kinetics700")
+def cli() -> None:
+    """Turn labelled videos into a dataset of CLIP embeddings that load_dataset opens."""
+
+
+@cli.command("build")
+@encode_options
+@click.option("--output", type=PATH, required=True, help="Directory of the dataset.")
+@seed_option
+@assemble_options
+@general_options
+def build_command(output: Path, **options: Any) -> int:
+    """Encode videos and assemble the dataset: encode and assemble in one."""
+    from builder import pipeline, report
+
+    encode_config = make_config(EncodeConfig, options, work=output / pipeline.WORK_NAME)
+    assemble_config = make_config(AssembleConfig, options, source=output, output=output)
+    if options["dry_run"]:
+        report.print_plan(pipeline.plan_encode(encode_config), encode_config)
+        return 0
+    summary, manifest = pipeline.build(encode_config, assemble_config, quiet=options["quiet"])
+    if manifest is None:
+        log.info(
+            "%d parts are left for other ranks; the last one to finish assembles",
+            summary.n_parts_left,
+        )
+        return 0
+    if not options["quiet"]:
+        report.print_manifest(manifest, output, summary)
+    return check_failures(manifest, assemble_config.max_failures)
+
+
+@cli.command("encode")
+@encode_options
+@click.option("--output", "work", type=PATH, required=True, help="Directory of the parts.")
+@seed_option
+@general_options
+def encode_command(**options: Any) -> int:
+    """Encode annotations and videos into parts."""
+    from builder import pipeline, report
+
+    config = make_config(EncodeConfig, options)
+    if options["dry_run"]:
+        report.print_plan(pipeline.plan_encode(config), config)
+        return 0
+    summary = pipeline.encode(config, quiet=options["quiet"])
+    if not options["quiet"]:
+        report.print_encoded(summary, config)
+    return 0
+
+
+@cli.command("assemble")
+@click.argument("source", type=PATH)
+@click.option("--output", type=PATH, required=True, help="Directory of the dataset.")
+@seed_option
+@class_list_option
+@assemble_options
+@general_options
+def assemble_command(**options: Any) -> int:
+    """Assemble SOURCE, parts or a processed dataset, into the published layout."""
+    from builder import pipeline, report
+
+    config = make_config(AssembleConfig, options)
+    manifest = pipeline.assemble_directory(config, quiet=options["quiet"])
+    if not options["quiet"]:
+        report.print_manifest(manifest, config.output, None)
+    return check_failures(manifest, config.max_failures)
+
+
+@cli.command("verify")
+@click.argument("directory", type=PATH)
+@general_options
+def verify_command(directory: Path, *, quiet: bool, debug: bool) -> int:
+    """Check every file of the dataset in DIRECTORY against its manifest and the others."""
+    from builder.manifest import read_manifest
+    from builder.progress import track_progress
+    from builder.verify import verify_dataset
+
+    del debug
+    track = partial(track_progress, "verify", unit="samples", quiet=quiet)
+    problems = verify_dataset(directory, track=track)
+    for problem in problems:
+        click.echo(f"{problem.file}: {problem.message}", err=True)
+    if problems:
+        click.echo(f"{directory}: {len(problems)} problems", err=True)
+        return 1
+    manifest = read_manifest(directory)
+    if manifest is not None and not quiet:
+        counts = [f"{manifest['totals'][name]:,} {name}" for name in ("samples", "failures")]
+        click.echo(
+            f"{directory}: {len(manifest['files'])} files are as the manifest says, "
+            f"{', '.join(counts)}"
+        )
+    return 0
+
+
+Config = TypeVar("Config", EncodeConfig, AssembleConfig)
+
+
+def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:
+    """Return the configuration that takes its fields from a command's options."""
+    names = kind.__dataclass_fields__.keys()
+    return kind(**{name: value for name, value in options.items() if name in names}, **more)
+
+
+def check_failures(manifest: Mapping[str, Any], max_failures: float) -> int:
+    """Return exit code 1 where a larger share of clips failed than is allowed."""
+    totals = manifest["totals"]
+    share = totals["failures"] / totals["rows"]
+    if share <= max_failures:
+        return 0
+    click.echo(
+        f"clip-kinetics700: {totals['failures']} of {totals['rows']} clips failed "
+        f"({share:.0%}), more than --max-failures {max_failures:g}; everything was written, "
+        "the reasons are in failures.parquet",
+        err=True,
+    )
+    return 1
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run a command and end the process with its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug, quiet = "--debug" in words, "--quiet" in words
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("builder").setLevel(level)
+    try:
+        code = cli.main(args=words, prog_name="clip-kinetics700", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("clip-kinetics700: interrupted; run it again to go on", err=True)
+        sys.exit(130)
+    except (InputError, BuildError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        click.echo(f"clip-kinetics700: {describe_error(error)}", err=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    sys.exit(code)
+
+
+def describe_error(error: Exception) -> str:
+    """Return one line; the system's own words name the file."""
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -1,0 +1,58 @@
+"""Every option of a build and its only default; the CLI and the pipeline read them here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_kinetics700.schema import SAMPLES_PER_SHARD
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+# The default repository holds only pickled weights on its main branch; the safetensors
+# conversion of the same weights is its pull request 15.
+DEFAULT_MODEL_REVISION = "refs/pr/15"
+FORMATS = ("parquet", "webdataset")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+# A task is at most this many frames of one clip, so memory is bounded for any video.
+FRAMES_PER_TASK = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeConfig:
+    """Annotations and videos in, parts out."""
+
+    annotations: tuple[Path, ...]
+    videos: Path
+    work: Path
+    """Directory of the stored configuration, the plan and the parts."""
+    model: str = DEFAULT_MODEL
+    revision: str | None = None
+    splits: tuple[str, ...] = ()
+    """Empty means every split the annotations hold."""
+    class_list: str = "auto"
+    """`auto`, `400`, `600`, `700` or a text file with one class name a line."""
+    frames_per_second: float = 1.0
+    rows_per_part: int = 500
+    batch_size: int | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    decode_workers: int | None = None
+    task_timeout_seconds: float = 120.0
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssembleConfig:
+    """Parts, or a processed dataset, in; the published layout out."""
+
+    source: Path
+    output: Path
+    samples_per_shard: int = SAMPLES_PER_SHARD
+    formats: tuple[str, ...] = FORMATS
+    seed: int = 0
+    """Orders a processed dataset; parts come with the order of their plan."""
+    class_list: str = "auto"
+    """Class list of a processed dataset; parts come with theirs."""
+    max_failures: float = 0.5
+    date: str | None = None
+    """Written to the manifest as it is; None writes none, so that bytes do not tell the time."""

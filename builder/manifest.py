@@ -1,0 +1,113 @@
+"""The manifest: what the files of a dataset are, what they were made with, and their hashes.
+
+In: a configuration, counts and written files. Out: `manifest.json`, the sign that a dataset
+is complete; no path, host, worker count or clock in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.types import InputError
+from builder.write import hash_file, write_json
+from clip_kinetics700.schema import MANIFEST_NAME, SPLITS
+
+FORMAT_NAME = "clip-kinetics700/1"
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of a split or of the whole dataset; `rows == samples + failures` always."""
+
+    rows: int = 0
+    samples: int = 0
+    failures: int = 0
+    frames: int = 0
+    failures_by_reason: dict[str, int] = field(default_factory=dict)
+
+    def add_failures(self, reason: str, count: int) -> None:
+        """Count failed rows of one reason."""
+        self.failures += count
+        self.failures_by_reason[reason] = self.failures_by_reason.get(reason, 0) + count
+
+    def document(self) -> dict[str, Any]:
+        """Return the counts as the manifest holds them."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def add_totals(totals: Mapping[str, Totals]) -> Totals:
+    """Return the sum over splits."""
+    whole = Totals()
+    for part in totals.values():
+        whole.rows += part.rows
+        whole.samples += part.samples
+        whole.frames += part.frames
+        for reason, count in part.failures_by_reason.items():
+            whole.add_failures(reason, count)
+    return whole
+
+
+def build_manifest(
+    *,
+    configuration: Mapping[str, Any],
+    class_names: list[str] | None,
+    totals: Mapping[str, Totals],
+    files: Mapping[str, Mapping[str, Any]],
+    canary: list[float] | None,
+    date: str | None,
+) -> dict[str, Any]:
+    """Return the manifest with its own hash."""
+    splits = {split: totals[split].document() for split in SPLITS if split in totals}
+    document: dict[str, Any] = {
+        "format": FORMAT_NAME,
+        "configuration": dict(configuration),
+        "class_names": class_names,
+        "totals": {**add_totals(totals).document(), "splits": splits},
+        "files": {name: dict(files[name]) for name in sorted(files)},
+        "canary": canary,
+        "date": date,
+    }
+    return {**document, "self_sha256": hash_manifest(document)}
+
+
+def hash_manifest(document: Mapping[str, Any]) -> str:
+    """Return the sha256 of a manifest's canonical JSON without `self_sha256`."""
+    content = {name: value for name, value in document.items() if name != "self_sha256"}
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def canonical_json(document: Any) -> bytes:
+    """Return the one spelling of a JSON document that hashes are taken over."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8")
+
+
+def describe_file(path: Path, rows: int) -> dict[str, Any]:
+    """Return a file's entry in the manifest."""
+    return {"sha256": hash_file(path), "bytes": path.stat().st_size, "rows": rows}
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """Return a dataset's manifest, or None where there is none.
+
+    Raises:
+        InputError: the file is there and is no manifest of ours.
+    """
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: is not JSON") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
+        raise InputError(f"{path}: is not a manifest of format {FORMAT_NAME}")
+    return document
+
+
+def write_manifest(directory: Path, document: Mapping[str, Any]) -> None:
+    """Write the manifest, the last file of a dataset."""
+    write_json(directory / MANIFEST_NAME, document)

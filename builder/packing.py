@@ -1,0 +1,114 @@
+"""Frames of clips in, encoded clips out: the packing of frames into batches.
+
+Every call of the encoder has one fixed batch shape, filled across clips, so that neighbours
+and cuts of the work leave no trace in a bit; the last batch is padded.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from builder.types import (
+    EncodedClip,
+    Encoder,
+    Failure,
+    Float16Array,
+    Float32Array,
+    Frames,
+    UInt8Array,
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A clip whose frames are on their way through the encoder."""
+
+    frames: Frames
+    embeddings: Float16Array
+    timestamps: Float32Array
+    n_encoded: int = 0
+    failure: Failure | None = None
+
+    def result(self) -> EncodedClip | Failure | None:
+        """Return what the clip became, or None while frames are missing."""
+        if self.failure is not None:
+            return self.failure
+        if self.n_encoded < self.frames.info.n_frames:
+            return None
+        return EncodedClip(self.frames.row, self.embeddings, self.timestamps, self.frames.info)
+
+
+@dataclass(slots=True, eq=False)
+class _Packer:
+    """Fills fixed batches with frames of consecutive clips and hands the rows back."""
+
+    encoder: Encoder
+    waiting: "deque[_Pending | Failure]" = field(default_factory=deque)
+    batch: UInt8Array | None = None
+    slots: list[tuple[_Pending, int]] = field(default_factory=list)
+
+    def add(self, frames: Frames) -> None:
+        pending = self.waiting[-1] if self.waiting else None
+        if not isinstance(pending, _Pending) or pending.frames.row != frames.row:
+            n_frames = frames.info.n_frames
+            embeddings = np.empty((n_frames, self.encoder.width), np.float16)
+            pending = _Pending(frames, embeddings, np.empty(n_frames, np.float32))
+            self.waiting.append(pending)
+        stop = frames.first + len(frames.pixels)
+        pending.timestamps[frames.first : stop] = frames.timestamps
+        for offset, pixels in enumerate(frames.pixels):
+            if self.batch is None:
+                self.batch = np.zeros((self.encoder.batch_size, *pixels.shape), np.uint8)
+            self.batch[len(self.slots)] = pixels
+            self.slots.append((pending, frames.first + offset))
+            if len(self.slots) == self.encoder.batch_size:
+                self.run()
+
+    def fail(self, failure: Failure) -> None:
+        """Record a failure; it takes the place of frames of the same clip that came before."""
+        pending = self.waiting[-1] if self.waiting else None
+        if isinstance(pending, _Pending) and pending.frames.row == failure.row:
+            pending.failure = failure
+        else:
+            self.waiting.append(failure)
+
+    def run(self) -> None:
+        if self.batch is None or not self.slots:
+            return
+        embeddings = self.encoder.encode(self.batch)
+        # Values beyond float16's range become infinite here and are refused by the part.
+        with np.errstate(over="ignore"):
+            halves = embeddings.astype(np.float16)
+        for (pending, index), row in zip(self.slots, halves, strict=False):
+            pending.embeddings[index] = row
+            pending.n_encoded += 1
+        self.slots.clear()
+
+    def finished(self) -> Iterator[EncodedClip | Failure]:
+        while self.waiting:
+            head = self.waiting[0]
+            result = head if isinstance(head, Failure) else head.result()
+            if result is None:
+                return
+            self.waiting.popleft()
+            yield result
+
+
+def encode_frames(
+    decoded: Iterable[Frames | Failure], encoder: Encoder
+) -> Iterator[EncodedClip | Failure]:
+    """Encode clips in the order they come; frames of one clip come one after another.
+
+    A Failure after some frames of the same clip discards those: a clip is whole or fails.
+    """
+    packer = _Packer(encoder)
+    for item in decoded:
+        if isinstance(item, Failure):
+            packer.fail(item)
+        else:
+            packer.add(item)
+        yield from packer.finished()
+    packer.run()
+    yield from packer.finished()

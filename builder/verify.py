@@ -1,0 +1,213 @@
+"""A dataset directory in, everything that is wrong with it out, file by file, in constant memory.
+
+A file that is not the one its manifest lists is one problem and is not looked into: what
+else it would give are consequences. Files with the right hash are checked by content.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from builder.problems import DamagedFileError, Problem, Problems
+from builder.verify_files import Dataset, check_failures, check_names, check_splits_csv
+from builder.verify_manifest import Shard, check_contract, read_contract
+from builder.verify_rows import (
+    Rows,
+    check_index,
+    check_values,
+    compare_data,
+    compare_index,
+)
+from builder.verify_tables import check_data_batch, nest_index_batch, open_table
+from builder.verify_tars import open_tar_reader
+from clip_kinetics700.features import INDEX_SCHEMA, data_schema
+from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
+
+ROWS_PER_BATCH = 1000
+
+
+class RowReader(Protocol):
+    """Rows of one file, in order."""
+
+    def next(self, limit: int) -> pa.RecordBatch:
+        """Return the next rows, at least one and at most `limit`."""
+        ...
+
+    def finish(self) -> None:
+        """Check that there is nothing after the rows that were read."""
+        ...
+
+
+@dataclass(slots=True)
+class Source:
+    """Rows of one file as long as it can be read; its damage becomes a problem."""
+
+    file: str
+    problems: Problems
+    reader: RowReader | None
+
+    def read(self, n_rows: int, *, at_most: bool) -> Rows | None:
+        """Return the next rows, exactly so many or at most; None where there is no reading on."""
+        batches: list[pa.RecordBatch] = []
+        left = n_rows
+        try:
+            while self.reader is not None and left and not (at_most and batches):
+                batches.append(self.reader.next(left))
+                left -= batches[-1].num_rows
+        except DamagedFileError as error:
+            self._give_up(error)
+        if self.reader is None:
+            return None
+        return Rows(self.file, batches[0] if len(batches) == 1 else pa.concat_batches(batches))
+
+    def finish(self) -> None:
+        """Check that there are no more rows."""
+        try:
+            if self.reader is not None:
+                self.reader.finish()
+        except DamagedFileError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: DamagedFileError) -> None:
+        self.problems.add(self.file, str(error))
+        self.reader = None
+
+
+Advance = Callable[[int], None]
+
+
+def no_progress(_total: int) -> AbstractContextManager[Advance]:
+    """Show nothing."""
+    return nullcontext(lambda _: None)
+
+
+def verify_dataset(
+    directory: Path, *, track: Callable[[int], AbstractContextManager[Advance]] = no_progress
+) -> list[Problem]:
+    """Return everything that is wrong with a dataset; nothing where it is as it was written.
+
+    Args:
+        directory: the dataset.
+        track: is told how many samples there are, and gives what is told of those done.
+
+    Raises:
+        InputError: there is no such directory, or no manifest in it.
+    """
+    problems = Problems()
+    try:
+        contract = read_contract(directory)
+    except DamagedFileError as error:
+        problems.add(MANIFEST_NAME, str(error))
+        return problems.found()
+    for message in check_contract(contract):
+        problems.add(MANIFEST_NAME, message)
+    dataset = Dataset(directory, contract, problems)
+    check_names(dataset)
+    check_splits_csv(dataset)
+    check_failures(dataset)
+    with track(contract.whole.samples) as advance:
+        check_samples(dataset, advance)
+    return problems.found()
+
+
+def check_samples(dataset: Dataset, advance: Callable[[int], None]) -> None:
+    """Check index, tars and Parquet files, shard by shard, and how many frames they hold."""
+    contract = dataset.contract
+    n_frames: dict[str, int | None] = dict.fromkeys(contract.totals, 0)
+    with ExitStack() as stack:
+        open_index = partial(
+            open_table,
+            schema=INDEX_SCHEMA,
+            n_rows=contract.count_rows()[INDEX_NAME],
+            convert=nest_index_batch,
+        )
+        index = open_source(dataset, INDEX_NAME, open_index, stack)
+        for shard in contract.shards():
+            before, found = n_frames[shard.split], check_shard(dataset, shard, index, advance)
+            n_frames[shard.split] = None if before is None or found is None else before + found
+    for split, totals in contract.totals.items():
+        if n_frames[split] not in (None, totals.frames):
+            dataset.problems.add(
+                MANIFEST_NAME,
+                f"totals of {split}: {totals.frames} frames, the samples hold {n_frames[split]}",
+            )
+
+
+def open_source(
+    dataset: Dataset,
+    name: str | None,
+    open_reader: Callable[[Path], AbstractContextManager[RowReader]],
+    stack: ExitStack,
+) -> Source:
+    """Return the rows of a file; none where there is no such file, or not the right one."""
+    path = None if name is None else dataset.find(name)
+    source = Source(name or "", dataset.problems, None)
+    try:
+        source.reader = None if path is None else stack.enter_context(open_reader(path))
+    except DamagedFileError as error:
+        dataset.problems.add(source.file, str(error))
+    return source
+
+
+def check_shard(
+    dataset: Dataset, shard: Shard, index: Source, advance: Callable[[int], None]
+) -> int | None:
+    """Check one shard in all its files; return its frames, or None where none can be read."""
+    contract = dataset.contract
+    open_tar = partial(open_tar_reader, first=shard.first, width=contract.width)
+    schema = data_schema(contract.width, contract.class_names)
+    open_parquet = partial(
+        open_table, schema=schema, n_rows=shard.n_samples, convert=check_data_batch
+    )
+    n_done = n_frames = 0
+    with ExitStack() as stack:
+        tar = open_source(dataset, shard.tar, open_tar, stack)
+        parquet = open_source(dataset, shard.parquet, open_parquet, stack)
+        while n_done < shard.n_samples:
+            limit = min(ROWS_PER_BATCH, shard.n_samples - n_done)
+            together = read_together((tar, parquet, index), limit)
+            check_batch(dataset, shard, shard.first + n_done, together)
+            n_rows = max((rows.batch.num_rows for rows in together if rows), default=limit)
+            n_frames += next((count_frames(rows) for rows in together[:2] if rows), 0)
+            n_done += n_rows
+            advance(n_rows)
+        tar.finish()
+    return None if tar.reader is None and parquet.reader is None else n_frames
+
+
+def read_together(sources: Iterable[Source], limit: int) -> list[Rows | None]:
+    """Return the next rows of all sources, as many of each as the first of them gives."""
+    found: list[Rows | None] = []
+    n_rows: int | None = None
+    for source in sources:
+        rows = source.read(limit if n_rows is None else n_rows, at_most=n_rows is None)
+        n_rows = rows.batch.num_rows if rows is not None and n_rows is None else n_rows
+        found.append(rows)
+    return found
+
+
+def check_batch(
+    dataset: Dataset, shard: Shard, first: int, together: Iterable[Rows | None]
+) -> None:
+    """Check the same samples in all files that have them; the first has that number."""
+    tar, parquet, index = together
+    data = [rows for rows in (tar, parquet) if rows is not None]
+    data_agree = True
+    for rows in data:
+        check_values(rows, first, dataset.contract, dataset.problems)
+    if tar is not None and parquet is not None:
+        data_agree = compare_data(tar, parquet, index, first, dataset.problems)
+    if index is not None:
+        check_index(index, tar, shard, first, dataset.problems)
+        compare_index(data, index, first, dataset.problems, data_agree=data_agree)
+
+
+def count_frames(rows: Rows) -> int:
+    """Return how many frames some samples have."""
+    return pc.sum(pc.list_value_length(rows.batch.column("embeddings"))).as_py() or 0

@@ -1,0 +1,129 @@
+"""A dataset's files in, what is wrong with them as files out, and with the two small tables.
+
+Which are there, whether each is the one that the manifest lists, splits.csv and failures.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.assemble import OUR_FILES
+from builder.problems import DamagedFileError, Problems
+from builder.shard_writers import splits_csv
+from builder.verify_manifest import Contract
+from builder.verify_tables import count_failures
+from builder.write import hash_file
+from clip_kinetics700.schema import (
+    FAILURES_NAME,
+    MANIFEST_NAME,
+    REASONS,
+    SPLITS_CSV_NAME,
+    SPLITS_CSV_WORD,
+)
+
+README_NAME = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset that is verified: where it is, what it must be, what is wrong with it so far."""
+
+    directory: Path
+    contract: Contract
+    problems: Problems
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file if it is the one that the manifest lists, byte for byte."""
+        entry = self.contract.files.get(name)
+        if entry is None:
+            return None  # that the manifest does not list it is a fault of the manifest
+        path = self.directory / name
+        if not path.is_file():
+            self.problems.add(name, "is missing")
+            return None
+        try:
+            n_bytes, digest = path.stat().st_size, hash_file(path)
+        except OSError as error:
+            self.problems.add(name, f"cannot be read: {error.strerror}")
+            return None
+        if n_bytes != entry.get("bytes"):
+            message = f"has {n_bytes} bytes, {MANIFEST_NAME} says {entry.get('bytes')}"
+            self.problems.add(name, message)
+        elif digest != entry.get("sha256"):
+            message = f"has the sha256 {digest}, {MANIFEST_NAME} says {entry.get('sha256')}"
+            self.problems.add(name, message)
+        else:
+            return path
+        return None
+
+
+def check_names(dataset: Dataset) -> None:
+    """Report what does not belong to the dataset; hidden files are nobody's business."""
+    if not (dataset.directory / README_NAME).is_file():
+        message = "is missing: it is the card, by which load_dataset finds the files"
+        dataset.problems.add(README_NAME, message)
+    known = {README_NAME, MANIFEST_NAME, *dataset.contract.files}
+    for name in list_names(dataset.directory):
+        if name not in known:
+            what = "a shard" if OUR_FILES.fullmatch(name) else "a file"
+            dataset.problems.add(name, f"is {what} that {MANIFEST_NAME} does not list")
+
+
+def list_names(directory: Path) -> Iterator[str]:
+    """Yield the names of all files, apart from hidden ones and those in hidden directories."""
+    for place, directories, files in os.walk(directory):
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield (Path(place) / name).relative_to(directory).as_posix()
+
+
+def check_splits_csv(dataset: Dataset) -> None:
+    """Check that splits.csv has one row a tar, in order, with upstream's words."""
+    path = dataset.find(SPLITS_CSV_NAME)
+    if path is None:
+        return
+    rows = [
+        (shard.tar.removesuffix(".tar"), SPLITS_CSV_WORD[shard.split])
+        for shard in dataset.contract.shards()
+        if shard.tar is not None
+    ]
+    found = path.read_bytes().split(b"\n")
+    expected = splits_csv(rows).encode("utf-8").split(b"\n")
+    for number, (line, ours) in enumerate(zip(found, expected, strict=False), 1):
+        if line != ours:
+            message = f"line {number} is {line[:80]!r}, must be {ours!r}"
+            dataset.problems.add(SPLITS_CSV_NAME, message)
+            return
+    if len(found) != len(expected):
+        message = f"holds {len(found) - 1} lines, must hold {len(expected) - 1}"
+        dataset.problems.add(SPLITS_CSV_NAME, message)
+
+
+def check_failures(dataset: Dataset) -> None:
+    """Check the rows of the failures, and their counts against the manifest's."""
+    path = dataset.find(FAILURES_NAME)
+    if path is None:
+        return
+    try:
+        found = count_failures(path, dataset.contract.count_rows()[FAILURES_NAME])
+    except DamagedFileError as error:
+        dataset.problems.add(FAILURES_NAME, str(error))
+        return
+    expected: Counter[tuple[str, str]] = Counter()
+    for split, totals in dataset.contract.totals.items():
+        for reason, count in totals.failures_by_reason.items():
+            expected[split, reason] = count
+    for split, reason in sorted(found.keys() | expected.keys()):
+        pair = split, reason
+        if reason not in REASONS:
+            message = f"holds the reason {reason!r}, allowed are {', '.join(REASONS)}"
+            dataset.problems.add(FAILURES_NAME, message)
+        if found[pair] != expected[pair]:
+            dataset.problems.add(
+                FAILURES_NAME,
+                f"holds {found[pair]} rows of split {split!r} and reason {reason!r}, "
+                f"{MANIFEST_NAME} says {expected[pair]}",
+            )

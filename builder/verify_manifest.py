@@ -1,0 +1,228 @@
+"""A manifest in, what it asks of every file of its dataset out; or why it cannot be believed.
+
+The layout follows from totals, `samples_per_shard` and formats alone, so names and counts
+of all files are known before one is opened.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from builder.config import FORMATS
+from builder.manifest import Totals, add_totals, hash_manifest, read_manifest
+from builder.problems import DamagedFileError
+from builder.types import InputError
+from clip_kinetics700.schema import (
+    FAILURES_NAME,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    REASONS,
+    SPLITS,
+    SPLITS_CSV_NAME,
+    TAR_NAME,
+)
+
+# Wider than any model; it keeps a wrong number from costing memory.
+MAX_WIDTH = 1 << 20
+COUNTS = ("rows", "samples", "failures", "frames")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One run of samples, written to a tar, to a Parquet file, or to both."""
+
+    split: str
+    first: int
+    """Number of its first sample in the whole dataset."""
+    n_samples: int
+    tar: str | None
+    """Name of the tar; None where the dataset has none."""
+    parquet: str | None
+    """Name of the Parquet file; None where the dataset has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What the manifest says of a dataset."""
+
+    samples_per_shard: int
+    formats: tuple[str, ...]
+    width: int
+    """Columns of the embeddings."""
+    class_names: list[str] | None
+    totals: dict[str, Totals]
+    """Counts by split, in the order of the splits."""
+    whole: Totals
+    """Counts of the whole dataset, as the manifest gives them."""
+    files: dict[str, dict[str, Any]]
+    """`sha256`, `bytes` and `rows` by name."""
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield the shards of the dataset in order: every one full but the last of a split."""
+        first, tars = 0, count()
+        for split, totals in self.totals.items():
+            n_shards = -(-totals.samples // self.samples_per_shard)
+            for index in range(n_shards):
+                left = totals.samples - index * self.samples_per_shard
+                n_samples = min(left, self.samples_per_shard)
+                parquet = f"data/{split}-{index:05d}-of-{n_shards:05d}.parquet"
+                yield Shard(
+                    split=split,
+                    first=first,
+                    n_samples=n_samples,
+                    tar=TAR_NAME.format(next(tars)) if "webdataset" in self.formats else None,
+                    parquet=parquet if "parquet" in self.formats else None,
+                )
+                first += n_samples
+
+    def count_rows(self) -> dict[str, int]:
+        """Return the name of every file there must be, and how many rows it must hold."""
+        totals = add_totals(self.totals)
+        rows = {INDEX_NAME: totals.samples, FAILURES_NAME: totals.failures}
+        n_tars = 0
+        for shard in self.shards():
+            rows |= {name: shard.n_samples for name in (shard.tar, shard.parquet) if name}
+            n_tars += shard.tar is not None
+        if "webdataset" in self.formats:
+            rows[SPLITS_CSV_NAME] = n_tars
+        return rows
+
+
+def read_contract(directory: Path) -> Contract:
+    """Return what the manifest of a dataset says.
+
+    Raises:
+        InputError: there is no such directory, or no manifest in it.
+        DamagedFileError: the manifest is not as it was written, or none of ours.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory")
+    try:
+        document = read_manifest(directory)
+    except InputError as error:
+        prefix = f"{directory / MANIFEST_NAME}: "
+        raise DamagedFileError(str(error).removeprefix(prefix)) from error
+    if document is None:
+        raise InputError(f"{directory}: holds no {MANIFEST_NAME}, so it is no finished dataset")
+    check_own_hash(document)
+    return parse_contract(document)
+
+
+def check_own_hash(document: Mapping[str, Any]) -> None:
+    """Refuse a manifest whose content is not what its own hash was taken over."""
+    try:
+        digest = hash_manifest(document)
+    except UnicodeEncodeError as error:
+        raise DamagedFileError("holds half a character, which no utf-8 text can") from error
+    stated = document.get("self_sha256")
+    if stated != digest:
+        raise DamagedFileError(
+            f"self_sha256 is {stated!r}, but its content hashes to {digest!r}; "
+            "nothing else was checked, because all else is checked against it"
+        )
+
+
+def parse_contract(document: Mapping[str, Any]) -> Contract:
+    """Return the manifest's content, every value of the type it must have.
+
+    Raises:
+        DamagedFileError: a value is not there or of another type.
+    """
+    configuration = look_up(document, "configuration", dict)
+    formats = look_up(configuration, "formats", list)
+    if not formats or any(name not in FORMATS for name in formats):
+        raise DamagedFileError(f"formats are {formats!r:.80}, allowed are {', '.join(FORMATS)}")
+    totals = look_up(document, "totals", dict)
+    splits = look_up(totals, "splits", dict)
+    if splits.keys() - {*SPLITS}:
+        raise DamagedFileError(f"splits are {[*splits]!r:.80}, allowed are {', '.join(SPLITS)}")
+    files = look_up(document, "files", dict)
+    contract = Contract(
+        samples_per_shard=look_up(configuration, "samples_per_shard", int),
+        formats=tuple(formats),
+        width=look_up(configuration, "embedding_width", int),
+        class_names=parse_class_names(document),
+        totals={
+            split: parse_totals(look_up(splits, split, dict)) for split in SPLITS if split in splits
+        },
+        whole=parse_totals(totals),
+        files={name: look_up(files, name, dict) for name in files},
+    )
+    check_sizes(contract)
+    return contract
+
+
+def check_sizes(contract: Contract) -> None:
+    """Refuse numbers that nothing can be laid out by, or that would cost memory."""
+    if contract.samples_per_shard < 1 or not 1 <= contract.width <= MAX_WIDTH:
+        raise DamagedFileError(
+            f"samples_per_shard is {contract.samples_per_shard} and embedding_width "
+            f"{contract.width}; both must be over 0, the width {MAX_WIDTH} at most"
+        )
+    n_samples = max((totals.samples for totals in contract.totals.values()), default=0)
+    n_shards = -(-n_samples // contract.samples_per_shard)
+    if n_shards > len(contract.files):
+        raise DamagedFileError(
+            f"lists {len(contract.files)} files, where its totals ask for {n_shards} shards"
+        )
+
+
+def parse_class_names(document: Mapping[str, Any]) -> list[str] | None:
+    """Return the names by label id; None for videos without classes."""
+    if document.get("class_names") is None:
+        return None
+    names: list[str] = look_up(document, "class_names", list)
+    if not all(isinstance(name, str) for name in names):
+        raise DamagedFileError("class_names must be strings")
+    return names
+
+
+def parse_totals(document: Mapping[str, Any]) -> Totals:
+    """Return the counts of a split or of the whole."""
+    counts = {name: look_up(document, name, int) for name in COUNTS}
+    if min(counts.values()) < 0:
+        raise DamagedFileError(f"totals hold a negative count: {counts}")
+    reasons = look_up(document, "failures_by_reason", dict)
+    by_reason = {reason: look_up(reasons, reason, int) for reason in reasons}
+    return Totals(**counts, failures_by_reason=by_reason)
+
+
+def look_up(document: Mapping[str, Any], name: str, kind: type) -> Any:
+    """Return a value of the type that it must have."""
+    value = document.get(name)
+    # JSON's true is an int in Python.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DamagedFileError(f"{name} must be of type {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def check_contract(contract: Contract) -> Iterator[str]:
+    """Yield what is wrong with the manifest itself."""
+    for split, totals in contract.totals.items():
+        yield from check_totals(f"totals of {split}", totals)
+    yield from check_totals("totals", contract.whole)
+    if contract.whole != add_totals(contract.totals):
+        yield "totals are not the sum of the splits"
+    expected = contract.count_rows()
+    for name in sorted(expected.keys() - contract.files.keys()):
+        yield f"does not list {name}, which its totals and samples_per_shard ask for"
+    for name, entry in contract.files.items():
+        if name not in expected:
+            yield f"lists {name}, which its totals and samples_per_shard leave no place for"
+        elif entry.get("rows") != expected[name]:
+            yield f"says {name} has {entry.get('rows')} rows, where {expected[name]} belong"
+
+
+def check_totals(name: str, totals: Totals) -> Iterator[str]:
+    """Yield what does not add up in one set of counts."""
+    if totals.rows != totals.samples + totals.failures:
+        yield (
+            f"{name}: {totals.rows} rows are not {totals.samples} samples "
+            f"and {totals.failures} failures"
+        )
+    if totals.failures != sum(totals.failures_by_reason.values()):
+        yield f"{name}: {totals.failures} failures are not the sum of failures_by_reason"
+    for reason in sorted(totals.failures_by_reason.keys() - {*REASONS}):
+        yield f"{name}: unknown reason {reason!r}, allowed are {', '.join(REASONS)}"

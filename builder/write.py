@@ -1,0 +1,56 @@
+"""Files appear whole or not at all: the only place that puts a final name on bytes.
+
+In: a final path and bytes, or a block that writes a partial file. Out: the file, synced.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Yield `FINAL.partial` to write to; sync and rename it when the block succeeds."""
+    partial = final.with_name(final.name + ".partial")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(final)
+        sync_directory(final.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(final: Path, text: str) -> None:
+    """Write a whole utf-8 text file."""
+    with atomic_path(final) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(final: Path, document: Any) -> None:
+    """Write a whole JSON file with sorted keys."""
+    write_text(final, json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""The columns of every table of a dataset: as `datasets` features and as Arrow schemas.
+
+In: the width of the embeddings and the class names. Out: what readers and writers agree on;
+it imports nothing of ours, so the `datasets` script can carry it.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+
+def features_dict(width: int, class_names: Sequence[str] | None) -> dict[str, Any]:
+    """Return the dataset's features in the JSON form of `datasets`.
+
+    The type name is `Sequence`, because `List`, which datasets >= 4 writes, cannot be
+    read by 2.21 and 3.6.
+
+    Args:
+        width: columns of the embeddings, 512 for ViT-B/32.
+        class_names: names by `label_id`, or None for videos without classes.
+    """
+
+    def value(dtype: str) -> dict[str, Any]:
+        return {"dtype": dtype, "_type": "Value"}
+
+    def sequence(feature: dict[str, Any], length: int = -1) -> dict[str, Any]:
+        return {"feature": feature, "length": length, "_type": "Sequence"}
+
+    label = value("int64")
+    if class_names is not None:
+        label = {"names": list(class_names), "_type": "ClassLabel"}
+    return {
+        "embeddings": sequence(sequence(value("float16"), width)),
+        "caption": value("string"),
+        "meta": {
+            "key": value("string"),
+            "youtube_id": value("string"),
+            "time_start": value("int64"),
+            "time_end": value("int64"),
+            "label_id": label,
+            "n_frames": value("int64"),
+            "timestamps": sequence(value("float32")),
+            "duration": value("float64"),
+            "fps": value("float64"),
+            "width": value("int64"),
+            "height": value("int64"),
+            "extra": value("string"),
+        },
+    }
+
+
+META_TYPE = pa.struct(
+    [
+        ("key", pa.string()),
+        ("youtube_id", pa.string()),
+        ("time_start", pa.int64()),
+        ("time_end", pa.int64()),
+        ("label_id", pa.int64()),
+        ("n_frames", pa.int64()),
+        ("timestamps", pa.list_(pa.float32())),
+        ("duration", pa.float64()),
+        ("fps", pa.float64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("extra", pa.string()),
+    ]
+)
+
+
+def embeddings_type(width: int) -> pa.DataType:
+    """Return the Arrow type of `embeddings`: list<fixed_size_list<float16, width>>."""
+    return pa.list_(pa.list_(pa.float16(), width))
+
+
+def data_schema(width: int, class_names: Sequence[str] | None) -> pa.Schema:
+    """Return the schema of the Parquet files, `datasets` features included."""
+    features = {"info": {"features": features_dict(width, class_names)}}
+    return pa.schema(
+        [
+            ("embeddings", embeddings_type(width)),
+            ("caption", pa.string()),
+            ("meta", META_TYPE),
+        ],
+        metadata={"huggingface": json.dumps(features)},
+    )
+
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("caption", pa.string()),
+        *META_TYPE,
+        ("tar_file", pa.string()),
+        ("npy_offset", pa.int64()),
+        ("npy_nbytes", pa.int64()),
+    ]
+)
+
+FAILURES_SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("youtube_id", pa.string()),
+        ("time_start", pa.int64()),
+        ("time_end", pa.int64()),
+        ("label", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)

@@ -1,0 +1,248 @@
+"""The on-disk contract: what one sample is and how it becomes bytes and back.
+
+In: a `Sample`, or the members of one in a tar. Out: the other. Both halves of the
+project share it; it imports nothing of ours, so the `datasets` script can carry it.
+"""
+
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SPLITS = ("train", "validation", "test")
+SPLIT_OF_WORD = {
+    "train": "train",
+    "validation": "validation",
+    "validate": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "holdout_test": "test",
+}
+# splits.csv alone keeps upstream's words.
+SPLITS_CSV_WORD = {"train": "train", "validation": "val", "test": "test"}
+
+TAR_NAME = "ds_{:06d}.tar"
+KEY_NAME = "vid_{:09d}"
+MANIFEST_NAME = "manifest.json"
+SPLITS_CSV_NAME = "splits.csv"
+INDEX_NAME = "index.parquet"
+FAILURES_NAME = "failures.parquet"
+SAMPLES_PER_SHARD = 10_000
+# More than any header of a float array; it keeps a damaged length from costing memory.
+MAX_NPY_HEADER = 65_536
+
+Float16Array = npt.NDArray[np.float16]
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One clip of the dataset: its frame embeddings, its caption and where it comes from."""
+
+    key: str
+    """`vid_%09d`, unique in the dataset."""
+    embeddings: Float16Array
+    """(n_frames, width) float16, CLIP `image_embeds`, not normalised."""
+    caption: str
+    """The class name with its spaces, or one's own caption; empty where there is none."""
+    youtube_id: str | None
+    """The YouTube id of a Kinetics clip, the file stem of one's own video."""
+    time_start: int | None
+    """Begin of the clip in the original video, in seconds; None for one's own videos."""
+    time_end: int | None
+    """End of the clip in the original video, in seconds; None for one's own videos."""
+    label_id: int | None
+    """Index of the class in the version's class list; None where there is no label."""
+    timestamps: Float32Array | None
+    """(n_frames,) float32, seconds since the first frame of the clip; None if not recorded."""
+    duration: float | None
+    """Length of the clip in seconds, from its frames and not its header."""
+    fps: float | None
+    """Average frames per second of the clip."""
+    width: int | None
+    """Width of the displayed frames in pixels, rotation applied."""
+    height: int | None
+    """Height of the displayed frames in pixels, rotation applied."""
+    extra: str | None
+    """JSON object of the other columns of a plain table; None for Kinetics."""
+
+    def __post_init__(self) -> None:
+        """Refuse arrays of another shape than the contract's."""
+        if self.embeddings.ndim != 2:
+            raise ValueError(
+                f"sample {self.key}: embeddings must have shape (n_frames, width), "
+                f"got {self.embeddings.shape}"
+            )
+        if self.timestamps is not None and self.timestamps.shape != self.embeddings.shape[:1]:
+            raise ValueError(
+                f"sample {self.key}: {self.embeddings.shape[0]} frames "
+                f"but timestamps of shape {self.timestamps.shape}"
+            )
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The `meta` struct of the Parquet files and the feature of the same name."""
+        return {
+            "key": self.key,
+            "youtube_id": self.youtube_id,
+            "time_start": self.time_start,
+            "time_end": self.time_end,
+            "label_id": self.label_id,
+            "n_frames": self.embeddings.shape[0],
+            "timestamps": None if self.timestamps is None else self.timestamps.tolist(),
+            "duration": self.duration,
+            "fps": self.fps,
+            "width": self.width,
+            "height": self.height,
+            "extra": self.extra,
+        }
+
+
+def normalize_split(word: str) -> str:
+    """Return `train`, `validation` or `test` for any word in use for it.
+
+    Raises:
+        ValueError: the word names no split.
+    """
+    split = SPLIT_OF_WORD.get(word.strip().lower())
+    if split is None:
+        raise ValueError(f"unknown split {word!r}; known words: {', '.join(SPLIT_OF_WORD)}")
+    return split
+
+
+def encode_sample(sample: Sample) -> list[tuple[str, bytes]]:
+    """Return the members of a sample in tar order: (extension, bytes) of json, npy and txt."""
+    meta = sample.meta
+    document = {
+        "videoID": sample.youtube_id,
+        "start_time": format_upstream_time(sample.time_start),
+        "end_time": format_upstream_time(sample.time_end),
+        **meta,
+    }
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    return [
+        ("json", text.encode("utf-8")),
+        ("npy", encode_npy(sample.embeddings)),
+        ("txt", sample.caption.encode("utf-8")),
+    ]
+
+
+def format_upstream_time(seconds: int | None) -> str | None:
+    """Return a time as upstream spells it: a string of six digits."""
+    return None if seconds is None else f"{seconds:06d}"
+
+
+def encode_npy(embeddings: Float16Array) -> bytes:
+    """Return an (n_frames, width) float16 array in numpy format 1.0, C order."""
+    buffer = io.BytesIO()
+    array = np.ascontiguousarray(embeddings, dtype="<f2")
+    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_npy(data: bytes | memoryview) -> npt.NDArray[Any]:
+    """Return the array of a `.npy` member, read-only and without a copy; never unpickles.
+
+    Raises:
+        ValueError: not a numpy file, truncated, too long, or an array of objects.
+    """
+    stream = io.BytesIO(data[:MAX_NPY_HEADER])
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
+    except (SyntaxError, TokenError, TypeError, RecursionError) as error:
+        raise ValueError(f"damaged numpy header: {error}") from error
+    if dtype.hasobject:
+        raise ValueError("npy holds Python objects, which are not read")
+    offset = stream.tell()
+    nbytes = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or len(data) - offset != nbytes:
+        raise ValueError(f"npy of shape {shape} needs {nbytes} bytes, has {len(data) - offset}")
+    array = np.frombuffer(data, dtype, math.prod(shape), offset)
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
+    """Return the sample of one set of tar members, ours or upstream's.
+
+    Args:
+        key: the name the members share, used where the json holds no key of its own.
+        members: bytes by extension; `npy` is required, `txt` or `cap` is the caption.
+
+    Raises:
+        ValueError: there is no `npy`, or a member cannot be read; it names the key.
+    """
+    try:
+        return _decode_members(key, members)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        reason = str(error).removeprefix(f"sample {key}: ")
+        raise ValueError(f"sample {key}: {reason}") from error
+
+
+def _decode_members(key: str, members: Mapping[str, bytes]) -> Sample:
+    """Return the sample of one set of tar members, or raise whatever their content leads to."""
+    if "npy" not in members:
+        raise ValueError(f"no npy member, only {sorted(members)}")
+    embeddings = decode_npy(members["npy"])
+    if embeddings.dtype.kind != "f":
+        raise ValueError(f"embeddings must be of a float type, got {embeddings.dtype}")
+    caption = members.get("txt", members.get("cap", b"")).decode("utf-8")
+    document = json.loads(members["json"]) if "json" in members else {}
+    if not isinstance(document, dict):
+        raise ValueError("the json member is no object")
+    timestamps = document.get("timestamps")
+    return Sample(
+        key=str(document.get("key") or key),
+        embeddings=embeddings,
+        caption=caption,
+        youtube_id=document.get("youtube_id", document.get("videoID")),
+        time_start=parse_time(document.get("time_start", document.get("start_time"))),
+        time_end=parse_time(document.get("time_end", document.get("end_time"))),
+        label_id=document.get("label_id"),
+        timestamps=None if timestamps is None else np.asarray(timestamps, np.float32),
+        duration=document.get("duration"),
+        fps=document.get("fps"),
+        width=document.get("width"),
+        height=document.get("height"),
+        extra=document.get("extra"),
+    )
+
+
+def parse_time(value: object) -> int | None:
+    """Return seconds from an int, a float or a digit string; None stays None."""
+    return None if value is None or value == "" else int(float(str(value)))
+
+
+def split_member_name(name: str) -> tuple[str, str]:
+    """Split a tar member's name at the first dot after the last slash: (key, extension).
+
+    WebDataset's rule: `a/b.c/vid_1.npy` is (`a/b.c/vid_1`, `npy`).
+    """
+    match = re.fullmatch(r"((?:.*/)?[^./]*)(?:\.([^/]*))?", name)
+    return (name, "") if match is None else (match.group(1), (match.group(2) or "").lower())
+
+
+REASONS = (
+    "missing",
+    "empty_file",
+    "unreadable",
+    "no_video_stream",
+    "no_frames",
+    "truncated",
+    "decode_error",
+    "timed_out",
+    "crashed",
+    "out_of_memory",
+)

@@ -1,0 +1,62 @@
+"""What several test modules share: videos, made once a session."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tests.builds import RunBuild, build_dataset
+from tests.kinetics import MiniKinetics, make_mini_kinetics
+from tests.videos import CodedVideo, encode_coded
+
+# Machines that run tests stall now and then, and a red run must be repeatable.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def video_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the session's videos; tests that change one copy it first."""
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="session")
+def plain_video(video_directory: Path) -> CodedVideo:
+    """10.08 seconds of H.264 in mp4 at 25 frames a second, 64 x 48, with B-frames."""
+    options = ("-c:v", "libx264", "-g", "48")
+    return encode_coded(video_directory / "plain.mp4", options=options, n_frames=252)
+
+
+@pytest.fixture(scope="session")
+def mini_kinetics(tmp_path_factory: pytest.TempPathFactory) -> MiniKinetics:
+    """28 annotation rows and 26 files; tests that change one copy it first."""
+    return make_mini_kinetics(tmp_path_factory.mktemp("mini_kinetics") / "kinetics")
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny CLIP vision model with random weights."""
+    from builder.encode import save_random_model
+
+    directory = tmp_path_factory.mktemp("model") / "random_clip"
+    save_random_model(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def run_build(mini_kinetics: MiniKinetics, random_model: Path) -> RunBuild:
+    """Return the function that builds the miniature Kinetics in this process."""
+
+    def run(output: Path, **options: Any) -> dict[str, Any] | None:
+        return build_dataset(mini_kinetics, random_model, output, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def dataset(run_build: RunBuild, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature Kinetics, built with five samples a shard; tests only read it."""
+    output = tmp_path_factory.mktemp("built") / "dataset"
+    assert run_build(output) is not None
+    return output

@@ -1,0 +1,153 @@
+"""Run in an environment without our package: does a dataset directory load as promised?
+
+In: a dataset directory, a folder that holds a copy of `clip_kinetics700`. Out: one line per claim;
+a claim that fails is an AssertionError. Plain Python, `datasets` and its dependencies only.
+"""
+
+import argparse
+import csv
+import importlib.util
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+COLUMNS = ["embeddings", "caption", "meta"]
+SPLIT_OF_WORD = {"train": "train", "val": "validation", "test": "test"}
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def main() -> None:
+    """Check every way in that this version of `datasets` has."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("code", type=Path, help="folder that holds a copy of clip_kinetics700")
+    arguments = parser.parse_args()
+    directory = str(arguments.dataset)
+    script = str(arguments.code / "clip_kinetics700")
+    for package in ("torch", "clip_kinetics700"):
+        assert importlib.util.find_spec(package) is None, f"{package} must not be installed here"
+
+    expected = {
+        split: list(read_tars(arguments.dataset, split)) for split in read_splits(directory)
+    }
+    assert all(expected.values()), "a split without rows"
+    check("plain load_dataset", expected, lambda **kw: datasets.load_dataset(directory, **kw))
+    if int(datasets.__version__.split(".")[0]) < 4:
+        check("loading script", expected, lambda **kw: load_script(script, directory, **kw))
+    sys.path.insert(0, str(arguments.code))
+    check("ClipKinetics700 class", expected, lambda **kw: load_class(directory, **kw))
+    check("clip_kinetics700.load_dataset", expected, lambda **kw: load_ours(directory, **kw))
+
+
+def load_script(script: str, directory: str, **options: Any) -> Any:
+    """Load the tars by the script, as datasets 2.x and 3.x do."""
+    return datasets.load_dataset(script, data_dir=directory, trust_remote_code=True, **options)
+
+
+def load_class(directory: str, *, streaming: bool = False) -> Any:
+    """Load the tars by the imported builder class."""
+    from clip_kinetics700 import ClipKinetics700
+
+    builder = ClipKinetics700(data_dir=directory)
+    if streaming:
+        return builder.as_streaming_dataset()
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def load_ours(directory: str, **options: Any) -> Any:
+    """Load by our own front door."""
+    from clip_kinetics700 import load_dataset
+
+    return load_dataset(directory, **options)
+
+
+def read_splits(directory: str) -> list[str]:
+    """Return the splits that splits.csv names, in our words."""
+    with (Path(directory) / "splits.csv").open(newline="") as stream:
+        return sorted({SPLIT_OF_WORD[row["split"]] for row in csv.DictReader(stream)})
+
+
+def read_tars(directory: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split straight from the tars."""
+    with (directory / "splits.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if SPLIT_OF_WORD[row["split"]] == split]
+    for row in rows:
+        with tarfile.open(directory / f"{row['tar_file']}.tar") as tar:
+            yield from read_tar(tar)
+
+
+def read_tar(tar: tarfile.TarFile) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one tar, whose members come in threes: json, npy, txt."""
+    files = tar.getmembers()
+    assert len(files) % 3 == 0
+    for document, array, text in zip(files[::3], files[1::3], files[2::3], strict=True):
+        meta = json.loads(extract(tar, document))
+        for name in ("videoID", "start_time", "end_time"):
+            del meta[name]
+        yield {
+            "embeddings": np.load(io.BytesIO(extract(tar, array))),
+            "caption": extract(tar, text).decode(),
+            "meta": meta,
+        }
+
+
+def extract(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Return the bytes of a member, which must be a file."""
+    stream = tar.extractfile(member)
+    assert stream is not None, member.name
+    return stream.read()
+
+
+def check(name: str, expected: Rows, load: Callable[..., Any]) -> None:
+    """Check one way in, map-style and streaming."""
+    for streaming in (False, True):
+        loaded = load(streaming=streaming)
+        assert set(loaded) == set(expected), f"splits {sorted(loaded)}, not {sorted(expected)}"
+        for split, rows in expected.items():
+            check_split(loaded[split], rows)
+        counts = ", ".join(f"{split} {len(rows)}" for split, rows in expected.items())
+        way = "streaming" if streaming else "map-style"
+        sys.stdout.write(f"ok: datasets {datasets.__version__}: {name}, {way}: {counts} rows\n")
+
+
+def check_split(dataset: Any, expected: list[dict[str, Any]]) -> None:
+    """Check columns, features, unformatted rows and rows in numpy format."""
+    assert list(dataset.features) == COLUMNS, dataset.features
+    width = expected[0]["embeddings"].shape[1]
+    features = str(dataset.features["embeddings"])
+    assert f"length={width}" in features, features
+    assert "float16" in features, features
+    rows = list(dataset)
+    assert len(rows) == len(expected), f"{len(rows)} rows, not {len(expected)}"
+    for row, right in zip(rows, expected, strict=True):
+        assert list(row) == COLUMNS, list(row)
+        assert row["caption"] == right["caption"]
+        assert row["meta"] == right["meta"], (row["meta"], right["meta"])
+        assert row["embeddings"] == right["embeddings"].tolist()
+    # Only map-style datasets take a dtype; streaming gives a wider type that holds the same values.
+    options = {} if isinstance(dataset, datasets.IterableDataset) else {"dtype": np.float16}
+    formatted = list(dataset.with_format("numpy", **options))
+    assert len(formatted) == len(expected)
+    for row, right in zip(formatted, expected, strict=True):
+        array = np.asarray(row["embeddings"])
+        check_bits(array if options else array.astype(np.float16), right["embeddings"])
+        assert row["caption"] == right["caption"]
+
+
+def check_bits(array: Any, right: Any) -> None:
+    """Check that an array is float16 and equal bit for bit."""
+    assert array.dtype == np.float16, array.dtype
+    assert array.shape == right.shape, (array.shape, right.shape)
+    assert array.tobytes() == right.tobytes(), "embeddings differ from the tar's npy"
+
+
+if __name__ == "__main__":
+    main()
