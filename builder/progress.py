@@ -35,8 +35,10 @@ class RateColumn(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        """Return the rate, once there is one."""
-        return Text("" if task.speed is None else f"{task.speed:.1f} {self._unit}/s")
+        """Return the mean rate since the begin: batches make that of the last second jump."""
+        if not task.elapsed or not task.completed:
+            return Text("")
+        return Text(f"{task.completed / task.elapsed:.1f} {self._unit}/s")
 
 
 @contextmanager

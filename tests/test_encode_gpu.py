@@ -1,0 +1,84 @@
+"""On a CUDA device: the same rows as on the CPU, and the same bits whatever stands beside them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from builder.encode import (
+    ClipVisionEncoder,
+    load_encoder,
+    read_preprocessing,
+    resolve_batch_size,
+    resolve_device,
+    resolve_dtype,
+    save_random_model,
+)
+from builder.model_files import find_model
+from builder.types import Float32Array, UInt8Array
+
+pytestmark = [
+    pytest.mark.needs_gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def vit_b_32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the exact ViT-B/32 configuration with random weights."""
+    directory = tmp_path_factory.mktemp("model") / "vit_b_32"
+    save_random_model(directory, tiny=False)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pixels() -> UInt8Array:
+    """Return (64, 224, 224, 3) frames of coarse noise."""
+    coarse = np.random.default_rng(0).integers(0, 256, (64, 14, 14, 3), np.uint8)
+    return np.ascontiguousarray(coarse.repeat(16, axis=1).repeat(16, axis=2))
+
+
+def make_encoder(model: Path, dtype: str, device: str, batch_size: int = 64) -> ClipVisionEncoder:
+    """Load the model on a device."""
+    files = find_model(str(model), None)
+    preprocessing = read_preprocessing(files)
+    return load_encoder(files, preprocessing, dtype=dtype, device=device, batch_size=batch_size)
+
+
+def smallest_cosine(a: Float32Array, b: Float32Array) -> float:
+    """Return the cosine of the worst pair of rows."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / norms).min())
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 0.9999), ("bfloat16", 0.999)])
+def test_the_gpu_gives_the_rows_of_the_cpu(
+    vit_b_32: Path, pixels: UInt8Array, dtype: str, bound: float
+) -> None:
+    """Every row's cosine to float32 on the CPU is within the bound of its type."""
+    on_cpu = make_encoder(vit_b_32, "float32", "cpu").encode(pixels)
+    on_gpu = make_encoder(vit_b_32, dtype, "cuda").encode(pixels)
+    assert smallest_cosine(on_cpu, on_gpu) >= bound
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_neighbours_leave_no_trace_on_the_gpu(
+    vit_b_32: Path, pixels: UInt8Array, dtype: str
+) -> None:
+    """A row has the same bits at another place, beside other rows, and after a second load."""
+    encoder = make_encoder(vit_b_32, dtype, "cuda")
+    rows = encoder.encode(pixels)
+    order = np.random.default_rng(1).permutation(len(pixels))
+    others = np.zeros_like(pixels)
+    others[:5] = pixels[:5]
+    assert np.array_equal(encoder.encode(pixels[order]), rows[order])
+    assert np.array_equal(encoder.encode(others)[:5], rows[:5])
+    assert np.array_equal(make_encoder(vit_b_32, dtype, "cuda").encode(pixels), rows)
+
+
+def test_auto_is_resolved_for_a_gpu() -> None:
+    """With a CUDA device `auto` takes it, in the type that it multiplies fast."""
+    assert resolve_device("auto") == "cuda"
+    assert resolve_dtype("auto", "cuda") in ("bfloat16", "float32")
+    assert resolve_batch_size(None, "cuda") == 256
