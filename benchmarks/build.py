@@ -28,7 +28,8 @@ from builder.config import AssembleConfig, EncodeConfig
 from builder.decode import DecodeTask, decode_frames
 from builder.encode import load_encoder, read_preprocessing, resolve_dtype, save_random_model
 from builder.model_files import find_model
-from builder.pipeline import WORK_NAME, build
+from builder.output import WORK_NAME
+from builder.pipeline import build
 from builder.types import Frames
 
 BATCH_SIZE = 32

@@ -94,7 +94,8 @@ def make_own_clip(cells: Mapping[str, str], word: str) -> Clip:
         time_start=None,
         time_end=None,
         label=label,
-        caption=cells.get("caption") or label or "",
+        # A caption is one line on disk.
+        caption=" ".join((cells.get("caption") or label or "").splitlines()),
         path=str(path),
         extra=json.dumps(others, ensure_ascii=False, sort_keys=True),
     )

@@ -212,10 +212,11 @@ def read_json(file: Path) -> Iterator[Row]:
 
 def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object, but refuse a key that occurs twice instead of dropping one."""
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    document: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in document:
+            raise ValueError(f"key {key!r} occurs twice")
+        document[key] = value
     return document
 
 

@@ -4,9 +4,7 @@ Shards hold exactly `samples_per_shard` samples whatever failed and however part
 because their order and their cuts come from the plan alone.
 """
 
-import logging
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,6 +25,7 @@ from builder.manifest import (
     read_manifest,
     write_manifest,
 )
+from builder.output import remove_stale_files
 from builder.shard_writers import (
     TableFile,
     open_parquet_shard,
@@ -49,10 +48,6 @@ from clip_kinetics700.schema import (
     TAR_NAME,
     Sample,
 )
-
-log = logging.getLogger(__name__)
-
-OUR_FILES = re.compile(r"ds_\d{6}\.tar|data/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
 
 
 class Rows(Protocol):
@@ -110,14 +105,11 @@ def assemble(
     """Write the published layout and return its manifest, which is written last.
 
     Raises:
-        InputError: the output holds a dataset of another configuration, or is a file.
+        InputError: the output holds a dataset of another configuration.
     """
-    configuration = {
-        **rows.configuration,
-        "samples_per_shard": config.samples_per_shard,
-        "formats": list(config.formats),
-    }
-    check_output(config.output, configuration)
+    configuration = describe_assembly(rows, config)
+    check_output(config.output, configuration, rows.class_names)
+    date = resolve_date(config)
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / MANIFEST_NAME).unlink(missing_ok=True)
     files = write_files(rows, config, advance)
@@ -128,28 +120,43 @@ def assemble(
         totals=rows.totals,
         files=files,
         canary=rows.canary,
-        date=config.date or source_date(),
+        date=date,
     )
     write_text(config.output / "README.md", render_card(manifest))
     write_manifest(config.output, manifest)
     return manifest
 
 
-def check_output(output: Path, configuration: Mapping[str, Any]) -> None:
-    """Refuse an output that is a file or holds a dataset of another configuration."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: is a file; a directory is needed")
+def describe_assembly(rows: Rows, config: AssembleConfig) -> dict[str, Any]:
+    """Return what the manifest will say was the configuration."""
+    return {
+        **rows.configuration,
+        "samples_per_shard": config.samples_per_shard,
+        "formats": list(config.formats),
+    }
+
+
+def check_output(
+    output: Path, configuration: Mapping[str, Any], class_names: list[str] | None
+) -> None:
+    """Refuse an output that holds a dataset of another configuration."""
     manifest = read_manifest(output)
     if manifest is not None:
-        refuse_differences(output, manifest["configuration"], configuration)
+        stored = {**manifest["configuration"], "class_names": manifest["class_names"]}
+        refuse_differences(output, stored, {**configuration, "class_names": class_names})
 
 
-def source_date() -> str | None:
-    """Return the date of SOURCE_DATE_EPOCH, the only clock that may reach an output."""
+def resolve_date(config: AssembleConfig) -> str | None:
+    """Return the date of --date or SOURCE_DATE_EPOCH, the only clocks that reach an output."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if not epoch:
-        return None
-    return datetime.fromtimestamp(int(epoch), timezone.utc).date().isoformat()
+    if config.date is not None or not epoch:
+        return config.date
+    try:
+        return datetime.fromtimestamp(int(epoch), timezone.utc).date().isoformat()
+    except (ValueError, OverflowError, OSError) as error:
+        raise InputError(
+            f"SOURCE_DATE_EPOCH is {epoch!r}; seconds since 1970 are needed"
+        ) from error
 
 
 def write_files(
@@ -269,12 +276,3 @@ def failure_row(clip: Clip, failure: Failure) -> dict[str, Any]:
         "reason": failure.reason,
         "message": failure.message,
     }
-
-
-def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
-    """Remove shards of an earlier assembly that this one did not write."""
-    for path in [*output.glob("ds_*.tar"), *output.glob("data/*.parquet")]:
-        name = path.relative_to(output).as_posix()
-        if OUR_FILES.fullmatch(name) and name not in files:
-            log.info("removing %s, left by an earlier assembly", name)
-            path.unlink()

@@ -18,14 +18,16 @@ def render_card(manifest: Mapping[str, Any]) -> str:
     )
     configuration, files = manifest["configuration"], manifest["files"]
     totals = manifest["totals"]
-    splits = [
-        {"name": split, **totals["splits"][split]}
-        for split in SPLITS
-        if totals["splits"].get(split, {}).get("samples")
+    all_splits = [
+        {"name": split, **totals["splits"][split]} for split in SPLITS if split in totals["splits"]
     ]
+    is_kinetics = configuration.get("clips") == "kinetics"
     rate = configuration.get("frames_per_second")
     return environment.from_string(template).render(
-        splits=splits,
+        title="CLIP-Kinetics700" if is_kinetics else "CLIP embeddings of videos",
+        is_kinetics=is_kinetics,
+        all_splits=all_splits,
+        splits=[split for split in all_splits if split["samples"]],
         totals=totals,
         width=configuration["embedding_width"],
         model=configuration.get("model", "an unknown model"),

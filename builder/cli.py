@@ -5,6 +5,7 @@ input, in one line. A traceback only with --debug.
 """
 
 import logging
+import signal
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -17,11 +18,13 @@ from builder.config import AssembleConfig, EncodeConfig
 from builder.options import (
     PATH,
     assemble_options,
-    class_list_option,
     encode_options,
     general_options,
+    processed_options,
     seed_option,
+    spread_values,
 )
+from builder.output import WORK_NAME
 from builder.types import BuildError, InputError
 from clip_kinetics700 import __version__
 
@@ -42,12 +45,12 @@ def cli() -> None:
 @general_options
 def build_command(output: Path, **options: Any) -> int:
     """Encode videos and assemble the dataset: encode and assemble in one."""
-    from builder import pipeline, report
+    from builder import pipeline, prepare, report
 
-    encode_config = make_config(EncodeConfig, options, work=output / pipeline.WORK_NAME)
+    encode_config = make_config(EncodeConfig, options, work=output / WORK_NAME)
     assemble_config = make_config(AssembleConfig, options, source=output, output=output)
     if options["dry_run"]:
-        report.print_plan(pipeline.plan_encode(encode_config), encode_config)
+        report.print_plan(prepare.plan_encode(encode_config), encode_config)
         return 0
     summary, manifest = pipeline.build(encode_config, assemble_config, quiet=options["quiet"])
     if manifest is None:
@@ -68,11 +71,11 @@ def build_command(output: Path, **options: Any) -> int:
 @general_options
 def encode_command(**options: Any) -> int:
     """Encode annotations and videos into parts."""
-    from builder import pipeline, report
+    from builder import pipeline, prepare, report
 
     config = make_config(EncodeConfig, options)
     if options["dry_run"]:
-        report.print_plan(pipeline.plan_encode(config), config)
+        report.print_plan(prepare.plan_encode(config), config)
         return 0
     summary = pipeline.encode(config, quiet=options["quiet"])
     if not options["quiet"]:
@@ -83,12 +86,14 @@ def encode_command(**options: Any) -> int:
 @cli.command("assemble")
 @click.argument("source", type=PATH)
 @click.option("--output", type=PATH, required=True, help="Directory of the dataset.")
-@seed_option
-@class_list_option
+@processed_options
 @assemble_options
 @general_options
 def assemble_command(**options: Any) -> int:
-    """Assemble SOURCE, parts or a processed dataset, into the published layout."""
+    """Assemble SOURCE, parts or a processed dataset, into the published layout.
+
+    --seed and --class-list are for a processed dataset; the plan of parts has both already.
+    """
     from builder import pipeline, report
 
     config = make_config(AssembleConfig, options)
@@ -149,6 +154,10 @@ def check_failures(manifest: Mapping[str, Any], max_failures: float) -> int:
     return 1
 
 
+class TerminatedError(Exception):
+    """The process was asked to end by a signal."""
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -156,23 +165,51 @@ def run(arguments: list[str] | None = None) -> None:
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("builder").setLevel(level)
+    # Slurm, systemd and a closed terminal ask so; the workers are stopped on the way out.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, raise_terminated)
     try:
+        check_utf8(words)
+        words = spread_values(words, "--annotations")
         code = cli.main(args=words, prog_name="clip-kinetics700", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("clip-kinetics700: interrupted; run it again to go on", err=True)
-        sys.exit(130)
-    except (InputError, BuildError, OSError, MemoryError) as error:
+        code = end_with("interrupted; run it again to go on", 128 + signal.SIGINT)
+    except TerminatedError as error:
+        code = end_with("asked to end; run it again to go on", 128 + error.args[0])
+    except (click.ClickException, InputError, BuildError, OSError, MemoryError) as error:
         if debug:
             raise
-        click.echo(f"clip-kinetics700: {describe_error(error)}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        is_misuse = isinstance(error, (click.UsageError, InputError))
+        code = end_with(describe_error(error), 2 if is_misuse else 1)
     sys.exit(code)
+
+
+def raise_terminated(number: int, _frame: object) -> None:
+    """Leave through every `with` and `finally` on the way."""
+    raise TerminatedError(number)
+
+
+def check_utf8(words: list[str]) -> None:
+    """Refuse paths that are no UTF-8: neither annotations nor manifest could name them."""
+    for word in words:
+        if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise InputError(f"{word!r}: is not UTF-8")
+
+
+def end_with(message: str, code: int) -> int:
+    """Print the one line that a failed command ends with; return its exit code."""
+    click.echo(f"clip-kinetics700: {message}", err=True)
+    return code
 
 
 def describe_error(error: Exception) -> str:
     """Return one line; the system's own words name the file."""
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    if isinstance(error, click.ClickException):
+        text = error.format_message()
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        hint = "" if context is None else f" (see {context.command_path} --help)"
+        return " ".join(text.split()) + hint
+    return " ".join((str(error) or type(error).__name__).split())

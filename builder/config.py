@@ -49,10 +49,10 @@ class AssembleConfig:
     output: Path
     samples_per_shard: int = SAMPLES_PER_SHARD
     formats: tuple[str, ...] = FORMATS
-    seed: int = 0
-    """Orders a processed dataset; parts come with the order of their plan."""
-    class_list: str = "auto"
-    """Class list of a processed dataset; parts come with theirs."""
+    seed: int | None = None
+    """Orders a processed dataset, 0 if None; parts come with the order of their plan."""
+    class_list: str | None = None
+    """Class list of a processed dataset, `auto` if None; parts come with theirs."""
     max_failures: float = 0.5
     date: str | None = None
     """Written to the manifest as it is; None writes none, so that bytes do not tell the time."""

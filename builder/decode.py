@@ -81,7 +81,7 @@ def check_ffmpeg() -> None:
         raise InputError(message) from _load_error
     raise InputError(
         f"videos cannot be decoded: {versions} do not load; install FFmpeg's shared libraries, "
-        "version 4 to 8 (`apt-get install ffmpeg` or `brew install ffmpeg`), Python's own libpython, "
+        "version 4 to 8 (`apt-get install ffmpeg` or `brew install ffmpeg`), Python's libpython, "
         "and the torch release this torchcodec was made for"
     ) from _load_error
 

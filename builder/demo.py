@@ -22,7 +22,8 @@ from rich.table import Table
 from builder.config import DEFAULT_MODEL, AssembleConfig, EncodeConfig
 from builder.encode import save_random_model
 from builder.model_files import find_model
-from builder.pipeline import WORK_NAME, build
+from builder.output import WORK_NAME
+from builder.pipeline import build
 from builder.report import print_manifest
 from builder.types import InputError
 from builder.verify import verify_dataset

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     CLIPImageProcessorPil,
@@ -19,7 +21,13 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from builder.model_files import ModelFiles
+from builder.model_files import (
+    PREPROCESSOR_FILE,
+    ModelFiles,
+    describe_error,
+    parse_preprocessing,
+    read_object,
+)
 from builder.preprocess import Preprocessing, normalize, resize_and_crop
 from builder.types import BuildError, Float32Array, InputError, UInt8Array
 
@@ -27,7 +35,14 @@ from builder.types import BuildError, Float32Array, InputError, UInt8Array
 # backends (PIL, torchvision) differ by up to 2/255 between themselves.
 MEAN_TOLERANCE = 1 / 255
 MAX_TOLERANCE = 4 / 255
-PIL_RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}
+# What transformers lets through of files that do not fit, besides its own OSError and
+# ValueError: it uses values of the wrong type or size as they are.
+LOAD_ERRORS = (
+    OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    RuntimeError, ImportError, StrictDataclassError, SafetensorError,
+)  # fmt: skip
+# The words of torch's CPU allocator, which has no exception class of its own.
+CPU_MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +62,18 @@ class ClipVisionEncoder:
         """Return (batch_size, width) float32 `image_embeds` of (batch_size, h, w, 3) uint8 RGB."""
         if pixels.shape[0] != self.batch_size:
             raise ValueError(f"a batch is {self.batch_size} frames, got {pixels.shape[0]}")
-        on_device = torch.from_numpy(pixels).to(self.device)
-        with torch.inference_mode():
-            normalized = normalize(on_device, self.preprocessing).to(self.dtype)
-            try:
+        try:
+            with torch.inference_mode():
+                on_device = torch.from_numpy(pixels).to(self.device)
+                normalized = normalize(on_device, self.preprocessing).to(self.dtype)
                 embeds = self.model(pixel_values=normalized).image_embeds
-            except torch.OutOfMemoryError as error:
-                raise BuildError(
-                    f"{self.device} is out of memory at batch size {self.batch_size}; "
-                    f"set --batch-size {max(1, self.batch_size // 2)} (in a new output directory)"
-                ) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise BuildError(
+                f"{self.device} is out of memory at batch size {self.batch_size}; "
+                f"set --batch-size {max(1, self.batch_size // 2)} (in a new output directory)"
+            ) from error
         array: Float32Array = embeds.float().cpu().numpy()
         if array.shape != (self.batch_size, self.width):
             raise BuildError(
@@ -64,6 +81,12 @@ class ClipVisionEncoder:
                 f"its configuration says {(self.batch_size, self.width)}"
             )
         return array
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Say whether an error of torch means that the device's memory is full."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(w in words for w in CPU_MEMORY_WORDS)
 
 
 def load_encoder(
@@ -83,31 +106,49 @@ def load_encoder(
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     torch_dtype = getattr(torch, dtype)
-    # Its annotation knows only the call that returns the model alone.
-    load: Any = CLIPVisionModelWithProjection.from_pretrained
-    try:
-        model, loading = load(
-            files.directory, dtype=torch_dtype, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        # OSError and the like are transformers' words for files that do not fit; a full
-        # text of theirs holds paths and many lines.
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise InputError(f"model {files.name}: cannot be loaded: {first_line}") from error
-    missing = sorted(loading["missing_keys"]) + sorted(str(k) for k in loading["mismatched_keys"])
-    if missing:
-        raise InputError(
-            f"model {files.name}: its weights are not those of a CLIP vision model with a "
-            f"projection: {len(missing)} tensors are missing, the first is {missing[0]}"
-        )
     return ClipVisionEncoder(
-        model=model.eval().to(device),
+        model=load_model(files, torch_dtype).eval().to(device),
         preprocessing=preprocessing,
         device=torch.device(device),
         dtype=torch_dtype,
         width=files.width,
         batch_size=batch_size,
     )
+
+
+def load_model(files: ModelFiles, dtype: torch.dtype) -> Any:
+    """Return the vision tower with its projection, every tensor of it from the weights."""
+    # Its annotation knows only the call that returns the model alone.
+    load: Any = CLIPVisionModelWithProjection.from_pretrained
+    try:
+        config = CLIPVisionConfig.from_pretrained(files.directory)
+        config.projection_dim = files.width
+        model, loading = load(
+            files.directory,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"model {files.name}: its weights and config.json cannot be loaded: "
+            f"{describe_error(error)}"
+        ) from error
+    if loading["mismatched_keys"]:
+        key, found, wanted = min(loading["mismatched_keys"])
+        raise InputError(
+            f"model {files.name}: its weights do not fit config.json: {key} has shape "
+            f"{list(found)}, config.json says {list(wanted)}"
+        )
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise InputError(
+            f"model {files.name}: its weights are not those of a CLIP vision model with a "
+            f"projection: {len(missing)} tensors are missing, the first is {missing[0]}"
+        )
+    return model
 
 
 def read_preprocessing(files: ModelFiles) -> Preprocessing:
@@ -117,56 +158,49 @@ def read_preprocessing(files: ModelFiles) -> Preprocessing:
         InputError: the directory has no image processor, or one that does something else.
     """
     load: Any = AutoImageProcessor.from_pretrained
+    path = files.directory / PREPROCESSOR_FILE
+    if path.is_file():
+        read_object(path, files.name)
     try:
         processor = load(files.directory)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    except LOAD_ERRORS as error:
         raise InputError(
-            f"model {files.name}: its image processor cannot be loaded: {first_line}"
+            f"model {files.name}: the image processor of {PREPROCESSOR_FILE} cannot be loaded: "
+            f"{describe_error(error)}"
         ) from error
     preprocessing = parse_preprocessing(files.name, processor.to_dict())
+    final, taken = preprocessing.crop or preprocessing.size, files.image_size
+    if final != (taken, taken):
+        raise InputError(
+            f"model {files.name}: {PREPROCESSOR_FILE} makes pictures of (height, width) {final}, "
+            f"image_size of config.json takes {(taken, taken)}"
+        )
     generator = np.random.default_rng(0)
     for height, width in ((97, 160), (301, 228)):
         coarse = generator.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
-        frame = coarse.repeat(8, axis=0).repeat(8, axis=1)[None, :height, :width]
-        theirs = processor(images=list(frame), return_tensors="np")["pixel_values"]
-        cropped = resize_and_crop(torch.from_numpy(np.ascontiguousarray(frame)), preprocessing)
-        ours = normalize(cropped, preprocessing).numpy()
-        if not pixels_agree(ours, theirs, std=preprocessing.std):
-            raise InputError(
-                f"model {files.name}: our preprocessing does not give the pixels of its image "
-                f"processor {type(processor).__name__}; please report the model"
-            )
+        frame = coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+        check_pixels(files.name, processor, preprocessing, np.ascontiguousarray(frame))
     return preprocessing
 
 
-def parse_preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
-    """Return the preprocessing that a Hugging Face image processor's configuration names."""
-    size, crop = config.get("size") or {}, config.get("crop_size") or {}
-    resample = PIL_RESAMPLE_NAMES.get(int(config.get("resample", -1)))
-    steps = [f"do_{step}" for step in ("resize", "rescale", "normalize")]
-    skipped = [step for step in steps if not config.get(step)]
-    if skipped or resample is None or not (size.get("shortest_edge") or size.get("height")):
-        raise InputError(
-            f"model {name}: preprocessing is not supported: steps left out {skipped}, "
-            f"resample {config.get('resample')}, size {dict(size)}; supported are resize to a "
-            "shortest edge or a height and width, centre crop, rescale, normalize"
-        )
-    exact = None if size.get("shortest_edge") else (int(size["height"]), int(size["width"]))
+def check_pixels(
+    name: str, processor: Any, preprocessing: Preprocessing, frame: UInt8Array
+) -> None:
+    """Refuse an image processor that makes other pixels of a frame than we do."""
     try:
-        return Preprocessing(
-            shortest_edge=int(size["shortest_edge"]) if exact is None else None,
-            size=exact,
-            resample=resample,
-            crop=(int(crop["height"]), int(crop["width"]))
-            if config.get("do_center_crop")
-            else None,
-            rescale_factor=float(config["rescale_factor"]),
-            mean=tuple(map(float, config["image_mean"])),
-            std=tuple(map(float, config["image_std"])),
+        theirs = processor(images=[frame], return_tensors="np")["pixel_values"]
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"model {name}: the image processor of {PREPROCESSOR_FILE} cannot be used: "
+            f"{describe_error(error)}"
+        ) from error
+    cropped = resize_and_crop(torch.from_numpy(frame[None]), preprocessing)
+    ours = normalize(cropped, preprocessing).numpy()
+    if not pixels_agree(ours, theirs, std=preprocessing.std):
+        raise InputError(
+            f"model {name}: our preprocessing does not give the pixels of its image "
+            f"processor {type(processor).__name__} ({PREPROCESSOR_FILE}); please report the model"
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"model {name}: preprocessing is not supported: {error}") from error
 
 
 def pixels_agree(

@@ -11,11 +11,12 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from builder.decode import DecodeTask
 from builder.encode import ClipVisionEncoder
 from builder.packing import encode_frames
-from builder.parts import PartReport, write_part
+from builder.parts import PartReport, is_done, write_part
 from builder.pool import DecodePool
 from builder.sources import VideoIndex, find_clip
 from builder.types import (
@@ -53,9 +54,33 @@ class LocalEngine:
     ) -> Iterator[PartReport]:
         """Encode parts one after another; `advance` is told of every finished clip."""
         for part in parts:
-            decoded = pool.decode(self.list_tasks(part))
-            results = self.check_results(encode_frames(decoded, self.encoder), advance)
-            yield write_part(self.parts, part, results, width=self.encoder.width, canary=canary)
+            lock = FileLock(self.parts / f"{part.name}.lock")
+            try:
+                held = lock.acquire(timeout=0)
+            except Timeout:
+                log.info("part %s is being encoded by another process", part.name)
+                advance(len(part.rows))
+                continue
+            with held:
+                if is_done(self.parts, part):
+                    advance(len(part.rows))
+                    continue
+                yield self.run_part(part, pool=pool, canary=canary, advance=advance)
+                # Whoever opened it meanwhile finds the part done.
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+    def run_part(
+        self,
+        part: Part,
+        *,
+        pool: DecodePool,
+        canary: Float32Array,
+        advance: Callable[[int], None],
+    ) -> PartReport:
+        """Decode, encode and write one part."""
+        decoded = pool.decode(self.list_tasks(part))
+        results = self.check_results(encode_frames(decoded, self.encoder), advance)
+        return write_part(self.parts, part, results, width=self.encoder.width, canary=canary)
 
     def list_tasks(self, part: Part) -> Iterator[DecodeTask | Failure]:
         """Look up the file of each clip of a part."""

@@ -103,7 +103,12 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: is not JSON") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
+    objects = ("configuration", "totals", "files")
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT_NAME
+        or not all(isinstance(document.get(name), dict) for name in objects)
+    ):
         raise InputError(f"{path}: is not a manifest of format {FORMAT_NAME}")
     return document
 

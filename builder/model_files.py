@@ -1,10 +1,11 @@
 """A model id or directory in, the files of one fixed revision out, safetensors only.
 
 Everything that must be known of a model before it is loaded: where it lies, what it is
-called in the manifest, the hash of its weights, the width of its embeddings.
+called in the manifest, the hash of its weights, the sizes of what goes in and out.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,19 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError, safe_open
 
 from builder.config import DEFAULT_MODEL, DEFAULT_MODEL_REVISION
+from builder.preprocess import Preprocessing
 from builder.types import InputError
 from builder.write import hash_file
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PREPROCESSOR_FILE = "preprocessor_config.json"
+PIL_RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}
+# What transformers takes where config.json leaves them out.
+DEFAULT_PROJECTION_DIM = 512
+DEFAULT_IMAGE_SIZE = 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class ModelFiles:
     """sha256 of every weights file by its name."""
     width: int
     """Columns of the embeddings: `projection_dim` of the model's configuration."""
+    image_size: int
+    """Height and width of the pictures that the vision tower takes, pixels."""
 
 
 def find_model(model: str, revision: str | None) -> ModelFiles:
@@ -103,13 +113,42 @@ def suggest_conversion(model: str) -> str:
 def read_model_directory(directory: Path, name: str, revision: str | None) -> ModelFiles:
     """Check a directory's files and hash its weights."""
     config = read_config(directory, name)
+    vision = config.get("vision_config", {} if config["model_type"] == "clip" else config)
+    if not isinstance(vision, dict):
+        raise InputError(f"model {name}: config.json: vision_config is no object: {vision!r}")
+    # A whole CLIPModel projects by its own configuration; what its vision_config says of
+    # the projection is left over from other models and may differ.
+    owner = config if config["model_type"] == "clip" else vision
+    width = read_size(owner, "projection_dim", DEFAULT_PROJECTION_DIM, name)
+    image_size = read_size(vision, "image_size", DEFAULT_IMAGE_SIZE, name)
     weights = find_weights(directory, name)
-    vision = config.get("vision_config") or config
-    width = vision.get("projection_dim", config.get("projection_dim"))
-    if not isinstance(width, int):
-        raise InputError(f"model {name}: config.json gives no projection_dim")
+    for path in weights:
+        check_weights(path, name)
     hashes = {path.name: hash_file(path) for path in weights}
-    return ModelFiles(directory, name, revision, hashes, width)
+    return ModelFiles(directory, name, revision, hashes, width, image_size)
+
+
+def read_size(config: dict[str, Any], key: str, default: int, name: str) -> int:
+    """Return one positive whole number of a configuration."""
+    size = config.get(key, default)
+    if type(size) is not int or size < 1:
+        raise InputError(
+            f"model {name}: config.json: {key} must be a positive whole number, got {size!r}"
+        )
+    return size
+
+
+def read_object(path: Path, name: str) -> dict[str, Any]:
+    """Return the JSON object that a file of a model holds."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name}: {path.name} cannot be read as JSON") from error
+    if not isinstance(document, dict):
+        raise InputError(
+            f"model {name}: {path.name} must hold a JSON object, holds a {type(document).__name__}"
+        )
+    return document
 
 
 def read_config(directory: Path, name: str) -> dict[str, Any]:
@@ -117,17 +156,14 @@ def read_config(directory: Path, name: str) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise InputError(f"model {name}: the directory holds no config.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"model {name}: config.json is not JSON") from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
+    config = read_object(path, name)
+    model_type = config.get("model_type")
     if model_type not in ("clip", "clip_vision_model"):
         raise InputError(
             f"model {name}: config.json says model_type {model_type!r}; "
             "a CLIP model (clip, clip_vision_model) is needed"
         )
-    return dict(config)
+    return config
 
 
 def find_weights(directory: Path, name: str) -> list[Path]:
@@ -137,8 +173,7 @@ def find_weights(directory: Path, name: str) -> list[Path]:
         return [single]
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        shards = [directory / shard for shard in sorted(names)]
+        shards = [directory / shard for shard in read_shard_names(index, name)]
         absent = [shard.name for shard in shards if not shard.is_file()]
         if absent:
             raise InputError(f"model {name}: weights file {absent[0]} is missing")
@@ -150,3 +185,85 @@ def find_weights(directory: Path, name: str) -> list[Path]:
             "they are loaded; convert them to model.safetensors"
         )
     raise InputError(f"model {name}: the directory holds no weights (model.safetensors)")
+
+
+def read_shard_names(index: Path, name: str) -> list[str]:
+    """Return the names of the weights files in an index, sorted."""
+    weight_map = read_object(index, name).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"model {name}: {index.name} has no weight_map that names files")
+    for shard in weight_map.values():
+        # A path could lead out of the directory, to files that are not the model's.
+        plain = isinstance(shard, str) and not set(shard) & set("/\\")
+        if not plain or not shard.endswith(".safetensors"):
+            raise InputError(
+                f"model {name}: {index.name} names {shard!r}; "
+                "only safetensors files of the same directory are allowed"
+            )
+    return sorted(set(weight_map.values()))
+
+
+def check_weights(path: Path, name: str) -> None:
+    """Refuse a weights file that is cut short, or that is no safetensors file."""
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"model {name}: {path.name} is no whole safetensors file: {error}"
+        ) from error
+
+
+def parse_preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
+    """Return the preprocessing that a Hugging Face image processor's configuration names."""
+    size, crop = config.get("size") or {}, config.get("crop_size") or {}
+    resample = config.get("resample")
+    filter_name = PIL_RESAMPLE_NAMES.get(resample) if isinstance(resample, int) else None
+    steps = [f"do_{step}" for step in ("resize", "rescale", "normalize")]
+    skipped = [step for step in steps if not config.get(step)]
+    refused = f"model {name}: {PREPROCESSOR_FILE}: preprocessing is not supported"
+    if skipped or filter_name is None or not (size.get("shortest_edge") or size.get("height")):
+        raise InputError(
+            f"{refused}: steps left out {skipped}, resample {resample}, size {dict(size)}; "
+            "supported are resize to a shortest edge or a height and width, bilinear (2) or "
+            "bicubic (3), centre crop, rescale, normalize"
+        )
+    exact = None
+    try:
+        if not size.get("shortest_edge"):
+            exact = (int(size["height"]), int(size["width"]))
+        return Preprocessing(
+            shortest_edge=int(size["shortest_edge"]) if exact is None else None,
+            size=exact,
+            resample=filter_name,
+            crop=(int(crop["height"]), int(crop["width"]))
+            if config.get("do_center_crop")
+            else None,
+            rescale_factor=float(config["rescale_factor"]),
+            mean=read_channels(config, "image_mean"),
+            std=read_channels(config, "image_std"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{refused}: {describe_error(error)}") from error
+
+
+def read_channels(config: dict[str, Any], key: str) -> tuple[float, ...]:
+    """Return the three numbers of an image processor's mean or std."""
+    numbers = config.get(key)
+    if (
+        not isinstance(numbers, (list, tuple))
+        or len(numbers) != 3
+        or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+        or (key == "image_std" and 0 in numbers)
+    ):
+        raise ValueError(f"{key} must be 3 numbers, none 0 in image_std, got {numbers!r}")
+    return tuple(map(float, numbers))
+
+
+def describe_error(error: Exception) -> str:
+    """Return the class of a foreign error and the first line of its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # transformers' validation puts class and text of the cause under a heading.
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return lines[1]
+    return ": ".join([type(error).__name__, *lines[:1]])

@@ -1,21 +1,24 @@
 """The options of the command line and how their words are read; defaults come from config.py."""
 
+import math
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from builder.config import DEFAULT_MODEL, DTYPES, FORMATS, AssembleConfig, EncodeConfig
-from clip_kinetics700.schema import SAMPLES_PER_SHARD, normalize_split
+from builder.config import DTYPES, FORMATS, AssembleConfig, EncodeConfig
+from clip_kinetics700.schema import normalize_split
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def split_names(_context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
     """Read `train,val` as split names; nothing means all."""
+    words = value.split(",") if value else []
     try:
-        return tuple(dict.fromkeys(normalize_split(word) for word in value.split(",") if word))
+        return tuple(dict.fromkeys(normalize_split(word) for word in words))
     except ValueError as error:
         raise click.BadParameter(str(error), param=option) from error
 
@@ -36,6 +39,41 @@ def device_name(_context: click.Context, option: click.Parameter, value: str) ->
     raise click.BadParameter(f"{value!r}: allowed are auto, cpu, cuda, cuda:N", param=option)
 
 
+def iso_date(_context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Read a date like 2026-01-31."""
+    try:
+        return value if value is None else date.fromisoformat(value).isoformat()
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: a date like 2026-01-31", param=option) from error
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers that are numbers: `nan` and `inf` are refused."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+def spread_values(words: list[str], option: str) -> list[str]:
+    """Repeat an option before each of its values: `--annotations a b` as a shell's `*` gives."""
+    spread: list[str] = []
+    is_value = False
+    for word in words:
+        if word.startswith("-") and word != "-":
+            is_value = word == option
+            spread += [] if is_value else [word]
+        else:
+            spread += [option, word] if is_value else [word]
+    # An option without a value is left for click to complain about.
+    return spread if option in spread or option not in words else words
+
+
 def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return one decorator that adds several options in the order given."""
 
@@ -48,7 +86,9 @@ def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], C
 
 
 PATH = click.Path(path_type=Path)
-COUNT = click.IntRange(min=1)
+# More than anything counted here; beyond it, numbers stop fitting where they are used.
+COUNT = click.IntRange(min=1, max=10**9)
+POSITIVE = FiniteRange(min=0, max=10**6, min_open=True)
 # The defaults stand in builder/config.py and only there.
 ENCODE_DEFAULTS = EncodeConfig(annotations=(), videos=Path(), work=Path())
 ASSEMBLE_DEFAULTS = AssembleConfig(source=Path(), output=Path())
@@ -70,16 +110,18 @@ encode_options = add_options(
         type=PATH,
         multiple=True,
         required=True,
-        help="CSV, JSON or plain table (path,caption,...), or a directory of them; repeatable.",
+        help="CSV, JSON or plain tables (path,caption,...), or directories of them; one or more.",
     ),
     click.option("--videos", type=PATH, required=True, help="Directory with the video files."),
     click.option(
         "--model",
-        default=DEFAULT_MODEL,
+        default=ENCODE_DEFAULTS.model,
         show_default=True,
         help="Hub id or directory of a CLIP.",
     ),
-    click.option("--revision", default=None, help="Branch, tag or commit of a Hub model."),
+    click.option(
+        "--revision", default=ENCODE_DEFAULTS.revision, help="Branch, tag or commit of a Hub model."
+    ),
     click.option(
         "--splits",
         default="",
@@ -89,7 +131,7 @@ encode_options = add_options(
     class_list_option,
     click.option(
         "--frames-per-second",
-        type=click.FloatRange(min=0, min_open=True),
+        type=POSITIVE,
         default=ENCODE_DEFAULTS.frames_per_second,
         show_default=True,
         help="How many frames are kept of a second of video.",
@@ -101,7 +143,12 @@ encode_options = add_options(
         show_default=True,
         help="Clips in a part, the unit that is never done twice.",
     ),
-    click.option("--batch-size", type=COUNT, default=None, help="Frames in a call of the model."),
+    click.option(
+        "--batch-size",
+        type=COUNT,
+        default=ENCODE_DEFAULTS.batch_size,
+        help="Frames in a call of the model; default: 32 on a CPU, 256 on a GPU.",
+    ),
     click.option(
         "--dtype",
         type=click.Choice(DTYPES),
@@ -119,13 +166,13 @@ encode_options = add_options(
     click.option(
         "--decode-workers",
         type=COUNT,
-        default=None,
+        default=ENCODE_DEFAULTS.decode_workers,
         help="Processes that decode; default: one less than the cores.",
     ),
     click.option(
         "--task-timeout",
         "task_timeout_seconds",
-        type=click.FloatRange(min=0, min_open=True),
+        type=POSITIVE,
         default=ENCODE_DEFAULTS.task_timeout_seconds,
         show_default=True,
         help="Seconds after which decoding 64 frames of a clip is given up.",
@@ -133,18 +180,22 @@ encode_options = add_options(
     click.option(
         "--rank",
         type=click.IntRange(min=0),
-        default=0,
+        default=ENCODE_DEFAULTS.rank,
         show_default=True,
         help="Number of this process among several on one output.",
     ),
     click.option(
         "--world-size",
         type=COUNT,
-        default=1,
+        default=ENCODE_DEFAULTS.world_size,
         show_default=True,
         help="How many processes share the output.",
     ),
     click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
+)
+processed_options = add_options(
+    click.option("--seed", type=int, default=None, help="Seed of the order; default: 0."),
+    click.option("--class-list", default=None, help="auto, 400, 600, 700 or a file."),
 )
 seed_option = click.option(
     "--seed",
@@ -157,23 +208,28 @@ assemble_options = add_options(
     click.option(
         "--samples-per-shard",
         type=COUNT,
-        default=SAMPLES_PER_SHARD,
+        default=ASSEMBLE_DEFAULTS.samples_per_shard,
         show_default=True,
         help="Samples in a tar and in a Parquet file.",
     ),
     click.option(
         "--formats",
-        default=",".join(FORMATS),
+        default=",".join(ASSEMBLE_DEFAULTS.formats),
         show_default=True,
         callback=format_names,
         help="What is written: parquet, webdataset.",
     ),
     click.option(
         "--max-failures",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         default=ASSEMBLE_DEFAULTS.max_failures,
         show_default=True,
         help="Share of failed clips above which the exit code is 1.",
     ),
-    click.option("--date", default=None, help="Date for the manifest; none is written otherwise."),
+    click.option(
+        "--date",
+        default=ASSEMBLE_DEFAULTS.date,
+        callback=iso_date,
+        help="Date for the manifest; none is written otherwise.",
+    ),
 )

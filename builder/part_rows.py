@@ -1,17 +1,20 @@
 """Finished parts of a work directory in, results in plan order out: what assembly reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from builder.manifest import Totals
-from builder.parts import PartReader, is_done
+from builder.parts import PartReader, PartReport, is_done, report_path
 from builder.plan import cut_parts
-from builder.types import Clip, EncodedClip, Failure, InputError, Part
+from builder.types import BuildError, Clip, EncodedClip, Failure, InputError, Part
 from builder.work import WorkConfig, parts_directory, read_work
 
+# Of the package's test video; what a change of driver or library leaves is far above it.
+SAME_ENCODER_COSINE = 0.9999
 NOT_ENCODED = "the clip is in no finished part"
 
 
@@ -25,10 +28,12 @@ class PartRows:
             InputError: it is no work directory, or parts are not finished.
         """
         config, self._clips = read_work(work)
-        self._readers = [
-            PartReader(parts_directory(work), part.name)
-            for part in list_finished_parts(work, config, self._clips)
-        ]
+        parts = list_finished_parts(work, config, self._clips)
+        self._readers = [PartReader(parts_directory(work), part.name) for part in parts]
+        check_reports([reader.report for reader in self._readers], parts)
+        self.newest_report_ns = max(
+            report_path(parts_directory(work), part.name).stat().st_mtime_ns for part in parts
+        )
         # Where each plan row lies: number of its part, and index in it; -1 for no part.
         self._part_of_row = np.full(len(self._clips), -1, np.int32)
         self._index_of_row = np.zeros(len(self._clips), np.int64)
@@ -38,7 +43,7 @@ class PartRows:
             self._index_of_row[rows] = np.arange(len(rows))
         self.configuration: dict[str, Any] = config.configuration
         self.class_names = config.class_names
-        self.canary = self._readers[0].report.canary if self._readers else None
+        self.canary = self._readers[0].report.canary
         self.width = int(config.configuration["embedding_width"])
         self.totals = self._count()
 
@@ -67,6 +72,29 @@ class PartRows:
         for row in np.flatnonzero(self._part_of_row < 0):
             totals[self._clips[row].split].add_failures("missing", 1)
         return totals
+
+
+def check_reports(reports: Sequence[PartReport], parts: Sequence[Part]) -> None:
+    """Refuse parts of other rows than the plan's, and parts that another encoder made.
+
+    Raises:
+        BuildError: names the first such part.
+    """
+    first = np.asarray(reports[0].canary, np.float64)
+    for report, part in zip(reports, parts, strict=True):
+        canary = np.asarray(report.canary, np.float64)
+        if report.rows != list(part.rows):
+            fault = "its rows are not those of the plan"
+        elif canary.shape != first.shape or cosine(canary, first) < SAME_ENCODER_COSINE:
+            fault = f"its encoder gives another embedding than that of {reports[0].name}"
+        else:
+            continue
+        raise BuildError(f"part {part.name}: {fault}; delete {part.name}.json and encode again")
+
+
+def cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    """Return the cosine of two vectors."""
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def list_finished_parts(work: Path, config: WorkConfig, clips: list[Clip]) -> list[Part]:

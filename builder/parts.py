@@ -176,7 +176,12 @@ def read_report(directory: Path, name: str) -> PartReport:
         BuildError: the Arrow file is missing or has another size.
     """
     path = report_path(directory, name)
-    report = PartReport(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        report = PartReport(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BuildError(
+            f"part {name}: {path.name} is damaged; delete it and run encode again"
+        ) from error
     arrow_path = directory / f"{name}.arrow"
     n_bytes = arrow_path.stat().st_size if arrow_path.is_file() else None
     if n_bytes != report.arrow_bytes:
@@ -193,8 +198,13 @@ class PartReader:
     def __init__(self, directory: Path, name: str) -> None:
         """Open a part whose report is there."""
         self.report = read_report(directory, name)
-        with pa.memory_map(str(directory / f"{name}.arrow")) as source:
-            table = pa.ipc.open_file(source).read_all()
+        try:
+            with pa.memory_map(str(directory / f"{name}.arrow")) as source:
+                table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid as error:
+            raise BuildError(
+                f"part {name}: {name}.arrow is damaged; delete {name}.json and run encode again"
+            ) from error
         self._batches = [_Batch(batch) for batch in table.to_batches()]
         self._starts = [0]
         for batch in self._batches:

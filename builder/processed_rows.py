@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from builder.annotations import resolve_class_list
 from builder.manifest import Totals
-from builder.plan import order_clips
+from builder.plan import order_clips, plan_digest
 from builder.types import Clip, EncodedClip, Failure, InputError
-from clip_kinetics700.schema import SPLIT_OF_WORD, parse_time
+from clip_kinetics700.schema import SPLIT_OF_WORD, decode_npy, parse_time
 
 
 class ProcessedRows:
@@ -46,8 +45,11 @@ class ProcessedRows:
             raise InputError(f"{directory}: none of its {len(clips)} npy files holds embeddings")
         self.configuration: dict[str, Any] = {
             "provenance": "unknown",
+            "clips": "own videos" if any(clip.path for clip in self._clips) else "kinetics",
             "embedding_width": self.width,
             "seed": seed,
+            "plan_sha256": plan_digest(self._clips),
+            "rows": {split: totals.rows for split, totals in self.totals.items()},
         }
 
     def results(self, split: str) -> Iterator[tuple[Clip, EncodedClip | Failure]]:
@@ -111,8 +113,10 @@ def read_clip(path: Path, split: str) -> Clip:
         captions = [text.read_text(encoding="utf-8") for text in texts if text.is_file()]
         start = parse_time(document.get("start_time"))
         end = parse_time(document.get("end_time"))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path.with_suffix('')}: its text or json cannot be read") from error
+    if not all(time is None or 0 <= time < 10**6 for time in (start, end)):
+        raise InputError(f"{path.with_suffix('.json')}: times must be from 0 to 999999 seconds")
     caption = captions[0] if captions else ""
     return Clip(
         split=split,
@@ -142,8 +146,8 @@ def read_embeddings(path: Path, row: int) -> EncodedClip | Failure:
     if path.stat().st_size == 0:
         return Failure(row, "source", "empty_file", "the npy file has 0 bytes")
     try:
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):
+        array = decode_npy(path.read_bytes())
+    except (ValueError, OSError):
         return Failure(row, "source", "unreadable", "the npy file cannot be read")
     if array.ndim != 2 or array.dtype.kind != "f":
         message = (

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from builder.config import EncodeConfig
 from builder.parts import is_done
-from builder.pipeline import EncodeSummary, Plan
+from builder.pipeline import EncodeSummary
+from builder.prepare import Plan
 from builder.work import parts_directory
 from clip_kinetics700.schema import SPLITS
 

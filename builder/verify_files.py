@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.assemble import OUR_FILES
+from builder.output import SHARDS
 from builder.problems import DamagedFileError, Problems
 from builder.shard_writers import splits_csv
 from builder.verify_manifest import Contract
@@ -67,7 +67,7 @@ def check_names(dataset: Dataset) -> None:
     known = {README_NAME, MANIFEST_NAME, *dataset.contract.files}
     for name in list_names(dataset.directory):
         if name not in known:
-            what = "a shard" if OUR_FILES.fullmatch(name) else "a file"
+            what = "a shard" if SHARDS.fullmatch(name) else "a file"
             dataset.problems.add(name, f"is {what} that {MANIFEST_NAME} does not list")
 
 

@@ -5,7 +5,7 @@ differs from what is stored there. Ranks share the directory.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,24 @@ def read_work_config(work: Path) -> WorkConfig | None:
     if not path.is_file():
         return None
     try:
-        return WorkConfig(**json.loads(path.read_text(encoding="utf-8")))
+        config = WorkConfig(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: is not the configuration of a build") from error
+    if not isinstance(config.configuration, dict):
+        raise InputError(f"{path}: is not the configuration of a build")
+    return config
 
 
-def store_work(work: Path, config: WorkConfig, clips: list[Clip]) -> None:
+def store_work(
+    work: Path, resolve: Callable[[WorkConfig | None], WorkConfig], clips: list[Clip]
+) -> WorkConfig:
     """Store configuration and plan, or check that the stored ones are the same.
+
+    Args:
+        work: the directory.
+        resolve: makes the configuration of this run; it is called with the stored one, from
+            which it takes what `auto` meant.
+        clips: the plan.
 
     Raises:
         InputError: another configuration is stored there; every difference is named.
@@ -69,11 +80,14 @@ def store_work(work: Path, config: WorkConfig, clips: list[Clip]) -> None:
     # Ranks start at the same moment: the first one stores, the others compare.
     with FileLock(work / "config.lock"):
         stored = read_work_config(work)
-        if stored is None:
-            write_plan(work / PLAN_NAME, clips)
-            write_json(work / CONFIG_NAME, asdict(config))
-        else:
+        config = resolve(stored)
+        if stored is not None:
             refuse_differences(work, asdict(stored), asdict(config))
+        if not (work / PLAN_NAME).is_file():
+            write_plan(work / PLAN_NAME, clips)
+        if stored is None:
+            write_json(work / CONFIG_NAME, asdict(config))
+        return config
 
 
 def read_work(work: Path) -> tuple[WorkConfig, list[Clip]]:

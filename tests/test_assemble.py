@@ -141,6 +141,59 @@ def test_assembling_again_gives_the_same_files(own_dataset: Path, dataset: Path)
     assert published_hashes(own_dataset) == published_hashes(dataset)
 
 
+def test_another_processed_dataset_is_refused(processed: Path, tmp_path: Path) -> None:
+    """An output holds one dataset: other rows, or other classes, are named and refused."""
+    assemble(processed, tmp_path / "out")
+    with pytest.raises(InputError, match="class_names was"):
+        assemble(processed, tmp_path / "out", class_list="400")
+    shutil.rmtree(processed / "val")
+    with pytest.raises(InputError, match=r"rows\.validation was 1, now nothing"):
+        assemble(processed, tmp_path / "out")
+
+
+def test_options_of_a_processed_dataset_are_refused_for_parts(
+    own_dataset: Path, tmp_path: Path
+) -> None:
+    """--seed and --class-list would do nothing to parts, which is said."""
+    outcome = run_cli("assemble", own_dataset, "--output", tmp_path / "x", "--seed", "1")
+    assert outcome.returncode == 2
+    assert "are for a processed dataset" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [("canary", "gives another embedding than"), ("rows", "not those of the plan")],
+)
+def test_a_part_of_another_build_is_refused(
+    own_dataset: Path, tmp_path: Path, field: str, message: str
+) -> None:
+    """A part of another encoder, or of other rows, is named and not mixed in."""
+    path = own_dataset / ".build/parts/test-00000.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report[field] = report[field][::-1]
+    path.write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(BuildError, match=f"part test-00000: .*{message}"):
+        assemble(own_dataset, tmp_path / "other")
+
+
+def test_cut_off_files_of_an_earlier_assembly_are_removed(own_dataset: Path, dataset: Path) -> None:
+    """What a kill left under a partial name, or of another format, does not stay."""
+    (own_dataset / "manifest.json").unlink()
+    for name in ("data/train-00001-of-00003.parquet.partial", "ds_000009.tar.partial"):
+        (own_dataset / name).write_bytes(b"half")
+    options = ("--samples-per-shard", "5")
+    outcome = run_cli("assemble", own_dataset, "--output", own_dataset, *options)
+    assert outcome.returncode == 0, outcome.stderr
+    assert published_hashes(own_dataset) == published_hashes(dataset)
+
+
+def test_a_change_of_formats_after_a_kill_leaves_no_splits_csv(own_dataset: Path) -> None:
+    """Without its manifest an assembly is not finished, and another one may take its place."""
+    (own_dataset / "manifest.json").unlink()
+    run_cli("assemble", own_dataset, "--output", own_dataset, "--formats", "parquet")
+    assert verify_dataset(own_dataset) == []
+
+
 def test_another_shard_size_is_refused(own_dataset: Path) -> None:
     """The same output with other shards is an error that names the difference."""
     outcome = run_cli("assemble", own_dataset, "--output", own_dataset, "--samples-per-shard", "4")

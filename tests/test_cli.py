@@ -115,10 +115,18 @@ def test_no_ffmpeg(inputs: dict[str, str], tmp_path: Path) -> None:
         ("--splits", "train,nonsense", "unknown split 'nonsense'"),
         ("--formats", "zip", "allowed are parquet, webdataset"),
         ("--device", "gpu", "allowed are auto, cpu, cuda"),
-        ("--rows-per-part", "0", "x>=1"),
+        ("--rows-per-part", "0", "1<=x<="),
         ("--dtype", "int8", "'int8' is not one of"),
         ("--rank", "1", "--world-size 1"),
         ("--splits", "test", "test"),
+        ("--splits", ",", "unknown split ''"),
+        ("--frames-per-second", "nan", "not a finite number"),
+        ("--frames-per-second", "inf", "not in the range"),
+        ("--max-failures", "nan", "not a finite number"),
+        ("--task-timeout", "inf", "not in the range"),
+        ("--samples-per-shard", "99999999999999999999", "1<=x<="),
+        ("--date", "yesterday", "a date like 2026-01-31"),
+        ("--videos", "v\udcff", "is not UTF-8"),
     ],
 )
 def test_wrong_options_are_misuse(
@@ -128,7 +136,42 @@ def test_wrong_options_are_misuse(
     outcome = run_cli(*build_words({**inputs, option: value}))
     assert outcome.returncode == 2, outcome.stderr
     assert message in outcome.stderr
-    assert "Traceback" not in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+    assert not Path(inputs["--output"]).exists()
+
+
+def test_several_annotation_files_after_one_option(
+    mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path
+) -> None:
+    """`--annotations a.csv b.csv`, as a shell's `*` gives it, is the option repeated."""
+    words = build_arguments(mini_kinetics, random_model, tmp_path / "out")
+    files = [str(mini_kinetics.annotations / f"{name}.csv") for name in ("train", "test")]
+    place = words.index("--annotations") + 1
+    outcome = run_cli(*words[:place], *files, *words[place + 1 :], "--dry-run")
+    assert outcome.returncode == 0, outcome.stderr
+    assert re.search(r"train\W+17\W", outcome.stdout)
+    assert re.search(r"test\W+4\W", outcome.stdout)
+    assert "validation" not in outcome.stdout
+
+
+def test_an_output_with_files_of_others_is_left_alone(inputs: dict[str, str]) -> None:
+    """A directory with a README or tars that were not made here is refused, not cleaned."""
+    output = Path(inputs["--output"])
+    output.mkdir()
+    for name in ("README.md", "ds_000077.tar"):
+        (output / name).write_text("mine", encoding="utf-8")
+    assert_one_line(run_cli(*build_words(inputs)), "README.md, which was not made here")
+    assert sorted(path.name for path in output.iterdir()) == ["README.md", "ds_000077.tar"]
+
+
+def test_a_clock_that_is_none(inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOURCE_DATE_EPOCH is read before hours of work, and its date reaches the manifest."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    assert_refused(inputs, "SOURCE_DATE_EPOCH is 'yesterday'")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    run_cli(*build_words(inputs))
+    manifest = (Path(inputs["--output"]) / "manifest.json").read_text(encoding="utf-8")
+    assert '"date": "1970-01-02"' in manifest
 
 
 def test_too_many_failures_end_with_code_1(inputs: dict[str, str]) -> None:
@@ -205,6 +248,13 @@ def test_debug_shows_the_traceback(inputs: dict[str, str]) -> None:
     assert "Traceback" not in run_cli_process(*words).stderr
 
 
+def test_no_words_at_all_is_misuse() -> None:
+    """Without a command there is the help, and exit code 2."""
+    outcome = run_cli()
+    assert outcome.returncode == 2
+    assert "Usage: clip-kinetics700" in outcome.stderr + outcome.stdout
+
+
 def test_every_option_is_documented() -> None:
     """README.md names each command and each of its options."""
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -218,8 +268,8 @@ def test_every_option_is_documented() -> None:
 def test_the_commands_defaults_are_the_configurations() -> None:
     """Options take their defaults from builder/config.py, the one place that has them."""
     configs = {
-        **{name: field.default for name, field in EncodeConfig.__dataclass_fields__.items()},
         **{name: field.default for name, field in AssembleConfig.__dataclass_fields__.items()},
+        **{name: field.default for name, field in EncodeConfig.__dataclass_fields__.items()},
     }
     for parameter in cli.commands["build"].params:
         if parameter.name in ("splits", "formats") or parameter.name not in configs:

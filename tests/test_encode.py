@@ -1,17 +1,19 @@
 """Embeddings are those that transformers' own processor and model give, frame by frame."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
+from transformers import AutoImageProcessor, CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from builder.encode import (
     ClipVisionEncoder,
     load_encoder,
-    parse_preprocessing,
     read_preprocessing,
     resolve_batch_size,
     resolve_device,
@@ -19,7 +21,7 @@ from builder.encode import (
 )
 from builder.model_files import find_model
 from builder.preprocess import resize_and_crop
-from builder.types import Float32Array, InputError, UInt8Array
+from builder.types import BuildError, Float32Array, InputError, UInt8Array
 from tests.test_preprocess import find_film
 from tests.videos import read_raw_frames
 
@@ -124,38 +126,157 @@ def test_another_batch_shape_is_refused(encoder: ClipVisionEncoder) -> None:
         encoder.encode(np.zeros((3, 224, 224, 3), np.uint8))
 
 
+def change_model(model: Path, directory: Path, file: str, change: dict[str, Any]) -> Path:
+    """Copy a model with some values of one of its JSON files changed."""
+    directory.mkdir()
+    for path in model.iterdir():
+        (directory / path.name).write_bytes(path.read_bytes())
+    document = json.loads((directory / file).read_text(encoding="utf-8"))
+    (directory / file).write_text(json.dumps({**document, **change}), encoding="utf-8")
+    return directory
+
+
+def save_whole_model(model: Path, directory: Path, vision_width: int | None) -> Path:
+    """Save a tiny CLIPModel of 64 columns whose vision_config says other ones, or none."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    sizes["num_attention_heads"] = 2
+    torch.manual_seed(0)
+    text = {**sizes, "vocab_size": 64, "bos_token_id": 62, "eos_token_id": 63}
+    config = CLIPConfig(text_config=text, vision_config=sizes, projection_dim=64)
+    CLIPModel(config).save_pretrained(directory)
+    processor = (model / "preprocessor_config.json").read_bytes()
+    (directory / "preprocessor_config.json").write_bytes(processor)
+    saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    saved["vision_config"]["projection_dim"] = vision_width
+    if vision_width is None:
+        del saved["vision_config"]["projection_dim"]
+    (directory / "config.json").write_text(json.dumps(saved), encoding="utf-8")
+    return directory
+
+
+@pytest.mark.parametrize("vision_width", [None, 512, 32])
+def test_a_whole_clip_model_gives_its_own_image_features(
+    random_model: Path, tmp_path: Path, frames: UInt8Array, vision_width: int | None
+) -> None:
+    """The projection is CLIPModel's, 64 columns, whatever its vision_config says of one."""
+    model = save_whole_model(random_model, tmp_path / "model", vision_width)
+    ours = encode_ours(make_encoder(model), frames)
+    processor = AutoImageProcessor.from_pretrained(model)
+    pixels = processor(images=list(frames), return_tensors="pt")["pixel_values"]
+    whole = CLIPModel.from_pretrained(model, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        pooled = whole.vision_model(pixel_values=pixels).pooler_output
+        theirs: Float32Array = whole.visual_projection(pooled).numpy()
+    assert ours.shape == theirs.shape == (BATCH_SIZE, 64)
+    assert smallest_cosine(ours, theirs) >= 0.9999
+
+
 def test_weights_of_another_model_are_refused(random_model: Path, tmp_path: Path) -> None:
     """A config that names tensors which the weights lack is an error and not random weights."""
-    for file in random_model.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    config = (tmp_path / "config.json").read_text(encoding="utf-8")
-    deeper = config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
-    (tmp_path / "config.json").write_text(deeper, encoding="utf-8")
+    model = change_model(random_model, tmp_path / "m", "config.json", {"num_hidden_layers": 3})
     with pytest.raises(InputError, match="tensors are missing"):
-        make_encoder(tmp_path)
+        make_encoder(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"projection_dim": 64}, r"visual_projection\.weight has shape \[512, 64\], .*\[64, 64\]"),
+        ({"patch_size": 16}, r"patch_embedding\.weight has shape \[64, 3, 32, 32\]"),
+    ],
+)
+def test_weights_of_other_sizes_are_refused(
+    random_model: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    """A tensor whose shape is not the configuration's is named in one line of our own."""
+    model = change_model(random_model, tmp_path / "m", "config.json", change)
+    with pytest.raises(InputError, match=f"^model m: its weights do not fit config.*{message}"):
+        make_encoder(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": "a"}, "TypeError: Field 'patch_size' with value 'a'"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"patch_size": -1}, "RuntimeError: Trying to create tensor with negative dimension"),
+        ({"num_attention_heads": 3}, r"ValueError: The hidden size \(64\) is not a multiple"),
+        ({"num_attention_heads": "x"}, "TypeError: Field 'num_attention_heads' expected int"),
+        ({"hidden_act": "none"}, "KeyError: 'none'"),
+    ],
+)
+def test_a_configuration_that_builds_no_model_is_refused(
+    random_model: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    """What transformers' own checks find, or its code stumbles over, is one line."""
+    model = change_model(random_model, tmp_path / "m", "config.json", change)
+    with pytest.raises(
+        InputError,
+        match=rf"^model m: its weights and config\.json cannot be loaded: {message}[^\n]*$",
+    ):
+        make_encoder(model)
 
 
 def test_a_model_without_image_processor_is_refused(random_model: Path, tmp_path: Path) -> None:
     """Without preprocessor_config.json nobody knows what the model takes."""
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((random_model / name).read_bytes())
-    with pytest.raises(InputError, match="image processor cannot be loaded"):
+    with pytest.raises(
+        InputError, match=r"image processor of preprocessor_config\.json cannot be loaded"
+    ):
         read_preprocessing(find_model(str(tmp_path), None))
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"do_normalize": False}, {"resample": 1}, {"size": {}}, {"crop_size": {"height": 999}}],
+    ("text", "message"),
+    [
+        ("[]", "json must hold a JSON object, holds a list"),
+        ("{", "json cannot be read as JSON"),
+        ('{"image_processor_type": 5}', "json cannot be loaded: AttributeError"),
+        ('{"image_processor_type": "CLIPImageProcessor", "size": [1]}', "json cannot be loaded"),
+    ],
 )
-def test_unknown_preprocessing_is_refused(change: dict[str, object]) -> None:
-    """Steps that we do not do are an error that says which are supported."""
-    config = {
-        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": True,
-        "resample": 3, "size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224},
-        "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
-    }  # fmt: skip
-    with pytest.raises(InputError, match="preprocessing is not supported"):
-        parse_preprocessing("model", {**config, **change})
+def test_a_broken_preprocessor_config_is_refused(
+    random_model: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    """A file that is no image processor's configuration is one line that names it."""
+    model = change_model(random_model, tmp_path / "m", "preprocessor_config.json", {})
+    (model / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^model m: .*preprocessor_config\.{message}[^\n]*$"):
+        read_preprocessing(find_model(str(model), None))
+
+
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        ({"size": 336, "crop_size": 336}, r"\(336, 336\)"),
+        ({"crop_size": {"height": 224, "width": 192}}, r"\(224, 192\)"),
+        ({"size": {"height": 224, "width": 320}, "do_center_crop": False}, r"\(224, 320\)"),
+    ],
+)
+def test_pictures_of_another_size_are_refused(
+    random_model: Path, tmp_path: Path, change: dict[str, Any], made: str
+) -> None:
+    """Preprocessing that does not end in the model's image_size is refused before any work."""
+    model = change_model(random_model, tmp_path / "m", "preprocessor_config.json", change)
+    refused = rf"^model m: preprocessor_config\.json makes .* {made}, .* takes \(224, 224\)$"
+    with pytest.raises(InputError, match=refused):
+        read_preprocessing(find_model(str(model), None))
+
+
+def test_full_memory_names_the_batch_size(encoder: ClipVisionEncoder) -> None:
+    """A batch for which the CPU has no memory ends with a smaller one to set."""
+    greedy = dataclasses.replace(encoder, model=lambda pixel_values: torch.empty(10**15))
+    with pytest.raises(BuildError, match=r"cpu is out of memory at batch size 4; .*-size 2 "):
+        greedy.encode(np.zeros((BATCH_SIZE, 224, 224, 3), np.uint8))
+
+
+def test_another_error_of_torch_is_not_called_full_memory(encoder: ClipVisionEncoder) -> None:
+    """An error of the model itself stays what it is."""
+    pixels = np.zeros((BATCH_SIZE, 224, 224, 3), np.uint8)
+    broken = dataclasses.replace(encoder, model=lambda pixel_values: pixel_values @ torch.ones(7))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        broken.encode(pixels)
 
 
 def test_auto_is_resolved_for_a_cpu() -> None:

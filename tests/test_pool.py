@@ -1,16 +1,24 @@
 """A task that hangs or dies costs its clip; the others come out, in order."""
 
+import math
 import os
 import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from builder.decode import DecodeTask, decode_frames
 from builder.pool import DecodePool
-from builder.types import Failure, Frames
+from builder.preprocess import resize_and_crop
+from builder.sampling import count_frames
+from builder.types import BuildError, Failure, Frames
 from tests.videos import UNCHANGED, CodedVideo, encode_coded, read_codes
 
 pytestmark = pytest.mark.needs_ffmpeg
@@ -54,26 +62,166 @@ def test_a_long_clip_comes_in_pieces(video_directory: Path) -> None:
 
 def misbehave(task: DecodeTask) -> Frames | Failure:
     """Decode, or do what the path says; runs in a worker."""
-    if task.path == "hang":
-        threading.Event().wait()
-    if task.path == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if task.path == "balloon":
-        raise MemoryError
+    match task.path:
+        case "hang":
+            os.write(1, b"hanging\n")
+            threading.Event().wait()
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "leave":
+            os._exit(0)
+        case "balloon":
+            raise MemoryError
+        case "allocate":
+            torch.empty(2**50, dtype=torch.uint8)
+        case "forever":
+            count_frames(math.inf, 1.0)
+        case "shrink":
+            resize_and_crop(torch.zeros((1, 0, 0, 3), dtype=torch.uint8), UNCHANGED)
+        case "quit":
+            sys.exit("enough\nsaid")
+        case "err":
+            raise KeyError("name")
     return decode_frames(task)
 
 
-@pytest.mark.parametrize(
-    ("path", "reason"), [("hang", "timed_out"), ("die", "crashed"), ("balloon", "out_of_memory")]
-)
-def test_a_worker_that_is_lost_costs_its_clip(
-    plain_video: CodedVideo, path: str, reason: str
-) -> None:
-    """The clip fails with its reason, those before and behind it decode, in order."""
+class Unstartable:
+    """A decode function that no worker survives to receive."""
+
+    def __call__(self, task: DecodeTask) -> Frames | Failure:
+        """Never called."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        """Be unpickled as the end of the process."""
+        return os._exit, (1,)
+
+
+def decode_all(pool: DecodePool, tasks: Iterable[DecodeTask]) -> list[str]:
+    """Return the reasons of what comes out, empty for frames, one for each task in order."""
+    tasks = list(tasks)
+    results = list(pool.decode(tasks))
+    assert [result.row for result in results] == [task.row for task in tasks]
+    return [result.reason if isinstance(result, Failure) else "" for result in results]
+
+
+def worker_pids(pool: DecodePool) -> list[int]:
+    """Return the ids of the processes that decode now."""
+    pids = [worker._process.pid for worker in pool._workers]
+    return [pid for pid in pids if pid is not None]
+
+
+def kill_workers(pool: DecodePool) -> None:
+    """Kill every worker, as the kernel does where memory is short."""
+    for pid in worker_pids(pool):
+        os.kill(pid, signal.SIGKILL)
+
+
+HARM = {
+    "hang": "timed_out",
+    "die": "crashed",
+    "leave": "crashed",
+    "balloon": "out_of_memory",
+    "allocate": "out_of_memory",
+    "forever": "decode_error",
+    "shrink": "decode_error",
+}
+
+
+def test_a_clip_that_does_harm_costs_itself_alone(plain_video: CodedVideo) -> None:
+    """Each harmful clip fails with its reason; those before, between and behind decode."""
+    good = str(plain_video.path)
+    paths = [good, *(path for harm in HARM for path in (harm, good))]
     task = make_task(0, plain_video)
-    tasks = [task, replace(task, row=1, path=path), replace(task, row=2), replace(task, row=3)]
-    with DecodePool(1, 3, decode=misbehave) as pool:
-        results = list(pool.decode(tasks))
-    outcomes = [result.reason if isinstance(result, Failure) else "" for result in results]
-    assert [result.row for result in results] == [0, 1, 2, 3]
-    assert outcomes == ["", reason, "", ""]
+    tasks = [replace(task, row=row, path=path) for row, path in enumerate(paths)]
+    with DecodePool(2, 4, decode=misbehave) as pool:
+        reasons = decode_all(pool, tasks)
+    assert reasons == [HARM.get(path, "") for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("quit", "SystemExit: enough said"), ("err", "KeyError: 'name'")]
+)
+def test_an_error_no_file_can_cause_ends_the_build(
+    plain_video: CodedVideo, path: str, words: str
+) -> None:
+    """What only our own mistake raises is one line with the row, not a quiet loss of clips."""
+    tasks = [replace(make_task(41, plain_video), path=path), make_task(42, plain_video)]
+    line = f"^decoding the clip in row 41 of the plan raised {words}$"
+    with DecodePool(1, 60, decode=misbehave) as pool, pytest.raises(BuildError, match=line):
+        list(pool.decode(tasks))
+
+
+def test_workers_killed_between_clips_cost_nothing(plain_video: CodedVideo) -> None:
+    """Workers that are killed as they start, or idle, are replaced and every clip decodes."""
+    tasks = [replace(make_task(0, plain_video), row=row) for row in range(6)]
+    with DecodePool(2, 60) as pool:
+        kill_workers(pool)
+        assert decode_all(pool, tasks) == [""] * 6
+        kill_workers(pool)
+        assert decode_all(pool, tasks) == [""] * 6
+
+
+def test_workers_killed_at_work_cost_at_most_their_clips(plain_video: CodedVideo) -> None:
+    """All workers killed in the middle of the work: every clip has one outcome, in order."""
+    tasks = [replace(make_task(0, plain_video), row=row) for row in range(30)]
+    outcomes = []
+    with DecodePool(2, 60) as pool:
+        for result in pool.decode(tasks):
+            outcomes.append((result.row, getattr(result, "reason", "")))
+            if result.row == 10:
+                kill_workers(pool)
+    assert [row for row, _ in outcomes] == list(range(30))
+    lost = [reason for _, reason in outcomes if reason]
+    assert len(lost) <= 2
+    assert set(lost) <= {"crashed"}
+
+
+def test_workers_that_cannot_start_end_the_build(plain_video: CodedVideo) -> None:
+    """Where no worker lives long enough to take a clip, the build gives up in one line."""
+    with (
+        DecodePool(1, 60, decode=Unstartable()) as pool,
+        pytest.raises(BuildError, match=r"^the decode worker for plan row 5 was lost 3 times"),
+    ):
+        list(pool.decode([make_task(5, plain_video)]))
+
+
+def test_an_interrupt_leaves_the_workers_to_the_parent(plain_video: CodedVideo) -> None:
+    """Ctrl-C, which the terminal sends to every process, does not end a worker by itself."""
+    tasks = [make_task(0, plain_video)]
+    with DecodePool(1, 60) as pool:
+        decode_all(pool, tasks)
+        before = worker_pids(pool)
+        os.kill(before[0], signal.SIGINT)
+        assert decode_all(pool, tasks) == [""]
+        assert worker_pids(pool) == before
+
+
+ABANDONED = """
+from builder.decode import DecodeTask
+from builder.pool import DecodePool
+from tests.test_pool import misbehave, worker_pids
+from tests.videos import UNCHANGED
+
+pool = DecodePool(1, 3600, decode=misbehave)
+print(*worker_pids(pool), flush=True)
+list(pool.decode([DecodeTask(0, "hang", 0, 1.0, UNCHANGED)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
+def test_a_killed_parent_leaves_no_worker() -> None:
+    """A worker in a hang ends with its parent, even where that one had no time to say so."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", ABANDONED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "hanging\n"
+        parent.kill()
+        try:
+            # Its output ends when the last process that holds it does.
+            parent.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,82 @@
+"""The output directory: whether it may be written to, is ours, is complete, holds old files.
+
+In: a path. Out: nothing, or an InputError before any work is done.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from builder.types import InputError
+
+log = logging.getLogger(__name__)
+
+WORK_NAME = ".build"
+"""A build keeps its parts in a hidden folder of its output, where `datasets` does not look."""
+SHARDS = re.compile(r"ds_\d{6}\.tar|data/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
+TABLES = ("README.md", "splits.csv", "index.parquet", "failures.parquet", "manifest.json")
+
+
+def check_directory(option: str, path: Path) -> None:
+    """Refuse an output path that is a file, lies under one, or cannot be written to."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{option} {path}: is a link to nothing; a directory is needed")
+    for place in (path, *path.absolute().parents):
+        if place.is_dir():
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise InputError(f"{option} {path}: {place} cannot be written to")
+            return
+        if place.exists():
+            raise InputError(f"{option} {path}: {place} is a file; a directory is needed")
+
+
+def refuse_foreign(output: Path) -> None:
+    """Refuse a directory with files that an assembly would replace and that are not ours.
+
+    Ours is what has been begun here before, by a build or by an assembly.
+    """
+    if (output / WORK_NAME).is_dir():
+        return
+    names = list_published(output)
+    if names and "manifest.json" not in names:
+        raise InputError(
+            f"--output {output}: holds {names[0]}, which was not made here and would be "
+            "replaced; give an empty or a new directory"
+        )
+
+
+def list_published(output: Path) -> list[str]:
+    """Return the files of a directory that have the name of a published file."""
+    paths = [*output.glob("ds_*.tar"), *output.glob("data/*.parquet")]
+    names = [path.relative_to(output).as_posix() for path in paths]
+    tables = [name for name in TABLES if (output / name).exists()]
+    return sorted([*filter(SHARDS.fullmatch, names), *tables])
+
+
+def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
+    """Remove what an earlier assembly left that this one did not write, cut-off files too."""
+    stale = [name for name in list_published(output) if name not in files]
+    # The card and the manifest are written after this.
+    stale = [name for name in stale if name not in ("README.md", "manifest.json")]
+    cut_off = [*output.glob("*.partial"), *output.glob("data/*.partial")]
+    ours = [path for path in cut_off if is_ours(path.relative_to(output).as_posix())]
+    for path in [*(output / name for name in stale), *ours]:
+        log.info("removing %s, left by an earlier assembly", path)
+        path.unlink()
+
+
+def is_ours(partial: str) -> bool:
+    """Say whether a partial file's name is that of a published file."""
+    name = partial.removesuffix(".partial")
+    return name in TABLES or SHARDS.fullmatch(name) is not None
+
+
+def is_complete(output: Path, manifest: Mapping[str, Any]) -> bool:
+    """Say whether every file of a manifest is there with its size, and the card."""
+    return (output / "README.md").is_file() and all(
+        (output / name).is_file() and (output / name).stat().st_size == entry["bytes"]
+        for name, entry in manifest["files"].items()
+    )

@@ -1,0 +1,175 @@
+"""Options in, everything that encoding needs out: the plan, the model, what `auto` means.
+
+All that can be wrong with the input is found here, before a byte is written.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from builder.annotations import read_annotations, resolve_class_list
+from builder.config import EncodeConfig
+from builder.decode import ffmpeg_version
+from builder.encode import (
+    ClipVisionEncoder,
+    load_encoder,
+    read_preprocessing,
+    resolve_batch_size,
+    resolve_device,
+    resolve_dtype,
+)
+from builder.engines import LocalEngine
+from builder.model_files import ModelFiles, find_model
+from builder.output import check_directory
+from builder.plan import cut_parts, order_clips, plan_digest
+from builder.preprocess import Preprocessing
+from builder.sources import VideoIndex, find_clip, index_videos
+from builder.types import Clip, Failure, InputError, Part
+from builder.work import (
+    WorkConfig,
+    parts_directory,
+    read_work_config,
+    refuse_differences,
+    store_work,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is going to do, before anything is written."""
+
+    clips: list[Clip]
+    class_names: tuple[str, ...] | None
+    videos: VideoIndex
+    parts: list[Part]
+    """Parts of the whole plan."""
+    own_parts: list[Part]
+    """Parts of this rank."""
+    configuration: dict[str, Any]
+    """What of the manifest's configuration follows from the plan alone."""
+
+    def count_found(self) -> dict[str, Counter[str]]:
+        """Return for each split how many clips have a file, and why the others have none."""
+        counts: dict[str, Counter[str]] = {}
+        for row, clip in enumerate(self.clips):
+            found = find_clip(self.videos, clip, row)
+            outcome = found.reason if isinstance(found, Failure) else "found"
+            counts.setdefault(clip.split, Counter())[outcome] += 1
+        return counts
+
+
+def plan_encode(config: EncodeConfig) -> Plan:
+    """Read annotations, look for the videos and cut the work; writes nothing."""
+    if not 0 <= config.rank < config.world_size:
+        raise InputError(
+            f"--rank {config.rank}: must be from 0 to {config.world_size - 1}, "
+            f"one less than --world-size {config.world_size}"
+        )
+    check_directory("--output", config.work)
+    videos = index_videos(config.videos)
+    clips = order_clips(read_annotations(config.annotations, splits=config.splits), config.seed)
+    parts = cut_parts(clips, config.rows_per_part)
+    plan = Plan(
+        clips=clips,
+        class_names=resolve_class_list(clips, config.class_list),
+        videos=videos,
+        parts=parts,
+        own_parts=parts[config.rank :: config.world_size],
+        configuration={
+            "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
+            "frames_per_second": config.frames_per_second,
+            "seed": config.seed,
+            "plan_sha256": plan_digest(clips),
+            "rows": dict(Counter(clip.split for clip in clips)),
+        },
+    )
+    refuse_other_plan(config, plan)
+    return plan
+
+
+def refuse_other_plan(config: EncodeConfig, plan: Plan) -> None:
+    """Refuse a work directory begun with another plan, before a model is looked at."""
+    stored = read_work_config(config.work)
+    if stored is not None:
+        before = {name: stored.configuration.get(name) for name in plan.configuration}
+        refuse_differences(
+            config.work,
+            {**before, "rows_per_part": stored.rows_per_part},
+            {**plan.configuration, "rows_per_part": config.rows_per_part},
+        )
+
+
+def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
+    """Load the model, then store what this build is, or check it against what is stored."""
+    files = find_model(config.model, config.revision)
+    preprocessing = read_preprocessing(files)
+    resolve = partial(
+        resolve_work_config, config=config, plan=plan, files=files, preprocessing=preprocessing
+    )
+
+    def load(work_config: WorkConfig) -> ClipVisionEncoder:
+        return load_encoder(
+            files,
+            preprocessing,
+            dtype=work_config.configuration["dtype"],
+            device=resolve_device(config.device),
+            batch_size=work_config.configuration["batch_size"],
+        )
+
+    chosen = resolve(read_work_config(config.work))
+    encoder = load(chosen)
+    stored = store_work(config.work, resolve, plan.clips)
+    if stored != chosen:
+        # Another rank has chosen meanwhile what `auto` means.
+        encoder = load(stored)
+    return LocalEngine(
+        clips=plan.clips,
+        videos=plan.videos,
+        encoder=encoder,
+        frames_per_second=config.frames_per_second,
+        parts=parts_directory(config.work),
+    )
+
+
+def resolve_work_config(
+    stored: WorkConfig | None,
+    config: EncodeConfig,
+    *,
+    plan: Plan,
+    files: ModelFiles,
+    preprocessing: Preprocessing,
+) -> WorkConfig:
+    """Return what this run is; what `auto` means is taken from the stored configuration."""
+    chosen: dict[str, Any] = {} if stored is None else stored.configuration
+    device_type = resolve_device(config.device).split(":")[0]
+    dtype, batch_size = config.dtype, config.batch_size
+    if dtype == "auto":
+        dtype = chosen.get("dtype") or resolve_dtype("auto", device_type)
+    if batch_size is None:
+        batch_size = chosen.get("batch_size") or resolve_batch_size(None, device_type)
+    return WorkConfig(
+        configuration={
+            **plan.configuration,
+            "model": files.name,
+            "model_revision": files.revision,
+            "weights_sha256": files.weights_sha256,
+            "embedding_width": files.width,
+            "preprocessing": preprocessing.to_dict(),
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "compiled": False,
+            "versions": library_versions(),
+        },
+        class_names=None if plan.class_names is None else list(plan.class_names),
+        device_type=device_type,
+        rows_per_part=config.rows_per_part,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what turns a video into bytes on disk."""
+    packages = ("numpy", "pyarrow", "torch", "torchcodec", "transformers")
+    versions = {package: version(package) for package in packages}
+    return {**versions, "ffmpeg": ffmpeg_version()}

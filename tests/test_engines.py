@@ -1,0 +1,138 @@
+"""What guards a run: the package's test video, the locks, the encoder's own faults, signals."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from builder.engines import LocalEngine, check_canary
+from builder.types import BuildError, Clip, EncodedClip, InputError, UInt8Array, VideoInfo
+from tests.builds import PROJECT, RunBuild, build_arguments, command_line, published_hashes
+from tests.kinetics import MiniKinetics
+
+pytestmark = pytest.mark.needs_ffmpeg
+
+
+def draw_canary(left: tuple[int, int, int], right: tuple[int, int, int]) -> UInt8Array:
+    """Return a (16, 16, 3) frame of two halves."""
+    frame = np.zeros((16, 16, 3), np.uint8)
+    frame[:, :8], frame[:, 8:] = left, right
+    return frame
+
+
+RED, BLUE = (254, 0, 0), (0, 0, 254)
+
+
+def test_the_canary_knows_left_from_right_and_red_from_blue() -> None:
+    """A decoder that swaps channels or sides is refused before the first clip."""
+    check_canary(draw_canary(RED, BLUE))
+    with pytest.raises(BuildError, match="the decoder gives wrong colours"):
+        check_canary(draw_canary(BLUE, RED))
+    with pytest.raises(BuildError, match="the decoder gives wrong colours"):
+        check_canary(draw_canary(RED, RED))
+
+
+def test_the_canary_reaches_the_manifest(run_build: RunBuild, tmp_path: Path) -> None:
+    """The manifest holds the embedding of the package's video, as wide as the data's."""
+    manifest = run_build(tmp_path / "out", splits=("test",))
+    assert manifest is not None
+    assert len(manifest["canary"]) == manifest["configuration"]["embedding_width"]
+    assert np.linalg.norm(manifest["canary"]) > 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_embeddings_that_are_no_numbers_stop_the_build(value: float) -> None:
+    """NaN, or a value beyond float16, is the encoder's fault and names the clip."""
+    clip = Clip("train", "abcdefghijk", 1, 11, None, "")
+    engine: Any = LocalEngine([clip], Any, Any, 1.0, Path())  # type: ignore[arg-type]
+    info = VideoInfo(1, 1.0, 25.0, 8, 8)
+    encoded = EncodedClip(0, np.full((1, 4), value, np.float16), np.zeros(1, np.float32), info)
+
+    class Encoder:
+        dtype = "float16"
+
+    object.__setattr__(engine, "encoder", Encoder())
+    with pytest.raises(BuildError, match=r"clip abcdefghijk,1,11: .*not finite"):
+        list(engine.check_results([encoded], lambda _: None))
+
+
+def test_one_rank_is_run_once_at_a_time(run_build: RunBuild, tmp_path: Path) -> None:
+    """A second process of the same rank on the same output is refused in one line."""
+    (tmp_path / "out/.build").mkdir(parents=True)
+    with (
+        FileLock(tmp_path / "out/.build/rank-0-of-1.lock"),
+        pytest.raises(InputError, match="another process is encoding rank 0 of 1"),
+    ):
+        run_build(tmp_path / "out", splits=("test",))
+
+
+def test_a_part_in_other_hands_is_left_to_them(run_build: RunBuild, tmp_path: Path) -> None:
+    """A part that another process holds is not encoded twice; the build is not finished yet."""
+    (tmp_path / "out/.build/parts").mkdir(parents=True)
+    with FileLock(tmp_path / "out/.build/parts/test-00000.lock"):
+        assert run_build(tmp_path / "out", splits=("test",)) is None
+    assert run_build(tmp_path / "out", splits=("test",)) is not None
+
+
+def test_ranks_that_start_together_agree(
+    dataset: Path, run_build: RunBuild, tmp_path: Path
+) -> None:
+    """Two ranks at once store one configuration and end in the bytes of one."""
+    options: dict[str, Any] = {"rows_per_part": 3, "world_size": 2}
+    results: list[Any] = []
+    threads = [
+        threading.Thread(
+            target=lambda rank=rank: results.append(
+                run_build(tmp_path / "out", rank=rank, **options)
+            )
+        )
+        for rank in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert any(result is not None for result in results)
+    assert published_hashes(tmp_path / "out") == published_hashes(dataset)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_build_cleanly(
+    mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C and SIGTERM end in one line, the shell's exit code, and no process left."""
+    arguments = build_arguments(mini_kinetics, random_model, tmp_path / "out")
+    with subprocess.Popen(
+        command_line(*arguments, "--rows-per-part", "1", "--quiet"),
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while process.poll() is None and not list(tmp_path.glob("out/.build/parts/*.json")):
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert stderr.strip().splitlines()[-1].endswith("run it again to go on")
+    assert "Traceback" not in stderr
+    assert is_gone(process.pid)
+
+
+def is_gone(group: int) -> bool:
+    """Say whether a process group has no member left, waiting for those that are ending."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
