@@ -41,6 +41,8 @@ LOAD_ERRORS = (
     OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     RuntimeError, ImportError, StrictDataclassError, SafetensorError,
 )  # fmt: skip
+# Old checkpoints hold tensors that no model needs (position ids); a layer is none of them.
+VISION_TENSORS = "vision_model.encoder.layers."
 # The words of torch's CPU allocator, which has no exception class of its own.
 CPU_MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory")
 
@@ -147,6 +149,12 @@ def load_model(files: ModelFiles, dtype: torch.dtype) -> Any:
         raise InputError(
             f"model {files.name}: its weights are not those of a CLIP vision model with a "
             f"projection: {len(missing)} tensors are missing, the first is {missing[0]}"
+        )
+    unused = [key for key in loading["unexpected_keys"] if key.startswith(VISION_TENSORS)]
+    if unused:
+        raise InputError(
+            f"model {files.name}: config.json has no place for {len(unused)} tensors of "
+            f"layers in its weights, the first is {min(unused)}"
         )
     return model
 

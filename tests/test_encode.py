@@ -217,6 +217,17 @@ def test_a_configuration_that_builds_no_model_is_refused(
         make_encoder(model)
 
 
+def test_layers_without_a_place_are_refused(random_model: Path, tmp_path: Path) -> None:
+    """A config of fewer layers than the weights have would encode with half a model."""
+    for file in random_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = (tmp_path / "config.json").read_text(encoding="utf-8")
+    shallower = config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 1')
+    (tmp_path / "config.json").write_text(shallower, encoding="utf-8")
+    with pytest.raises(InputError, match=r"has no place for 16 tensors of layers"):
+        make_encoder(tmp_path)
+
+
 def test_a_model_without_image_processor_is_refused(random_model: Path, tmp_path: Path) -> None:
     """Without preprocessor_config.json nobody knows what the model takes."""
     for name in ("config.json", "model.safetensors"):
