@@ -142,11 +142,12 @@ def measure_build(inputs: Inputs, dtype: str) -> float:
 
 def print_figures(figures: dict[str, Any], inputs: Inputs) -> None:
     """Print medians as a table."""
-    title = f"medians over {REPEATS} runs of {inputs.n_clips} clips, {os.cpu_count()} cores"
-    table = Table("what", "figure", title=title)
+    table = Table("what", "figure")
     for name, value in figures.items():
         table.add_row(name, f"{value:.2f}")
-    Console().print(table)
+    console = Console(soft_wrap=True)
+    console.print(f"medians: {REPEATS} runs of {inputs.n_clips} clips, {os.cpu_count()} cores")
+    console.print(table)
 
 
 if __name__ == "__main__":
