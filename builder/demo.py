@@ -37,7 +37,7 @@ GENERATED = {
     "colour bars": "smptehdbars=size=426x240:rate=30000/1001:duration=6",
 }
 
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, markup=False)
 
 
 def main(directory: Path) -> int:
@@ -122,8 +122,9 @@ def choose_model(random_model: Path) -> str:
     except InputError as error:
         console.print(f"{error}", style="yellow")
         console.print(
-            "[bold yellow]The Hub does not answer: a tiny CLIP with RANDOM weights is used. "
-            "The embeddings mean nothing; only the path of the data is real.[/]"
+            "The Hub does not answer: a tiny CLIP with RANDOM weights is used. "
+            "The embeddings mean nothing; only the path of the data is real.",
+            style="bold yellow",
         )
         if not (random_model / "model.safetensors").exists():
             save_random_model(random_model)
@@ -134,7 +135,7 @@ def choose_model(random_model: Path) -> str:
 def print_samples(output: Path) -> None:
     """Stream the dataset back and show what is in it."""
     table = Table()
-    for name in ("split", "key", "caption", "seconds", "embeddings", "dtype"):
+    for name in ("split", "key", "caption", "seconds", "embeddings (float16)"):
         table.add_column(name, no_wrap=True)
     for split, rows in load_dataset(str(output), streaming=True).items():
         for row in rows:
@@ -146,8 +147,8 @@ def describe_sample(row: dict[str, Any]) -> tuple[str, ...]:
     """Return the cells of one sample."""
     embeddings = np.asarray(row["embeddings"], np.float16)
     meta = row["meta"]
-    cells = (meta["key"], row["caption"], f"{meta['duration']:.2f}", embeddings.shape)
-    return (*map(str, cells), str(embeddings.dtype))
+    seconds = f"{meta['duration']:.2f}"
+    return meta["key"], row["caption"], seconds, str(embeddings.shape)
 
 
 if __name__ == "__main__":

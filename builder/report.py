@@ -30,7 +30,7 @@ def print_manifest(
         reasons = ", ".join(f"{n} {r}" for r, n in sorted(counts["failures_by_reason"].items()))
         numbers = [f"{counts[c]:,}" for c in ("rows", "samples", "failures", "frames")]
         table.add_row(name, *numbers, reasons, end_section=name == rows[-1][0])
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     console.print(table)
     if summary is not None and summary.n_clips:
         rate = summary.n_clips / summary.seconds
@@ -39,7 +39,7 @@ def print_manifest(
 
 def print_encoded(summary: EncodeSummary, config: EncodeConfig) -> None:
     """Print what one run of encode did, and what is left."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     rate = summary.n_clips / summary.seconds if summary.n_clips else 0.0
     console.print(
         f"{summary.n_parts} parts with {summary.n_clips} clips in {summary.seconds:.1f} s "
@@ -57,7 +57,7 @@ def print_plan(plan: Plan, config: EncodeConfig) -> None:
         numbers = [counts.total() if hasattr(counts, "total") else sum(counts.values())]
         numbers += [counts[outcome] for outcome in ("found", "missing", "empty_file")]
         table.add_row(split, *map("{:,}".format, numbers), str(parts[split]))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     console.print(table)
     directory = parts_directory(config.work)
     n_done = sum(is_done(directory, part) for part in plan.own_parts)

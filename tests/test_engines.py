@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,14 +52,11 @@ def test_the_canary_reaches_the_manifest(run_build: RunBuild, tmp_path: Path) ->
 def test_embeddings_that_are_no_numbers_stop_the_build(value: float) -> None:
     """NaN, or a value beyond float16, is the encoder's fault and names the clip."""
     clip = Clip("train", "abcdefghijk", 1, 11, None, "")
-    engine: Any = LocalEngine([clip], Any, Any, 1.0, Path())  # type: ignore[arg-type]
+    encoder: Any = SimpleNamespace(dtype="float16")
+    videos: Any = None
+    engine = LocalEngine([clip], videos, encoder, 1.0, Path())
     info = VideoInfo(1, 1.0, 25.0, 8, 8)
     encoded = EncodedClip(0, np.full((1, 4), value, np.float16), np.zeros(1, np.float32), info)
-
-    class Encoder:
-        dtype = "float16"
-
-    object.__setattr__(engine, "encoder", Encoder())
     with pytest.raises(BuildError, match=r"clip abcdefghijk,1,11: .*not finite"):
         list(engine.check_results([encoded], lambda _: None))
 
