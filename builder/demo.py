@@ -135,7 +135,7 @@ def choose_model(random_model: Path) -> str:
 def print_samples(output: Path) -> None:
     """Stream the dataset back and show what is in it."""
     table = Table()
-    for name in ("split", "key", "caption", "seconds", "embeddings (float16)"):
+    for name in ("split", "key", "caption", "seconds", "float16"):
         table.add_column(name, no_wrap=True)
     for split, rows in load_dataset(str(output), streaming=True).items():
         for row in rows:
