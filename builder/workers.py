@@ -1,7 +1,7 @@
 """One decode task in, frames or a failure out, from a process of its own that may die.
 
-Each worker is an executor of one process: where several share their queues, one that is
-killed at the wrong moment takes the others along. Spawned: torch hangs in a forked child.
+Each worker has a pipe of its own: where all of a pool share one, a worker killed at the wrong
+moment loses a task or stops the others. Spawned: torch's threads hang in a forked child.
 """
 
 import ctypes
@@ -10,10 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from threading import Lock
 
 from builder.decode import DECODER_ERRORS, DecodeTask, decode_frames, initialize_worker
@@ -23,12 +22,15 @@ Decode = Callable[[DecodeTask], Frames | Failure]
 
 # Importing torch from a cold network disk takes minutes.
 START_SECONDS = 600.0
-# Processes lost in a row before they were ready: one that cannot start must not go on for ever.
+# A worker that was killed is started again; one that cannot start must not go on for ever.
 MAX_STARTS = 3
-# A process may be killed for what others do, where memory is short: a clip is tried again once.
-MAX_TRIES = 2
+STOP_SECONDS = 10.0
+# What poll() takes at most, a signed 32-bit number of milliseconds.
+MAX_POLL_SECONDS = 2_000_000.0
 # prctl's option by which the kernel sends a signal when the parent ends.
 PR_SET_PDEATHSIG = 1
+# A worker's word that a task has reached it: what kills it from here on costs that clip.
+TAKEN = "taken"
 # How torch and FFmpeg, which know no MemoryError, say it.
 OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
@@ -42,94 +44,91 @@ class DecodeWorker:
         self._timeout_seconds = timeout_seconds
         self._lock = Lock()
         self._is_closed = False
-        self._start()
+        self._process, self._connection = self._start()
 
     def run(self, task: DecodeTask) -> Frames | Failure:
-        """Decode one task; a clip that twice loses its process has crashed it.
+        """Decode one task; a process lost on the way costs the clip only if it had the task.
 
         Raises:
             BuildError: no process stays alive to take the task, or it failed as no file
                 can make it fail.
         """
-        for _ in range(MAX_TRIES):
-            self._wait_until_ready(task)
-            try:
-                future = self._executor.submit(decode_or_explain, task, self._decode)
-                error = future.exception(self._timeout_seconds)
-            except FutureTimeoutError:
-                self._restart()
-                message = f"decoding took longer than {self._timeout_seconds:g} s"
-                return Failure(task.row, "decode", "timed_out", message)
-            except BrokenProcessPool as broken:
-                error = broken
-            if error is None:
-                return future.result()
-            if not isinstance(error, BrokenProcessPool):
-                words = " ".join(f"{type(error).__name__}: {error}".split())
-                raise BuildError(
-                    f"decoding the clip in row {task.row} of the plan raised {words}"
-                ) from error
-            self._restart()
-        return Failure(task.row, "decode", "crashed", "the decoding process died, twice")
-
-    def close(self) -> None:
-        """Kill the process, at once and for good; `run` in another thread ends with an error."""
-        with self._lock:
-            self._is_closed = True
-            self._kill()
-
-    def pid(self) -> int:
-        """Return the id of the process, once it is ready."""
-        return self._ready.result(START_SECONDS)
-
-    def _start(self) -> None:
-        self._executor = ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=prepare_process,
-            initargs=(os.getpid(),),
-        )
-        # A new process inherits the mask: Ctrl-C does not meet it in the middle of its imports.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            self._ready: Future[int] = self._executor.submit(os.getpid)
-        except OSError as error:
-            raise BuildError(f"a decode worker cannot be started: {error.strerror}") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def _wait_until_ready(self, task: DecodeTask) -> None:
-        """Wait for the imports of a new process, which are not the clip's time."""
         for _ in range(MAX_STARTS):
-            with suppress(BrokenProcessPool, FutureTimeoutError):
-                self.pid()
-                return
+            if self._hand_over(task):
+                return self._receive_result(task)
             self._restart()
         raise BuildError(
             f"the decode worker for plan row {task.row} was lost {MAX_STARTS} times in a row "
             "before it took the clip: is memory short? fewer --decode-workers need less"
         )
 
+    def close(self) -> None:
+        """Kill the process, at once and for good; `run` in another thread ends with an error."""
+        with self._lock:
+            self._is_closed = True
+            self._process.kill()
+            self._process.join(STOP_SECONDS)
+
+    def _start(self) -> tuple[SpawnProcess, Connection]:
+        context = multiprocessing.get_context("spawn")
+        # A new process inherits the mask: Ctrl-C does not meet it in the middle of its imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            connection, far_end = context.Pipe()
+            process = context.Process(
+                target=serve, args=(far_end, self._decode, os.getpid()), daemon=True
+            )
+            process.start()
+        except OSError as error:
+            raise BuildError(f"a decode worker cannot be started: {error.strerror}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # Only the worker may hold it: its end is then the end of what comes out of the pipe.
+        far_end.close()
+        return process, connection
+
     def _restart(self) -> None:
         with self._lock:
-            self._kill()
+            self._process.kill()
+            self._process.join(STOP_SECONDS)
+            self._connection.close()
             if self._is_closed:
                 raise BuildError("the decode workers were stopped")
-            self._start()
+            self._process, self._connection = self._start()
 
-    def _kill(self) -> None:
-        if self._ready.done() and self._ready.exception() is None:
-            with suppress(ProcessLookupError):
-                os.kill(self._ready.result(), signal.SIGKILL)
-        self._executor.shutdown(wait=False, cancel_futures=True)
+    def _hand_over(self, task: DecodeTask) -> bool:
+        """Return whether the process took the task."""
+        with suppress(EOFError, OSError):
+            self._connection.send(task)
+            return self._connection.poll(START_SECONDS) and self._connection.recv() == TAKEN
+        return False
+
+    def _receive_result(self, task: DecodeTask) -> Frames | Failure:
+        try:
+            if not self._connection.poll(min(self._timeout_seconds, MAX_POLL_SECONDS)):
+                self._restart()
+                message = f"decoding took longer than {self._timeout_seconds:g} s"
+                return Failure(task.row, "decode", "timed_out", message)
+            result: Frames | Failure | str = self._connection.recv()
+        except (EOFError, OSError):
+            self._restart()
+            return Failure(task.row, "decode", "crashed", "the decoding process died")
+        if isinstance(result, str):
+            raise BuildError(f"decoding the clip in row {task.row} of the plan raised {result}")
+        return result
 
 
-def prepare_process(parent: int) -> None:
-    """Make this process a decoder that neither Ctrl-C nor its parent's end leaves behind."""
+def serve(connection: Connection, decode: Decode, parent: int) -> None:
+    """Decode what comes through the pipe until it is closed; the main function of a worker."""
     # Ctrl-C reaches all processes of a terminal; what becomes of the workers the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(parent)
     initialize_worker()
+    with suppress(EOFError, ConnectionError):
+        while True:
+            task = connection.recv()
+            connection.send(TAKEN)
+            connection.send(decode_or_explain(task, decode, connection))
 
 
 def end_with_parent(parent: int) -> None:
@@ -141,7 +140,7 @@ def end_with_parent(parent: int) -> None:
         sys.exit(1)
 
 
-def decode_or_explain(task: DecodeTask, decode: Decode) -> Frames | Failure:
+def decode_or_explain(task: DecodeTask, decode: Decode, connection: Connection) -> Frames | Failure:
     """Return the frames of a clip, or what about it made decoding fail."""
     try:
         return decode(task)
@@ -150,3 +149,7 @@ def decode_or_explain(task: DecodeTask, decode: Decode) -> Frames | Failure:
             return Failure(task.row, "decode", "out_of_memory", "decoding ran out of memory")
         message = f"decoding raised {type(error).__name__}"
         return Failure(task.row, "decode", "decode_error", message)
+    except BaseException as error:
+        # No file does that: an error of this program, whose traceback goes to stderr.
+        connection.send(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise

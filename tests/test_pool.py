@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +85,18 @@ def misbehave(task: DecodeTask) -> Frames | Failure:
     return decode_frames(task)
 
 
+class Unstartable:
+    """A decode function that no worker survives to receive."""
+
+    def __call__(self, task: DecodeTask) -> Frames | Failure:
+        """Never called."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        """Be unpickled as the end of the process."""
+        return os._exit, (1,)
+
+
 def decode_all(pool: DecodePool, tasks: Iterable[DecodeTask]) -> list[str]:
     """Return the reasons of what comes out, empty for frames, one for each task in order."""
     tasks = list(tasks)
@@ -95,7 +107,8 @@ def decode_all(pool: DecodePool, tasks: Iterable[DecodeTask]) -> list[str]:
 
 def worker_pids(pool: DecodePool) -> list[int]:
     """Return the ids of the processes that decode now."""
-    return [pid for worker in pool._workers for pid in worker._executor._processes]
+    pids = [worker._process.pid for worker in pool._workers]
+    return [pid for pid in pids if pid is not None]
 
 
 def kill_workers(pool: DecodePool) -> None:
@@ -149,8 +162,8 @@ def test_workers_killed_between_clips_cost_nothing(plain_video: CodedVideo) -> N
         assert decode_all(pool, tasks) == [""] * 6
 
 
-def test_workers_killed_at_work_cost_nothing(plain_video: CodedVideo) -> None:
-    """All workers killed in the middle of the work: their clips are decoded again, in order."""
+def test_workers_killed_at_work_cost_at_most_their_clips(plain_video: CodedVideo) -> None:
+    """All workers killed in the middle of the work: every clip has one outcome, in order."""
     tasks = [replace(make_task(0, plain_video), row=row) for row in range(30)]
     outcomes = []
     with DecodePool(2, 60) as pool:
@@ -160,16 +173,14 @@ def test_workers_killed_at_work_cost_nothing(plain_video: CodedVideo) -> None:
                 kill_workers(pool)
     assert [row for row, _ in outcomes] == list(range(30))
     lost = [reason for _, reason in outcomes if reason]
-    assert lost == []
+    assert len(lost) <= 2
+    assert set(lost) <= {"crashed"}
 
 
-def test_workers_that_cannot_start_end_the_build(
-    plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_that_cannot_start_end_the_build(plain_video: CodedVideo) -> None:
     """Where no worker lives long enough to take a clip, the build gives up in one line."""
-    monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with (
-        DecodePool(1, 60) as pool,
+        DecodePool(1, 60, decode=Unstartable()) as pool,
         pytest.raises(BuildError, match=r"^the decode worker for plan row 5 was lost 3 times"),
     ):
         list(pool.decode([make_task(5, plain_video)]))
