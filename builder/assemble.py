@@ -129,11 +129,12 @@ def assemble(
 
 def describe_assembly(rows: Rows, config: AssembleConfig) -> dict[str, Any]:
     """Return what the manifest will say was the configuration."""
-    return {
-        **rows.configuration,
-        "samples_per_shard": config.samples_per_shard,
-        "formats": list(config.formats),
-    }
+    return {**rows.configuration, **describe_options(config)}
+
+
+def describe_options(config: AssembleConfig) -> dict[str, Any]:
+    """Return what of the configuration follows from the options of assembly alone."""
+    return {"samples_per_shard": config.samples_per_shard, "formats": list(config.formats)}
 
 
 def check_output(

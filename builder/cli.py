@@ -195,7 +195,7 @@ def raise_terminated(number: int, _frame: object) -> None:
 def check_utf8(words: list[str]) -> None:
     """Refuse paths that are no UTF-8: neither annotations nor manifest could name them."""
     for word in words:
-        if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
             raise InputError(f"{word!r}: is not UTF-8")
 
 

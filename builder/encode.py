@@ -21,6 +21,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from builder.memory import is_out_of_memory
 from builder.model_files import (
     PREPROCESSOR_FILE,
     ModelFiles,
@@ -43,8 +44,6 @@ LOAD_ERRORS = (
 )  # fmt: skip
 # Old checkpoints hold tensors that no model needs (position ids); a layer is none of them.
 VISION_TENSORS = "vision_model.encoder.layers."
-# The words of torch's CPU allocator, which has no exception class of its own.
-CPU_MEMORY_WORDS = ("DefaultCPUAllocator", "not enough memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class ClipVisionEncoder:
                 normalized = normalize(on_device, self.preprocessing).to(self.dtype)
                 embeds = self.model(pixel_values=normalized).image_embeds
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
                 raise
             raise BuildError(
                 f"{self.device} is out of memory at batch size {self.batch_size}; "
@@ -83,12 +82,6 @@ class ClipVisionEncoder:
                 f"its configuration says {(self.batch_size, self.width)}"
             )
         return array
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Say whether an error of torch means that the device's memory is full."""
-    words = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(w in words for w in CPU_MEMORY_WORDS)
 
 
 def load_encoder(

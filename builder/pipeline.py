@@ -12,7 +12,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from builder.assemble import assemble, check_output, describe_assembly, resolve_date
+from builder.assemble import (
+    assemble,
+    check_output,
+    describe_assembly,
+    describe_options,
+    resolve_date,
+)
 from builder.config import AssembleConfig, EncodeConfig
 from builder.decode import check_ffmpeg
 from builder.engines import LocalEngine
@@ -187,6 +193,6 @@ def refuse_other_assembly(config: AssembleConfig) -> None:
     resolve_date(config)
     manifest = read_manifest(config.output)
     if manifest is not None:
-        now = {"samples_per_shard": config.samples_per_shard, "formats": list(config.formats)}
+        now = describe_options(config)
         before = {name: manifest["configuration"].get(name) for name in now}
         refuse_differences(config.output, before, now)

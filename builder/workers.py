@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnProcess
 from threading import Lock
 
 from builder.decode import DECODER_ERRORS, DecodeTask, decode_frames, initialize_worker
+from builder.memory import is_out_of_memory
 from builder.types import BuildError, Failure, Frames
 
 Decode = Callable[[DecodeTask], Frames | Failure]
@@ -31,8 +32,6 @@ MAX_POLL_SECONDS = 2_000_000.0
 PR_SET_PDEATHSIG = 1
 # A worker's word that a task has reached it: what kills it from here on costs that clip.
 TAKEN = "taken"
-# How torch and FFmpeg, which know no MemoryError, say it.
-OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 class DecodeWorker:
@@ -145,7 +144,7 @@ def decode_or_explain(task: DecodeTask, decode: Decode, connection: Connection) 
     try:
         return decode(task)
     except (MemoryError, ArithmeticError, *DECODER_ERRORS) as error:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             return Failure(task.row, "decode", "out_of_memory", "decoding ran out of memory")
         message = f"decoding raised {type(error).__name__}"
         return Failure(task.row, "decode", "decode_error", message)

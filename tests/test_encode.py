@@ -13,7 +13,6 @@ from transformers import AutoImageProcessor, CLIPConfig, CLIPModel, CLIPVisionMo
 
 from builder.encode import (
     ClipVisionEncoder,
-    load_encoder,
     read_preprocessing,
     resolve_batch_size,
     resolve_device,
@@ -22,6 +21,7 @@ from builder.encode import (
 from builder.model_files import find_model
 from builder.preprocess import resize_and_crop
 from builder.types import BuildError, Float32Array, InputError, UInt8Array
+from tests.encoders import load_test_encoder, smallest_cosine
 from tests.test_preprocess import find_film
 from tests.videos import read_raw_frames
 
@@ -30,9 +30,7 @@ BATCH_SIZE = 4
 
 def make_encoder(model: Path, dtype: str = "float32") -> ClipVisionEncoder:
     """Load the model at the batch shape of these tests."""
-    files = find_model(str(model), None)
-    preprocessing = read_preprocessing(files)
-    return load_encoder(files, preprocessing, dtype=dtype, device="cpu", batch_size=BATCH_SIZE)
+    return load_test_encoder(model, batch_size=BATCH_SIZE, dtype=dtype)
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +59,6 @@ def encode_theirs(model: Path, frames: UInt8Array) -> Float32Array:
     with torch.inference_mode():
         embeds: Float32Array = loaded(pixel_values=pixels).image_embeds.numpy()
     return embeds
-
-
-def smallest_cosine(a: Float32Array, b: Float32Array) -> float:
-    """Return the cosine of the worst pair of rows."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / norms).min())
 
 
 def test_embeddings_equal_those_of_transformers(

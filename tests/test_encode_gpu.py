@@ -8,15 +8,15 @@ import torch
 
 from builder.encode import (
     ClipVisionEncoder,
-    load_encoder,
-    read_preprocessing,
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
     save_random_model,
 )
-from builder.model_files import find_model
-from builder.types import Float32Array, UInt8Array
+from builder.types import UInt8Array
+from tests.encoders import load_test_encoder, smallest_cosine
+
+BATCH_SIZE = 64
 
 pytestmark = [
     pytest.mark.needs_gpu,
@@ -39,17 +39,9 @@ def pixels() -> UInt8Array:
     return np.ascontiguousarray(coarse.repeat(16, axis=1).repeat(16, axis=2))
 
 
-def make_encoder(model: Path, dtype: str, device: str, batch_size: int = 64) -> ClipVisionEncoder:
-    """Load the model on a device."""
-    files = find_model(str(model), None)
-    preprocessing = read_preprocessing(files)
-    return load_encoder(files, preprocessing, dtype=dtype, device=device, batch_size=batch_size)
-
-
-def smallest_cosine(a: Float32Array, b: Float32Array) -> float:
-    """Return the cosine of the worst pair of rows."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(axis=1) / norms).min())
+def make_encoder(model: Path, dtype: str, device: str) -> ClipVisionEncoder:
+    """Load the model at the batch shape of these tests."""
+    return load_test_encoder(model, batch_size=BATCH_SIZE, dtype=dtype, device=device)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 0.9999), ("bfloat16", 0.999)])

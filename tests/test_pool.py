@@ -90,7 +90,7 @@ class Unstartable:
 
     def __call__(self, task: DecodeTask) -> Frames | Failure:
         """Never called."""
-        raise NotImplementedError
+        raise AssertionError("no worker lives to call it")
 
     def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
         """Be unpickled as the end of the process."""
