@@ -22,8 +22,9 @@ from builder.parts import embeddings_array
 from builder.problems import DamagedFileError
 from builder.types import Float16Array
 from clip_kinetics700.features import META_TYPE
+from clip_kinetics700.files import BUFFER_SIZE
 from clip_kinetics700.schema import KEY_NAME, decode_npy, format_upstream_time
-from clip_kinetics700.tars import BLOCK, BUFFER_SIZE, ZERO_BLOCK
+from clip_kinetics700.tars import BLOCK, ZERO_BLOCK
 
 # A batch of very long videos is closed early, so that memory stays bounded.
 BYTES_PER_BATCH = 64 << 20

@@ -7,16 +7,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clip_kinetics700 import batching, collating, dataset, upstream
     from clip_kinetics700.classes import class_names
     from clip_kinetics700.clip_kinetics700 import ClipKinetics700
+    from clip_kinetics700.dataset import EmbeddingDataset
     from clip_kinetics700.loading import load_dataset
-    from clip_kinetics700.schema import Sample, decode_sample, encode_sample
+    from clip_kinetics700.schema import DamageError, Sample, decode_sample, encode_sample
     from clip_kinetics700.shards import read_shard
+
+    Batches = batching.Batches
+    batches = batching.batches
+    collate = collating.collate
+    EmbeddingWebDatasetReader = upstream.EmbeddingWebDatasetReader
+    open = dataset.open_dataset
 
 __version__ = "0.1.0"
 
+# What `import *` gives: not `open`, which would hide Python's own, nor what needs torch.
 __all__ = [
     "ClipKinetics700",
+    "DamageError",
+    "EmbeddingDataset",
     "Sample",
     "__version__",
     "class_names",
@@ -26,25 +37,33 @@ __all__ = [
     "read_shard",
 ]
 
-_MODULE_OF_NAME = {
-    "ClipKinetics700": "clip_kinetics700",
-    "Sample": "schema",
-    "class_names": "classes",
-    "decode_sample": "schema",
-    "encode_sample": "schema",
-    "load_dataset": "loading",
-    "read_shard": "shards",
+# Module and name there of each exported name.
+_PLACE_OF_NAME = {
+    "Batches": ("batching", "Batches"),
+    "ClipKinetics700": ("clip_kinetics700", "ClipKinetics700"),
+    "DamageError": ("schema", "DamageError"),
+    "EmbeddingDataset": ("dataset", "EmbeddingDataset"),
+    "EmbeddingWebDatasetReader": ("upstream", "EmbeddingWebDatasetReader"),
+    "Sample": ("schema", "Sample"),
+    "batches": ("batching", "batches"),
+    "class_names": ("classes", "class_names"),
+    "collate": ("collating", "collate"),
+    "decode_sample": ("schema", "decode_sample"),
+    "encode_sample": ("schema", "encode_sample"),
+    "load_dataset": ("loading", "load_dataset"),
+    "open": ("dataset", "open_dataset"),
+    "read_shard": ("shards", "read_shard"),
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import the module of an exported name when the name is first asked for (PEP 562)."""
-    module = _MODULE_OF_NAME.get(name)
-    if module is None:
+    if name not in _PLACE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    module, original = _PLACE_OF_NAME[name]
+    return getattr(import_module(f"{__name__}.{module}"), original)
 
 
 def __dir__() -> list[str]:
     """List the exported names, those not imported yet included."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_PLACE_OF_NAME})

@@ -1,48 +1,102 @@
-"""The `datasets` builder of the embedding tars, and the loading script of datasets 2.x and 3.x.
+"""The `datasets` builder of every dialect, and the loading script of datasets 2.x and 3.x.
 
-In: `data_dir`, a dataset directory. Out: train / validation / test with `embeddings`, `caption`,
-`meta`. A 2.x script brings along only the modules that it imports itself, at column 0.
+In: `data_dir`, a source, or `data_files`, tars by split. Out: `embeddings`, `caption`, `meta`.
+A 2.x script brings along only the modules that it imports itself, at column 0.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
-from .features import data_schema, features_dict
-from .layout import Layout, fingerprint, read_layout
-from .schema import Sample
+from .arrays import ROWS_PER_BLOCK, Array, Results
+from .dataset import EmbeddingDataset, open_dataset
+from .features import SAMPLE_COLUMNS, data_schema, features_dict
+from .files import is_remote
+from .index import IntArray, index_row, make_piece
+from .layout import fingerprint
+from .schema import DamageError, OnError, report_damage
+from .selection import Selection
 from .shards import read_shard
-from .tars import is_remote
+from .tars import BLOCK
 
 DESCRIPTION = "CLIP embeddings of the Kinetics clips, one frame per second."
 # Rows are handed over as Arrow tables of about 5 MB: encoding them one by one as Python objects
 # takes 28 times as long in datasets 2.21.
 FRAMES_PER_TABLE = 5000
+SAMPLES_PER_TABLE = 512
+# Workers share a dataset by pieces of its rows: as many as a tar holds, or fewer where that would
+# leave workers without any.
+MAX_ROWS_PER_SHARD = 10_000
+MIN_ROWS_PER_SHARD = ROWS_PER_BLOCK
+SHARDS_WANTED = 64
 
 
+@dataclass
 class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
-    """A configuration whose cache also depends on what the directory holds."""
+    """What is read; the cache also depends on what the source holds at the moment."""
+
+    splits: Sequence[str] | None = None
+    """Splits to prepare; None is all."""
+    classes: Sequence[str] | None = None
+    """Names of classes; None is all."""
+    max_samples: int | None = None
+    """At most so many of each split."""
+    shuffle: bool = False
+    """Take them in a random order."""
+    seed: int = 0
+    """Of that order."""
+    index: str | None = None
+    """Path or URL of an index that lies elsewhere than in the source."""
+    revision: str | None = None
+    """Branch, tag or commit of a repository."""
+    on_error: OnError = "raise"
+    """Raise damage, or skip it with a warning."""
+
+    @property
+    def is_everything(self) -> bool:
+        """Tell whether nothing is left out of the splits that are read, and nothing moved."""
+        return self.classes is None and self.max_samples is None and not self.shuffle
+
+    def open(self) -> EmbeddingDataset:
+        """Open the whole source.
+
+        Raises:
+            ValueError: none was named.
+        """
+        source: Any = self.data_dir
+        if self.data_files is not None:
+            source = {str(split): list(files) for split, files in self.data_files.items()}
+        if source is None:
+            raise ValueError("ClipKinetics700 needs data_dir=DIR, the directory of the tars")
+        return open_dataset(
+            source, index=self.index, on_error=self.on_error, revision=self.revision
+        )
 
     def create_config_id(self, config_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> str:
-        """Add the state of the directory: a rebuilt one must not be answered from the cache."""
+        """Add the state of the source: a rebuilt one must not be answered from the cache."""
         config_id = super().create_config_id(config_kwargs, *args, **kwargs)
-        return f"{config_id}-{fingerprint(_require_data_dir(self.data_dir))}"
+        return f"{config_id}-{fingerprint(self.open().layout)}"
 
 
 class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
-    """Reads the tars of a dataset directory: `ClipKinetics700(data_dir=DIR)`."""
+    """Reads a dataset of any dialect: `ClipKinetics700(data_dir=DIR, classes=["yoga"])`."""
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = ClipKinetics700Config
 
     def _info(self) -> datasets.DatasetInfo:
-        """Return the features; their width and class names are the directory's."""
-        self.layout: Layout = read_layout(_require_data_dir(self.config.data_dir))
-        features = features_dict(self.layout.width, self.layout.class_names)
+        """Return the features; their width and class names are the source's."""
+        config = self.config
+        self.dataset: EmbeddingDataset = config.open()
+        self.parts = select_parts(self.dataset, config)
+        self.schema = data_schema(self.dataset.width, self.dataset.class_names)
+        features = features_dict(self.dataset.width, self.dataset.class_names)
         return datasets.DatasetInfo(
             description=DESCRIPTION, features=datasets.Features.from_dict(features)
         )
@@ -50,66 +104,117 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _split_generators(
         self, dl_manager: "datasets.DownloadManager | datasets.StreamingDownloadManager"
     ) -> list[datasets.SplitGenerator]:
-        """Return one generator for each split that exists; its tars are what workers share."""
+        """Return one generator for each split; its shards are what workers share."""
         generators = []
-        for split, tars in self.layout.tars.items():
-            paths = dl_manager.download(tars) if is_remote(tars[0]) else tars
-            generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"tars": paths}))
+        for split, part in self.parts.items():
+            shards: Sequence[IntArray | str]
+            if part.needs_index:
+                shards = cut_rows(part.rows)
+            else:
+                tars = part.layout.files[split]
+                shards = dl_manager.download(tars) if is_remote(tars[0]) else tars
+            generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"shards": shards}))
         return generators
 
-    def _generate_tables(self, tars: list[str]) -> Iterator[tuple[str, pa.Table]]:
+    def _generate_tables(self, shards: list[IntArray | str]) -> Iterator[tuple[str, pa.Table]]:
         """Yield the rows in order as tables; the key is the table's place."""
-        schema = data_schema(self.layout.width, self.layout.class_names)
-        for tar in tars:
-            for number, samples in enumerate(_batch_samples(read_shard(tar))):
-                yield f"{tar}#{number}", _make_table(samples, schema, tar)
+        for number, shard in enumerate(shards):
+            tables = (
+                self._read_rows(shard) if isinstance(shard, np.ndarray) else self._read_tar(shard)
+            )
+            for place, table in enumerate(tables):
+                yield f"{number}#{place}", table
+
+    def _read_rows(self, rows: IntArray) -> Iterator[pa.Table]:
+        """Yield the samples of some rows of the index."""
+        for block, results in self.dataset.read_blocks(rows):
+            files = self.dataset.index.file_numbers[block.rows]
+            names = [self.dataset.index.files[number] for number in files.tolist()]
+            yield make_table(block.samples, results, names, self.schema, self.config.on_error)
+
+    def _read_tar(self, tar: str) -> Iterator[pa.Table]:
+        """Yield the samples of a tar that no index knows."""
+        on_error = self.config.on_error
+        samples = read_shard(tar, on_error=on_error)
+        while group := list(islice(samples, SAMPLES_PER_TABLE)):
+            rows = [index_row("", sample, tar, (0, 0)) for sample in group]
+            arrays: Results = [sample.embeddings for sample in group]
+            table = make_piece(rows, on_error).select(SAMPLE_COLUMNS)
+            yield make_table(table, arrays, [tar] * len(group), self.schema, on_error)
 
 
-def _batch_samples(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    """Group samples in order into lists of about FRAMES_PER_TABLE frames, never empty."""
-    batch: list[Sample] = []
-    n_frames = 0
-    for sample in samples:
-        batch.append(sample)
-        n_frames += len(sample.embeddings) + 1
-        if n_frames >= FRAMES_PER_TABLE:
-            yield batch
-            batch, n_frames = [], 0
-    if batch:
-        yield batch
+def select_parts(
+    dataset: EmbeddingDataset, config: ClipKinetics700Config
+) -> dict[str, EmbeddingDataset]:
+    """Return what is wanted of each split; `datasets` cannot prepare one without samples."""
+    selected = dataset.select(
+        config.splits,
+        classes=config.classes,
+        max_samples=config.max_samples,
+        shuffle=config.shuffle,
+        seed=config.seed,
+    )
+    return {split: part for split, part in selected.splits.items() if not part.is_empty}
 
 
-def _make_table(samples: list[Sample], schema: pa.Schema, tar: str) -> pa.Table:
-    """Return samples as one table of the dataset's schema.
+def cut_rows(rows: IntArray) -> list[IntArray]:
+    """Return rows in the pieces that workers share, in order."""
+    wanted = -(-len(rows) // SHARDS_WANTED)
+    size = min(max(wanted, MIN_ROWS_PER_SHARD), MAX_ROWS_PER_SHARD)
+    return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+
+
+def make_table(
+    samples: pa.Table, results: Results, files: list[str], schema: pa.Schema, on_error: OnError
+) -> pa.Table:
+    """Return samples as one table of the dataset's schema; damaged ones are raised or left out.
+
+    Args:
+        samples: caption and meta.
+        results: their embeddings.
+        files: the file of each, named with damage.
+        schema: `data_schema` of the dataset.
+        on_error: what to do about damage.
 
     Raises:
-        ValueError: a sample is not as wide as the first one was.
+        DamageError: a sample is damaged, or not as wide as the dataset.
     """
     embeddings_type = schema.field("embeddings").type
     width = embeddings_type.value_type.list_size
-    for sample in samples:
-        if sample.embeddings.shape[1] != width:
-            raise ValueError(
-                f"{tar}: sample {sample.key}: embeddings of shape {sample.embeddings.shape} "
-                f"in a dataset of width {width}"
-            )
-    frames = np.concatenate([sample.embeddings for sample in samples]).astype(np.float16)
-    offsets = np.cumsum([0, *(len(sample.embeddings) for sample in samples)], dtype=np.int32)
+    arrays = {}
+    for row, result in enumerate(results):
+        array = to_float16(result, width)
+        if isinstance(array, str):
+            array = DamageError(files[row], samples.column("key")[row].as_py(), None, array)
+        if isinstance(array, DamageError):
+            report_damage(array, on_error)
+        else:
+            arrays[row] = array
+    if len(arrays) < samples.num_rows:
+        samples = samples.take(list(arrays))
+    frames = np.concatenate([np.empty((0, width), np.float16), *arrays.values()])
+    offsets = np.cumsum([0, *map(len, arrays.values())], dtype=np.int32)
     rows = pa.FixedSizeListArray.from_arrays(pa.array(frames.reshape(-1)), width)
+    meta_type = schema.field("meta").type
+    fields = [samples.column(field.name).combine_chunks() for field in meta_type]
     columns = [
         pa.ListArray.from_arrays(offsets, rows).cast(embeddings_type),
-        pa.array([sample.caption for sample in samples], pa.string()),
-        pa.array([sample.meta for sample in samples], schema.field("meta").type),
+        samples.column("caption").combine_chunks(),
+        pa.StructArray.from_arrays(fields, fields=list(meta_type)),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _require_data_dir(data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
-    """Return the directory that was asked for.
-
-    Raises:
-        ValueError: none was.
-    """
-    if data_dir is None:
-        raise ValueError("ClipKinetics700 needs data_dir=DIR, the directory of the tars")
-    return data_dir
+def to_float16(result: Array | DamageError, width: int) -> Array | DamageError | str:
+    """Return (n, width) float16 of any float array, or why the dataset's columns cannot hold it."""
+    if isinstance(result, DamageError):
+        return result
+    if result.shape[1] != width:
+        return f"embeddings of shape {result.shape} in a dataset of width {width}"
+    if result.dtype == np.float16:
+        return result
+    with np.errstate(over="ignore"):
+        halves = result.astype(np.float16)
+    if np.isinf(halves).sum() > np.isinf(result).sum():
+        return f"embeddings of {result.dtype} hold numbers too large for float16"
+    return halves

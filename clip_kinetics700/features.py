@@ -98,6 +98,9 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 
+# The columns of the index that a sample has besides its embeddings.
+SAMPLE_COLUMNS = ("caption", *META_TYPE.names)
+
 FAILURES_SCHEMA = pa.schema(
     [
         ("split", pa.string()),

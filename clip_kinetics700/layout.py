@@ -1,149 +1,247 @@
-"""A dataset directory -> its tars by split, the width of its embeddings and its class names.
+"""A source -> which files hold the samples of which split, their width and the class names.
 
-In: a local directory or fsspec URL, ours (`manifest.json`) or upstream-like. Out: a `Layout`.
-It also says when a directory has changed, because `datasets` caches by path alone.
+In: a directory, a Hub repository, an fsspec URL, or named tars. Out: a `Layout` of one of three
+dialects: tars (ours and upstream's), Parquet, or loose files of a processed dataset.
+It also says when a source has changed, because `datasets` caches by path alone.
 """
 
 import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import fsspec
+from huggingface_hub.errors import HfHubHTTPError
 
-from .schema import MANIFEST_NAME, SPLIT_OF_WORD, SPLITS_CSV_NAME, normalize_split
-from .shards import is_tar, read_shard, split_tars
-from .tars import is_remote
+from .files import is_remote, read_if_there
+from .schema import (
+    INDEX_NAME,
+    MANIFEST_NAME,
+    SPLIT_OF_WORD,
+    SPLITS,
+    SPLITS_CSV_NAME,
+    normalize_split,
+)
+from .shards import is_tar, split_tars
 
-# `data/train/ds_000000.tar` is the deepest that any dialect lays a tar.
+Source: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[str, str | Sequence[str]]
+"""A directory, repository or URL; or tars, alone (`train`) or by split."""
+Kind = Literal["tars", "parquet", "loose"]
+Listing: TypeAlias = Mapping[str, Mapping[str, Any]]
+
+# `data/train/ds_000000.tar` is the deepest that any dialect lays a file.
 MAX_DEPTH = 3
 CSV_NAMES = (SPLITS_CSV_NAME, f"data/{SPLITS_CSV_NAME}")
 # What differs between two states of a file, by file system: local, Hub, HTTP and S3.
-STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag")
+STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag", "sha256")
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_PREFIX = "hf://datasets/"
+SPLIT_WORDS = "|".join(SPLIT_OF_WORD)
+PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
+LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
+# What connecting to the Hub raises: of requests or httpx, whichever huggingface_hub is built on.
+HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the tars of a dataset directory hold."""
+    """What a source holds, by the names of its files."""
 
-    tars: dict[str, list[str]]
-    """Paths or URLs in order, by `train`, `validation`, `test`; only splits that exist."""
-    width: int
-    """Columns of the embeddings."""
+    root: str
+    """Absolute path or URL of the directory; empty where files were named."""
+    kind: Kind
+    """What holds the samples."""
+    files: dict[str, list[str]]
+    """Paths or URLs in order, by `train`, `validation`, `test`; only splits that have any."""
     class_names: tuple[str, ...] | None
     """Names by `label_id`; None where no manifest gives them."""
+    width: int | None
+    """Columns of the embeddings as the manifest has them; None where there is none."""
+    index: str | None
+    """Path or URL of the index; None where there is none."""
+
+    def relative(self, path: str) -> str:
+        """Return the name of a file as index and messages have it."""
+        return path[len(self.root) + 1 :] if self.root else path
 
 
-def resolve_source(source: str | os.PathLike[str]) -> str:
-    """Return a URL as it is and a path absolute, `~` expanded."""
+def find_source(source: str | os.PathLike[str], revision: str | None = None) -> str:
+    """Return the absolute path of a directory or the URL of anything else."""
     text = os.fspath(source)
-    return text if is_remote(text) else str(Path(text).expanduser().absolute())
+    if is_remote(text):
+        return text.rstrip("/")
+    if not REPOSITORY.fullmatch(text) or Path(text).exists():
+        return str(Path(text).expanduser().absolute())
+    return f"{HUB_PREFIX}{text}" + ("" if revision is None else f"@{revision}")
 
 
-def list_files(source: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Return what the file system says of each file, by name relative to the directory.
+def list_files(root: str) -> dict[str, dict[str, Any]]:
+    """Return what is known of each file of a source, by name relative to it.
 
     Raises:
-        FileNotFoundError: there is no such directory.
+        FileNotFoundError: there is no such directory or repository.
     """
-    root = resolve_source(source)
+    if is_remote(root) and not root.startswith(HUB_PREFIX):
+        # One request instead of a listing, which many web servers do not even have.
+        files = parse_manifest(read_text(root, MANIFEST_NAME), root).get("files")
+        if isinstance(files, dict) and files:
+            return {**files, MANIFEST_NAME: {}}
     file_system, path = fsspec.core.url_to_fs(root)
-    if not file_system.isdir(path):
-        raise FileNotFoundError(f"no directory {root}")
-    found = file_system.find(path, maxdepth=MAX_DEPTH, detail=True)
+    try:
+        if not file_system.isdir(path):
+            raise FileNotFoundError(f"no directory {root}")
+        found = file_system.find(path, maxdepth=MAX_DEPTH, detail=True)
+    except HUB_ERRORS as error:
+        if not root.startswith(HUB_PREFIX):
+            raise
+        name = root.removeprefix(HUB_PREFIX)
+        reason = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(
+            f"no directory {name} here, and no dataset {name} on the Hub ({reason})"
+        ) from error
     return {posixpath.relpath(name, path): dict(found[name]) for name in sorted(found)}
 
 
-def read_layout(source: str | os.PathLike[str]) -> Layout:
-    """Return what the tars of a dataset directory hold, by its manifest or else by looking.
+def read_layout(source: Source, *, revision: str | None = None) -> Layout:
+    """Return which files of a source hold which samples, by its manifest or else by looking.
+
+    Args:
+        source: a directory, a repository of the Hub, an fsspec URL of a directory, or tars: one,
+            several (they are `train`), or several by split.
+        revision: branch, tag or commit of a repository.
 
     Raises:
-        FileNotFoundError: there is no such directory, or no tar in it.
-        ValueError: nothing says which tar belongs to which split, or nothing gives the width.
+        FileNotFoundError: there is no such directory, repository or tar.
+        ValueError: there are no samples in it, or nothing says which tar belongs to which split.
     """
-    root = resolve_source(source)
-    tars = find_tars(root, list_files(root))
-    text = read_text(root, MANIFEST_NAME)
-    manifest = {} if text is None else _parse_manifest(text, root)
+    if isinstance(source, str | os.PathLike) and not is_tar(os.fspath(source)):
+        return read_directory(find_source(source, revision))
+    named = source if isinstance(source, Mapping) else {"train": source}
+    files: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for word, value in named.items():
+        paths = [value] if isinstance(value, str | os.PathLike) else value
+        files[normalize_split(word)] += [tar for path in paths for tar in expand_tars(path)]
+    return Layout("", "tars", {k: v for k, v in files.items() if v}, None, None, None)
+
+
+def expand_tars(path: str | os.PathLike[str]) -> list[str]:
+    """Return a named tar, or the tars of a named directory, as absolute paths or URLs.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no tar in the directory.
+    """
+    root = find_source(path)
+    if is_tar(root):
+        if not is_remote(root) and not Path(root).is_file():
+            raise FileNotFoundError(f"no file {root}")
+        return [root]
+    tars = [f"{root}/{name}" for name in list_files(root) if is_tar(name)]
+    if not tars:
+        raise FileNotFoundError(f"no tars in {root}")
+    return tars
+
+
+def read_directory(root: str, files: Listing | None = None) -> Layout:
+    """Return the layout of one directory; its listing may be given."""
+    files = list_files(root) if files is None else files
+    manifest = parse_manifest(read_text(root, MANIFEST_NAME), root)
+    names = manifest.get("class_names")
     configuration = manifest.get("configuration")
     width = configuration.get("embedding_width") if isinstance(configuration, dict) else None
-    names = manifest.get("class_names")
-    if width is None:
-        # Upstream may end with a tar of no samples; `datasets` cannot prepare a split of no rows.
-        widths = {split: _first_width(group) for split, group in tars.items()}
-        tars = {split: group for split, group in tars.items() if widths[split] is not None}
-        width = next((first for first in widths.values() if first is not None), None)
-    if width is None:
-        raise ValueError(f"{root}: all tars are empty, so nothing tells how wide embeddings are")
-    return Layout(tars, int(width), None if names is None else tuple(names))
+    kind, groups = group_files(root, files)
+    return Layout(
+        root=root,
+        kind=kind,
+        files={split: [f"{root}/{name}" for name in group] for split, group in groups.items()},
+        class_names=None if names is None else tuple(names),
+        width=None if width is None else int(width),
+        index=f"{root}/{INDEX_NAME}" if INDEX_NAME in files else None,
+    )
 
 
-def find_tars(root: str, files: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the paths or URLs of a directory's tars by split.
+def group_files(root: str, files: Iterable[str]) -> tuple[Kind, dict[str, list[str]]]:
+    """Return what holds the samples of a directory and its names by split: tars before Parquet.
 
     Raises:
-        FileNotFoundError: there is no tar in it.
+        ValueError: there is none, or nothing says which tar belongs to which split.
+    """
+    files = list(files)
+    if any(map(is_tar, files)):
+        return "tars", find_tars(root, files)
+    for kind, pattern in (("parquet", PARQUET), ("loose", LOOSE)):
+        groups = group_by_split(files, pattern)
+        if groups:
+            return kind, groups  # type: ignore[return-value]  # mypy widens the tuple's strings
+    raise ValueError(
+        f"{root} holds neither tars nor files data/SPLIT-NNNNN-of-NNNNN.parquet nor SPLIT/NAME.npy"
+    )
+
+
+def group_by_split(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
+    """Return the names that match, by the split in their first group, splits in order."""
+    matches = [match for name in names if (match := pattern.fullmatch(name))]
+    groups: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for match in sorted(matches, key=lambda match: match[0]):
+        groups[SPLIT_OF_WORD[match[1]]].append(match[0])
+    return {split: group for split, group in groups.items() if group}
+
+
+def find_tars(root: str, files: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of a directory's tars by split.
+
+    Raises:
         ValueError: nothing says which tar belongs to which split.
     """
+    files = list(files)
     names = [name for name in files if is_tar(name)]
-    if not names:
-        raise FileNotFoundError(f"no tars in {root}")
     csv_name = next((name for name in CSV_NAMES if name in files), None)
     text = None if csv_name is None else read_text(root, csv_name)
-    own_name = posixpath.basename(root.rstrip("/")).lower()
+    own_name = posixpath.basename(root).lower()
     try:
         if text is None and own_name in SPLIT_OF_WORD and not any("/" in name for name in names):
-            splits = {normalize_split(own_name): names}
-        else:
-            splits = split_tars(names, text)
+            return {normalize_split(own_name): names}
+        return split_tars(names, text)
     except ValueError as error:
         raise ValueError(f"{root}: {error}") from error
-    base = root.rstrip("/")
-    return {split: [f"{base}/{name}" for name in group] for split, group in splits.items()}
 
 
-def fingerprint(source: str | os.PathLike[str]) -> str:
-    """Return 16 hexadecimal digits that change when the directory's place or content does."""
-    root = resolve_source(source)
-    digest = hashlib.sha256(root.encode())
-    files = list_files(root)
-    for name, info in files.items():
-        if is_tar(name):
-            state = [name, *(str(info.get(field)) for field in STATE_FIELDS)]
-            digest.update("\0".join(state).encode("utf-8", "surrogateescape"))
+def fingerprint(layout: Layout) -> str:
+    """Return 16 hexadecimal digits that change when the source's place or content does."""
+    digest = hashlib.sha256(json.dumps([layout.root, layout.files]).encode())
+    listing = list_files(layout.root) if layout.root else {}
+    for path in (path for group in layout.files.values() for path in group):
+        info = listing[layout.relative(path)] if layout.root else describe_file(path)
+        state = [path, *(str(info.get(field)) for field in STATE_FIELDS)]
+        digest.update("\0".join(state).encode("utf-8", "surrogateescape"))
     for name in (MANIFEST_NAME, *CSV_NAMES):
-        if name in files:
-            digest.update((read_text(root, name) or "").encode())
+        if name in listing:
+            digest.update((read_text(layout.root, name) or "").encode())
     return digest.hexdigest()[:16]
+
+
+def describe_file(path: str) -> dict[str, Any]:
+    """Return what the file system says of one file."""
+    file_system, name = fsspec.core.url_to_fs(path)
+    return dict(file_system.info(name))
 
 
 def read_text(root: str, name: str) -> str | None:
     """Return the text of a file of the directory, or None where it is not there."""
-    try:
-        with fsspec.open(f"{root.rstrip('/')}/{name}", "rb") as stream:
-            return str(stream.read(), "utf-8", "replace")
-    except FileNotFoundError:
-        return None
+    data = read_if_there(f"{root}/{name}")
+    return None if data is None else str(data, "utf-8", "replace")
 
 
-def _parse_manifest(text: str, root: str) -> dict[str, Any]:
-    """Return the manifest's object."""
+def parse_manifest(text: str | None, root: str) -> dict[str, Any]:
+    """Return the manifest's object, empty where there is no manifest."""
     try:
-        manifest = json.loads(text)
+        manifest = {} if text is None else json.loads(text)
     except ValueError as error:
         raise ValueError(f"{root}/{MANIFEST_NAME} is no JSON: {error}") from error
     if not isinstance(manifest, dict):
         raise ValueError(f"{root}/{MANIFEST_NAME} holds no JSON object")
     return manifest
-
-
-def _first_width(tars: Iterable[str]) -> int | None:
-    """Return the width of the first sample there is in these tars, None where there is none."""
-    for tar in tars:
-        for sample in read_shard(tar):
-            return int(sample.embeddings.shape[1])
-    return None

@@ -1,118 +1,153 @@
-"""`load_dataset` for people: the Parquet files where there are any, else the tars.
+"""`load_dataset` for people: the Parquet files where all is wanted, else the builder class.
 
-In: a local directory, a Hub repository or an fsspec URL. Out: what `datasets` returns.
+In: any source, and what is wanted of it. Out: what `datasets` returns.
 """
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
-from huggingface_hub.errors import HfHubHTTPError
 
 from clip_kinetics700.clip_kinetics700 import ClipKinetics700
-from clip_kinetics700.layout import find_tars, list_files, read_text, resolve_source
-from clip_kinetics700.schema import SPLIT_OF_WORD
-from clip_kinetics700.shards import is_tar
-from clip_kinetics700.tars import is_remote
+from clip_kinetics700.files import is_remote
+from clip_kinetics700.layout import (
+    HUB_PREFIX,
+    PARQUET,
+    Layout,
+    Source,
+    group_by_split,
+    list_files,
+    read_layout,
+    read_text,
+)
+from clip_kinetics700.schema import OnError, check_on_error
+from clip_kinetics700.selection import Selection, resolve_split
 
-REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-HUB_PREFIX = "hf://datasets/"
-PARQUET = re.compile(rf"data/({'|'.join(SPLIT_OF_WORD)})-\d+-of-\d+\.parquet")
 # The words of `train[:10%]+val` that name splits.
 SPLIT_NAME = re.compile(r"(?:^|(?<=\+))\w+")
-# What connecting to the Hub raises: of requests or httpx, whichever huggingface_hub is built on.
-HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
 
 
 def load_dataset(
-    source: str | os.PathLike[str],
+    source: Source,
     split: str | Sequence[str] | None = None,
     *,
+    classes: Sequence[str] | None = None,
+    max_samples: int | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
     streaming: bool = False,
+    index: str | os.PathLike[str] | None = None,
+    on_error: OnError = "raise",
+    revision: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Load a dataset as `datasets.load_dataset` does, from its Parquet files or from its tars.
+    """Load a dataset, or a part of it, as `datasets.load_dataset` does.
+
+    A selection is read through the index: of a remote source only the bytes it needs. All of a
+    dataset comes from its Parquet files, where there are any.
 
     Args:
-        source: a local directory, the id of a Hub repository, or an fsspec URL of a directory.
+        source: a local directory, the id of a Hub repository, an fsspec URL of a directory, or
+            tars: one, several (they are `train`), or several by split.
         split: `train`, `validation`, `test` or another word for one, also sliced or added as
             `datasets` does (`train[:10%]+val`); None is all of them, by name; a list gives a list.
+        classes: names of classes, as the captions have them; None is all.
+        max_samples: at most so many of each split, fewer where there are fewer.
+        shuffle: take them in a random order instead of the first ones in the dataset's order.
+        seed: of that order.
         streaming: read while iterating instead of preparing a local copy first.
-        kwargs: `revision` and `cache_dir`; besides, for Parquet, what `datasets.load_dataset`
-            takes, and for tars, what `download_and_prepare` takes.
+        index: path or URL of an index that lies elsewhere than in the source.
+        on_error: `raise` damage, naming file, key and reason, or `skip` it with a warning.
+        revision: branch, tag or commit of a Hub repository.
+        kwargs: `cache_dir`; besides, for Parquet, what `datasets.load_dataset` takes, and else
+            what `download_and_prepare` takes.
 
     Raises:
-        FileNotFoundError: there is no such directory or repository.
-        ValueError: it holds neither Parquet nor tars, has no such split, or is damaged.
+        FileNotFoundError: there is no such source.
+        DamageError: a sample or a file is damaged, and `on_error` is `raise`.
+        ValueError: there are no samples in it, or no such split or class; the nearest names are
+            told.
     """
-    root = _find_source(source, kwargs.get("revision"))
-    files = _list_files(root)
-    parquet = _group_parquet(root, files)
-    if parquet and _has_card(root, files):
-        options = {"split": _resolve_split(split, parquet, root), "streaming": streaming, **kwargs}
-        return datasets.load_dataset(_plain_name(root), **options)
-    kwargs.pop("revision", None)
-    if parquet:
-        options = {"split": _resolve_split(split, parquet, root), "streaming": streaming, **kwargs}
-        return datasets.load_dataset("parquet", data_files=parquet, **options)
-    if not any(map(is_tar, files)):
-        raise ValueError(f"{root} holds neither tars nor files data/SPLIT-NNNNN-of-NNNNN.parquet")
-    split = _resolve_split(split, find_tars(root, files), root)
-    return _load_tars(root, split, streaming=streaming, **kwargs)
+    check_on_error(on_error)
+    how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
+    layout = read_layout(source, revision=revision)
+    split = resolve_expression(split, tuple(layout.files), layout.root or "the source")
+    if how.is_everything and layout.root:
+        files = list_files(layout.root)
+        parquet = group_by_split(files, PARQUET)
+        if parquet:
+            options = {"split": split, "streaming": streaming, **kwargs}
+            return load_parquet(layout, files, parquet, {**options, "revision": revision})
+    config = {
+        "data_dir": layout.root or None,
+        "data_files": None if layout.root else layout.files,
+        "splits": None if split is None else list(split_names(split)),
+        "classes": None if classes is None else tuple(classes),
+        "max_samples": max_samples,
+        "shuffle": shuffle,
+        "seed": seed,
+        "index": None if index is None else os.fspath(index),
+        "on_error": on_error,
+    }
+    builder = ClipKinetics700(cache_dir=kwargs.pop("cache_dir", None), **config)
+    return load_built(builder, split, streaming=streaming, **kwargs)
 
 
-def _load_tars(root: str, split: str | list[str] | None, *, streaming: bool, **kwargs: Any) -> Any:
-    """Load the tars of a directory through the builder."""
-    builder = ClipKinetics700(data_dir=root, cache_dir=kwargs.pop("cache_dir", None))
-    if streaming and not isinstance(split, list):
-        return builder.as_streaming_dataset(split=split)
+def load_built(
+    builder: ClipKinetics700, split: str | list[str] | None, *, streaming: bool, **kwargs: Any
+) -> Any:
+    """Load what the builder class reads; splits of which nothing was selected are empty."""
+    if not streaming and builder.parts:
+        try:
+            builder.download_and_prepare(**kwargs)
+        except datasets.exceptions.DatasetGenerationError as error:
+            # Its own text says nothing; the reason is ours and names file and sample.
+            raise error.__cause__ or error from None
+    if isinstance(split, list):
+        return [load_split(builder, word, streaming=streaming) for word in split]
+    if split is not None:
+        return load_split(builder, split, streaming=streaming)
+    wanted = builder.config.splits or builder.dataset.splits
+    splits = builder.parts if builder.config.is_everything else wanted
+    kind = datasets.IterableDatasetDict if streaming else datasets.DatasetDict
+    return kind({name: load_split(builder, name, streaming=streaming) for name in splits})
+
+
+def load_split(builder: ClipKinetics700, split: str, *, streaming: bool) -> Any:
+    """Load one split expression."""
+    there = (*builder.parts, "all")
+    terms = [term for term in split.split("+") if SPLIT_NAME.findall(term)[0] in there]
+    if terms and builder.parts:
+        load = builder.as_streaming_dataset if streaming else builder.as_dataset
+        return load(split="+".join(terms))
+    features = builder.info.features
     if streaming:
-        return [builder.as_streaming_dataset(split=word) for word in split or []]
-    try:
-        builder.download_and_prepare(**kwargs)
-    except datasets.exceptions.DatasetGenerationError as error:
-        # Its own text says nothing; the reason is ours and names tar and sample.
-        raise ValueError(str(error.__cause__ or error)) from error
-    return builder.as_dataset(split=split)
+        return datasets.IterableDataset.from_generator(yield_nothing, features=features)
+    return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
 
 
-def _find_source(source: str | os.PathLike[str], revision: str | None) -> str:
-    """Return the absolute path or the URL of a source."""
-    text = os.fspath(source)
-    if is_remote(text) or not REPOSITORY.fullmatch(text) or Path(text).exists():
-        return resolve_source(text)
-    return f"{HUB_PREFIX}{text}" + ("" if revision is None else f"@{revision}")
+def yield_nothing() -> Iterator[dict[str, Any]]:
+    """Yield no rows, from a function that other processes find by its name."""
+    yield from ()
 
 
-def _list_files(root: str) -> dict[str, dict[str, Any]]:
-    """Return the files of a source, or say where it was looked for."""
-    if not root.startswith(HUB_PREFIX):
-        return list_files(root)
-    try:
-        return list_files(root)
-    except HUB_ERRORS as error:
-        name = root.removeprefix(HUB_PREFIX)
-        reason = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(
-            f"no directory {name} here, and no dataset {name} on the Hub ({reason})"
-        ) from error
+def load_parquet(
+    layout: Layout,
+    files: Iterable[str],
+    parquet: Mapping[str, list[str]],
+    options: Mapping[str, Any],
+) -> Any:
+    """Load all of the Parquet files with plain `datasets`."""
+    if has_card(layout.root, files):
+        return datasets.load_dataset(plain_name(layout.root), **options)
+    paths = {split: [f"{layout.root}/{name}" for name in names] for split, names in parquet.items()}
+    options = {name: value for name, value in options.items() if name != "revision"}
+    return datasets.load_dataset("parquet", data_files=paths, **options)
 
 
-def _group_parquet(root: str, files: Iterable[str]) -> dict[str, list[str]]:
-    """Return the paths or URLs of the Parquet files by split, splits in the usual order."""
-    groups: dict[str, list[str]] = {}
-    matches = [match for name in files if (match := PARQUET.fullmatch(name))]
-    for word, split in SPLIT_OF_WORD.items():
-        names = [f"{root.rstrip('/')}/{match[0]}" for match in matches if match[1] == word]
-        if names:
-            groups.setdefault(split, []).extend(names)
-    return groups
-
-
-def _has_card(root: str, files: Mapping[str, Any]) -> bool:
+def has_card(root: str, files: Iterable[str]) -> bool:
     """Tell whether a card names the configuration, so that plain `datasets` finds the files."""
     if "README.md" not in files or (is_remote(root) and not root.startswith(HUB_PREFIX)):
         return False
@@ -120,29 +155,32 @@ def _has_card(root: str, files: Mapping[str, Any]) -> bool:
     return text.startswith("---") and "\nconfigs:" in text.split("\n---", 1)[0]
 
 
-def _plain_name(root: str) -> str:
+def plain_name(root: str) -> str:
     """Return the name that `datasets.load_dataset` knows a source by."""
     return root.removeprefix(HUB_PREFIX).partition("@")[0] if is_remote(root) else root
 
 
-def _resolve_split(
-    split: str | Sequence[str] | None, splits: Mapping[str, Any], root: str
+def resolve_expression(
+    split: str | Sequence[str] | None, splits: Sequence[str], source: str
 ) -> str | list[str] | None:
     """Return a split expression in the words of `datasets`.
 
     Raises:
-        ValueError: it names a split that is not there.
+        ValueError: it names a split that is not there; the nearest names are told.
     """
     if split is None:
         return None
     if not isinstance(split, str):
-        return [str(_resolve_split(word, splits, root)) for word in split]
+        return [str(resolve_expression(word, splits, source)) for word in split]
 
     def resolve(match: re.Match[str]) -> str:
-        word = match[0].lower()
-        resolved = SPLIT_OF_WORD.get(word, word)
-        if resolved not in splits and resolved != "all":
-            raise ValueError(f"no split {match[0]!r} in {root}; there are {', '.join(splits)}")
-        return resolved
+        return "all" if match[0] == "all" else resolve_split(match[0], splits, source)
 
     return SPLIT_NAME.sub(resolve, re.sub(r"\s", "", str(split)))
+
+
+def split_names(split: str | list[str]) -> list[str]:
+    """Return the splits that a resolved expression names."""
+    expressions = [split] if isinstance(split, str) else split
+    names = [name for expression in expressions for name in SPLIT_NAME.findall(expression)]
+    return ["all"] if "all" in names else list(dict.fromkeys(names))

@@ -6,15 +6,18 @@ project share it; it imports nothing of ours, so the `datasets` script can carry
 
 import io
 import json
+import logging
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from tokenize import TokenError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF_WORD = {
@@ -37,11 +40,72 @@ SPLITS_CSV_NAME = "splits.csv"
 INDEX_NAME = "index.parquet"
 FAILURES_NAME = "failures.parquet"
 SAMPLES_PER_SHARD = 10_000
+# What the json of a sample of ours holds.
+UPSTREAM_FIELDS = ("videoID", "start_time", "end_time")
+META_FIELDS = (
+    "key",
+    "youtube_id",
+    "time_start",
+    "time_end",
+    "label_id",
+    "n_frames",
+    "timestamps",
+    "duration",
+    "fps",
+    "width",
+    "height",
+    "extra",
+)
+JSON_FIELDS = frozenset(UPSTREAM_FIELDS + META_FIELDS)
 # More than any header of a float array; it keeps a damaged length from costing memory.
 MAX_NPY_HEADER = 65_536
 
+OnError = Literal["raise", "skip"]
 Float16Array = npt.NDArray[np.float16]
 Float32Array = npt.NDArray[np.float32]
+
+
+class DamageError(ValueError):
+    """A sample or a file of samples cannot be read: which one, where and why."""
+
+    def __init__(self, path: str, key: str | None, offset: int | None, reason: str) -> None:
+        """Name what is damaged.
+
+        Args:
+            path: path or URL of the file.
+            key: the sample; None where the file itself is damaged.
+            offset: byte of the file where the sample's array begins, where that is known.
+            reason: why it cannot be read.
+        """
+        where = "" if offset is None else f" (at byte {offset})"
+        super().__init__(f"{path}: {reason if key is None else f'sample {key}: {reason}'}{where}")
+        self.path, self.key, self.offset, self.reason = path, key, offset, reason
+
+    def __reduce__(self) -> tuple[type["DamageError"], tuple[str, str | None, int | None, str]]:
+        """Workers of a DataLoader send it to their parent."""
+        return DamageError, (self.path, self.key, self.offset, self.reason)
+
+
+def report_damage(error: DamageError, on_error: OnError) -> None:
+    """Raise the damage, or say what is left out because of it.
+
+    Raises:
+        DamageError: `on_error` is `raise`.
+    """
+    if on_error == "raise":
+        raise error
+    logger.warning("skipped: %s", error)
+
+
+def check_on_error(on_error: str) -> OnError:
+    """Return what to do about damage.
+
+    Raises:
+        ValueError: it is neither `raise` nor `skip`.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}; allowed are 'raise' and 'skip'")
+    return on_error  # type: ignore[return-value]  # mypy does not narrow by `in`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,7 +219,23 @@ def decode_npy(data: bytes | memoryview) -> npt.NDArray[Any]:
     Raises:
         ValueError: not a numpy file, truncated, too long, or an array of objects.
     """
-    stream = io.BytesIO(data[:MAX_NPY_HEADER])
+    begin = 10 if data[6:7] == b"\1" else 12
+    header_nbytes = begin + int.from_bytes(data[8:begin], "little")
+    shape, fortran_order, dtype = _read_npy_header(
+        bytes(data[: min(header_nbytes, MAX_NPY_HEADER)])
+    )
+    count = math.prod(shape)
+    if len(data) != header_nbytes + count * dtype.itemsize:
+        nbytes, has = count * dtype.itemsize, len(data) - header_nbytes
+        raise ValueError(f"npy of shape {shape} needs {nbytes} bytes, has {has}")
+    array = np.frombuffer(data, dtype, count, header_nbytes)
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+@lru_cache(maxsize=1024)
+def _read_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, memory order and dtype; arrays of one shape have one header."""
+    stream = io.BytesIO(header)
     try:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
@@ -166,19 +246,16 @@ def decode_npy(data: bytes | memoryview) -> npt.NDArray[Any]:
         raise ValueError(f"damaged numpy header: {error}") from error
     if dtype.hasobject:
         raise ValueError("npy holds Python objects, which are not read")
-    offset = stream.tell()
-    nbytes = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or len(data) - offset != nbytes:
-        raise ValueError(f"npy of shape {shape} needs {nbytes} bytes, has {len(data) - offset}")
-    array = np.frombuffer(data, dtype, math.prod(shape), offset)
-    return array.reshape(shape, order="F" if fortran_order else "C")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"npy of shape {shape}")
+    return shape, fortran_order, dtype
 
 
-def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
+def decode_sample(key: str, members: Mapping[str, bytes | memoryview]) -> Sample:
     """Return the sample of one set of tar members, ours or upstream's.
 
     Args:
-        key: the name the members share, used where the json holds no key of its own.
+        key: the name the members share.
         members: bytes by extension; `npy` is required, `txt` or `cap` is the caption.
 
     Raises:
@@ -191,37 +268,55 @@ def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
         raise ValueError(f"sample {key}: {reason}") from error
 
 
-def _decode_members(key: str, members: Mapping[str, bytes]) -> Sample:
+def _decode_members(key: str, members: Mapping[str, bytes | memoryview]) -> Sample:
     """Return the sample of one set of tar members, or raise whatever their content leads to."""
     if "npy" not in members:
         raise ValueError(f"no npy member, only {sorted(members)}")
     embeddings = decode_npy(members["npy"])
     if embeddings.dtype.kind != "f":
         raise ValueError(f"embeddings must be of a float type, got {embeddings.dtype}")
-    caption = members.get("txt", members.get("cap", b"")).decode("utf-8")
-    document = json.loads(members["json"]) if "json" in members else {}
+    caption = str(members.get("txt", members.get("cap", b"")), "utf-8")
+    document = json.loads(str(members["json"], "utf-8")) if "json" in members else {}
     if not isinstance(document, dict):
         raise ValueError("the json member is no object")
-    timestamps = document.get("timestamps")
+    get = document.get
+    timestamps = get("timestamps")
     return Sample(
-        key=str(document.get("key") or key),
-        embeddings=embeddings,
-        caption=caption,
-        youtube_id=document.get("youtube_id", document.get("videoID")),
-        time_start=parse_time(document.get("time_start", document.get("start_time"))),
-        time_end=parse_time(document.get("time_end", document.get("end_time"))),
-        label_id=document.get("label_id"),
-        timestamps=None if timestamps is None else np.asarray(timestamps, np.float32),
-        duration=document.get("duration"),
-        fps=document.get("fps"),
-        width=document.get("width"),
-        height=document.get("height"),
-        extra=document.get("extra"),
+        key,
+        embeddings,
+        caption,
+        _require(get("youtube_id", get("videoID")), str, "youtube_id"),
+        parse_time(get("time_start", get("start_time"))),
+        parse_time(get("time_end", get("end_time"))),
+        _require(get("label_id"), int, "label_id"),
+        None if timestamps is None else np.asarray(timestamps, np.float32),
+        _require(get("duration"), (int, float), "duration"),
+        _require(get("fps"), (int, float), "fps"),
+        _require(get("width"), int, "width"),
+        _require(get("height"), int, "height"),
+        get("extra") if document.keys() <= JSON_FIELDS else _keep_other_fields(document),
     )
+
+
+def _require(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
+    """Return a value of the json member, None included, or refuse its type."""
+    if value is None or isinstance(value, kind):
+        return value
+    raise ValueError(f"the json's {name} is {value!r}")
+
+
+def _keep_other_fields(document: Mapping[str, Any]) -> str:
+    """Return `extra` with the fields of a foreign json that have no column of their own."""
+    extra = document.get("extra")
+    others = {name: value for name, value in document.items() if name not in JSON_FIELDS}
+    kept = json.loads(extra) if isinstance(extra, str) else {}
+    return json.dumps({**kept, **others}, ensure_ascii=False)
 
 
 def parse_time(value: object) -> int | None:
     """Return seconds from an int, a float or a digit string; None stays None."""
+    if type(value) is int:
+        return value
     return None if value is None or value == "" else int(float(str(value)))
 
 
@@ -230,8 +325,8 @@ def split_member_name(name: str) -> tuple[str, str]:
 
     WebDataset's rule: `a/b.c/vid_1.npy` is (`a/b.c/vid_1`, `npy`).
     """
-    match = re.fullmatch(r"((?:.*/)?[^./]*)(?:\.([^/]*))?", name)
-    return (name, "") if match is None else (match.group(1), (match.group(2) or "").lower())
+    dot = name.find(".", name.rfind("/") + 1)
+    return (name, "") if dot < 0 else (name[:dot], name[dot + 1 :].lower())
 
 
 REASONS = (

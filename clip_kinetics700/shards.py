@@ -11,13 +11,17 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from .schema import (
     SPLIT_OF_WORD,
     SPLITS,
+    DamageError,
+    OnError,
     Sample,
     decode_sample,
     normalize_split,
+    report_damage,
     split_member_name,
 )
 from .tars import Member, open_tar, read_members
@@ -28,44 +32,96 @@ TAR_SUFFIX = re.compile(r"\.(?:tar|tar\.gz|tgz)$", re.IGNORECASE)
 SAMPLE_MEMBERS = frozenset({"npy", "json", "txt", "cap"})
 
 
-def read_shard(path: str | os.PathLike[str]) -> Iterator[Sample]:
+class PlacedSample(NamedTuple):
+    """A sample and where its array lies."""
+
+    sample: Sample
+    npy_offset: int
+    """Where the `.npy` member begins in the tar (in what gzip holds, for a `.tar.gz`)."""
+    npy_nbytes: int
+    """How long that member is."""
+
+
+def read_shard(path: str | os.PathLike[str], *, on_error: OnError = "raise") -> Iterator[Sample]:
     """Yield the samples of one tar in order, from a local path or any fsspec URL.
 
+    Args:
+        path: the tar; arrays of a local one are views of its memory map.
+        on_error: `raise` what is damaged, or `skip` it with a warning.
+
     Raises:
-        ValueError: a sample or the tar itself is damaged or cut short: which, where and how.
+        DamageError: a sample or the tar itself is damaged or cut short: which, where and how.
+    """
+    return (placed.sample for placed in scan_shard(path, on_error=on_error))
+
+
+def scan_shard(
+    path: str | os.PathLike[str], *, on_error: OnError = "raise"
+) -> Iterator[PlacedSample]:
+    """Yield the samples of one tar in order, each with the place of its array.
+
+    Raises:
+        DamageError: a sample or the tar itself is damaged or cut short: which, where and how.
     """
     path = os.fspath(path)
-    key = ""
-    with open_tar(path) as stream:
-        try:
+    last = None
+    try:
+        with open_tar(path) as stream:
             for key, members in group_members(read_members(stream)):
-                yield decode_sample(key, members)
-        except ValueError as error:
-            after = "" if f"sample {key}:" in str(error) or not key else f", after sample {key}"
-            raise ValueError(f"{path}: {error}{after}") from error
+                last = key
+                try:
+                    placed = decode_members(key, members)
+                except ValueError as error:
+                    reason = str(error).removeprefix(f"sample {key}: ")
+                    damage = DamageError(path, key, members[0][1].offset, reason)
+                    report_damage(damage, on_error)
+                    continue
+                yield placed
+    except ValueError as error:
+        if isinstance(error, DamageError):
+            raise
+        after = "" if last is None else f", after sample {last}"
+        report_damage(DamageError(path, None, None, f"{error}{after}"), on_error)
 
 
-def group_members(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield (key, bytes by extension) for each run of members with one key.
+def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
+    """Yield (key, [(extension, member), ...]) for each run of members with one key.
 
     Runs that hold none of a sample's members, such as a stray README, are passed over.
-
-    Raises:
-        ValueError: a sample holds two members of one extension.
     """
     current = ""
-    group: dict[str, bytes] = {}
+    group: list[tuple[str, Member]] = []
     for member in members:
         key, extension = split_member_name(member.name)
         if key != current:
-            if not SAMPLE_MEMBERS.isdisjoint(group):
+            if is_sample(group):
                 yield current, group
-            current, group = key, {}
-        if extension in group:
-            raise ValueError(f"sample {key}: two members `.{extension}`")
-        group[extension] = member.data
-    if not SAMPLE_MEMBERS.isdisjoint(group):
+            current, group = key, []
+        group.append((extension, member))
+    if is_sample(group):
         yield current, group
+
+
+def is_sample(group: list[tuple[str, Member]]) -> bool:
+    """Tell whether a run of members holds any of a sample's."""
+    return any(extension in SAMPLE_MEMBERS for extension, _ in group)
+
+
+def decode_members(key: str, members: list[tuple[str, Member]]) -> PlacedSample:
+    """Return the sample of one run of members.
+
+    Raises:
+        ValueError: it holds two members of one extension, or one that cannot be read.
+    """
+    by_extension = dict(members)
+    if len(by_extension) < len(members):
+        extensions = [extension for extension, _ in members]
+        twice = next(name for name in extensions if extensions.count(name) > 1)
+        raise ValueError(f"two members `.{twice}`")
+    data = {extension: member.data for extension, member in members}
+    sample = decode_sample(key, data)
+    npy = by_extension["npy"]
+    return PlacedSample(sample, npy.offset, len(npy.data))
 
 
 def is_tar(name: str) -> bool:

@@ -10,54 +10,91 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-import fsspec
+from .files import BUFFER_SIZE, is_remote, map_file, open_stream
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
-BUFFER_SIZE = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 # A header says how long its name is; no name of ours or of anybody's is this long.
 MAX_LONG_HEADER = 1 << 20
+# The embeddings of a day of video at 30 frames a second are smaller than this.
+MAX_MEMBER = 1 << 33
+CHECKSUM = slice(148, 156)
+FILE = tarfile.REGTYPE[0]
+GNU_LONG_NAME = tarfile.GNUTYPE_LONGNAME[0]
+PAX_OF_ONE_FILE = (tarfile.XHDTYPE[0], tarfile.SOLARIS_XHDTYPE[0])
+# Headers that only extend the next one: PAX, and GNU's long names.
+EXTENSIONS = frozenset(
+    {*PAX_OF_ONE_FILE, tarfile.XGLTYPE[0], GNU_LONG_NAME, tarfile.GNUTYPE_LONGLINK[0]}
+)
+PLAIN_KINDS = EXTENSIONS | {FILE}
+# What Adler-32 is a remainder of.
+ADLER_MODULUS = 65521
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One file of a tar."""
 
     name: str
     """Its name, directories included."""
     offset: int
     """Where its bytes begin in the tar (in what gzip holds, for a `.tar.gz`)."""
-    data: bytes
-    """Its bytes."""
+    data: bytes | memoryview
+    """Its bytes; of a memory-mapped tar, a view of them."""
+
+
+class Header(NamedTuple):
+    """What a tar says of the bytes that follow."""
+
+    kind: int
+    """The type flag, `FILE` for every spelling of a regular file."""
+    name: str
+    """The name, directories included."""
+    nbytes: int
+    """How many bytes follow."""
+
+
+class Stream(Protocol):
+    """What members are read from: a file, or a view of one in memory."""
+
+    def read(self, nbytes: int, /) -> bytes | memoryview:
+        """Return the next bytes, fewer only where the tar ends."""
+        ...
+
+
+class ViewStream:
+    """Reads a buffer from its begin without copying it."""
+
+    def __init__(self, view: memoryview) -> None:
+        """Read that buffer."""
+        self._view = view
+        self._at = 0
+
+    def read(self, nbytes: int, /) -> memoryview:
+        """Return a view of the next bytes."""
+        begin = self._at
+        self._at = begin + nbytes
+        return self._view[begin : self._at]
 
 
 @contextmanager
-def open_tar(path: str) -> Iterator[io.BufferedIOBase]:
-    """Open a local tar or one at any fsspec URL, through gzip where it is compressed."""
-    with _open_raw(path) as raw:
+def open_tar(path: str) -> Iterator[Stream]:
+    """Open a tar: memory-mapped where local, streamed at any fsspec URL or through gzip."""
+    view = None if is_remote(path) else map_file(path)
+    if view is not None and view[: len(GZIP_MAGIC)] != GZIP_MAGIC:
+        yield ViewStream(view)
+        return
+    with open_stream(path) as raw:
         if raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC:
             with gzip.GzipFile(fileobj=raw) as unzipped:
-                yield unzipped
+                yield io.BufferedReader(unzipped, BUFFER_SIZE)
         else:
             yield raw
 
 
-def is_remote(path: str) -> bool:
-    """Tell whether a path is an fsspec URL."""
-    return "://" in path
-
-
-def _open_raw(path: str) -> io.BufferedReader:
-    """Open a local file, or one at any fsspec URL, buffered."""
-    if is_remote(path):
-        return io.BufferedReader(fsspec.open(path, "rb").open(), BUFFER_SIZE)
-    return io.BufferedReader(io.FileIO(path), BUFFER_SIZE)
-
-
-def read_members(stream: io.BufferedIOBase) -> Iterator[Member]:
+def read_members(stream: Stream) -> Iterator[Member]:
     """Yield the files of a tar in order; links, devices and directories are passed over.
 
     Raises:
@@ -65,29 +102,72 @@ def read_members(stream: io.BufferedIOBase) -> Iterator[Member]:
     """
     offset = 0
     extended: dict[str, str] = {}
-    while (block := _read_exactly(stream, BLOCK, offset)) != ZERO_BLOCK:
-        try:
-            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.HeaderError as error:
-            raise ValueError(f"no tar header at byte {offset}: {error}") from error
+    while (block := bytes(_read_exactly(stream, BLOCK, offset))) != ZERO_BLOCK:
+        kind, name, nbytes = _read_plain_header(block) or _read_odd_header(block, offset)
+        if extended and kind == FILE:
+            name, nbytes = extended.get("path", name), _parse_size(extended, name, nbytes)
+        if nbytes > (MAX_MEMBER if kind == FILE else MAX_LONG_HEADER):
+            what = "member" if kind == FILE else "header"
+            raise ValueError(f"a tar {what} of {nbytes} bytes at byte {offset}")
         offset += BLOCK
-        name = extended.get("path", header.name)
-        nbytes = _data_size(header, extended)
-        padded = -(-nbytes // BLOCK) * BLOCK
-        if _is_extension(header) and nbytes > MAX_LONG_HEADER:
-            raise ValueError(f"a tar header of {nbytes} bytes at byte {offset - BLOCK}")
+        padded = (nbytes + BLOCK - 1) & -BLOCK
         data = _read_exactly(stream, padded, offset)[:nbytes]
-        if _is_extension(header):
-            extended |= _read_extension(header, data, offset)
+        if kind in EXTENSIONS:
+            extended |= _read_extension(kind, bytes(data), offset)
         else:
             extended = {}
-            if header.isreg():
+            if kind == FILE:
                 yield Member(name, offset, data)
         offset += padded
     _check_end(stream, offset)
 
 
-def _read_exactly(stream: io.BufferedIOBase, nbytes: int, offset: int) -> bytes:
+def _read_plain_header(block: bytes) -> Header | None:
+    """Return the header that nearly every block is, or None where it is anything but plain.
+
+    This takes a tenth of the time of `tarfile`, which reads the others.
+    """
+    # A file or an extension by its type, a size in octal digits, no prefix to the name.
+    if block[156] not in PLAIN_KINDS or block[124] & 0x80 or block[345]:
+        return None
+    try:
+        nbytes = int(block[124:136].rstrip(b" \0"), 8)
+        checksum = int(block[CHECKSUM].strip(b" \0"), 8)
+    except ValueError:
+        return None
+    # A tar's checksum is the sum of the header's bytes, its own field counted as blanks; the low
+    # half of Adler-32 is that of all bytes plus one.
+    total = (zlib.adler32(block) & 0xFFFF) - 1 - sum(block[CHECKSUM]) + 8 * 0x20
+    if nbytes < 0 or (total - checksum) % ADLER_MODULUS:
+        return None
+    return Header(block[156], _decode_name(block[:100].partition(b"\0")[0]), nbytes)
+
+
+def _read_odd_header(block: bytes, offset: int) -> Header:
+    """Return any header that `tarfile` reads; links and directories have no data."""
+    try:
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise ValueError(f"no tar header at byte {offset}: {error}") from error
+    kind = FILE if header.isreg() else header.type[0]
+    has_data = kind == FILE or kind in EXTENSIONS or header.type not in tarfile.SUPPORTED_TYPES
+    return Header(kind, header.name, header.size if has_data else 0)
+
+
+def _parse_size(extended: dict[str, str], name: str, nbytes: int) -> int:
+    """Return the size of a file, of its extension where that has one."""
+    text = extended.get("size", str(nbytes))
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"member {name!r}: no size: {text!r}")
+    return int(text)
+
+
+def _decode_name(name: bytes) -> str:
+    """Return a member's name; bytes that are no UTF-8 stay what they are."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _read_exactly(stream: Stream, nbytes: int, offset: int) -> bytes | memoryview:
     """Read that many bytes; a stream that ends before is a truncated tar."""
     try:
         data = stream.read(nbytes)
@@ -98,42 +178,21 @@ def _read_exactly(stream: io.BufferedIOBase, nbytes: int, offset: int) -> bytes:
     return data
 
 
-def _check_end(stream: io.BufferedIOBase, offset: int) -> None:
+def _check_end(stream: Stream, offset: int) -> None:
     """Refuse anything but zeros after the end mark: a hole in a tar is not its end."""
     try:
         while tail := stream.read(BUFFER_SIZE):
-            if tail.strip(b"\0"):
+            if bytes(tail).strip(b"\0"):
                 raise ValueError(f"an end mark at byte {offset}, but more data after it")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"damaged gzip stream after byte {offset}: {error}") from error
 
 
-def _data_size(header: tarfile.TarInfo, extended: dict[str, str]) -> int:
-    """Return how many bytes of data follow a header; links and directories have none."""
-    if not header.isreg() and header.type in tarfile.SUPPORTED_TYPES and not _is_extension(header):
-        return 0
-    text = extended.get("size", str(header.size))
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(f"member {header.name!r}: no size: {text!r}")
-    return int(text)
-
-
-def _is_extension(header: tarfile.TarInfo) -> bool:
-    """Tell whether a header only extends the next one (PAX, and GNU's long names)."""
-    return header.type in (
-        tarfile.XHDTYPE,
-        tarfile.XGLTYPE,
-        tarfile.SOLARIS_XHDTYPE,
-        tarfile.GNUTYPE_LONGNAME,
-        tarfile.GNUTYPE_LONGLINK,
-    )
-
-
-def _read_extension(header: tarfile.TarInfo, data: bytes, offset: int) -> dict[str, str]:
+def _read_extension(kind: int, data: bytes, offset: int) -> dict[str, str]:
     """Return the fields of an extension that matter here, `path` and `size`."""
-    if header.type == tarfile.GNUTYPE_LONGNAME:
-        return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    if header.type not in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+    if kind == GNU_LONG_NAME:
+        return {"path": _decode_name(data.rstrip(b"\0"))}
+    if kind not in PAX_OF_ONE_FILE:
         return {}
     fields: dict[str, str] = {}
     while data.strip(b"\0"):
@@ -142,6 +201,6 @@ def _read_extension(header: tarfile.TarInfo, data: bytes, offset: int) -> dict[s
         keyword, equals, value = data[len(digits) + 1 : max(length - 1, 0)].partition(b"=")
         if not equals or length > len(data):
             raise ValueError(f"damaged PAX header at byte {offset}")
-        fields[keyword.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        fields[keyword.decode("utf-8", "replace")] = _decode_name(value)
         data = data[length:]
     return {key: fields[key] for key in ("path", "size") if key in fields}

@@ -15,7 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_kinetics700.features import data_schema
-from clip_kinetics700.schema import KEY_NAME, SPLITS_CSV_WORD, TAR_NAME, Sample, encode_sample
+from clip_kinetics700.index import scan_pieces
+from clip_kinetics700.layout import read_layout
+from clip_kinetics700.schema import (
+    INDEX_NAME,
+    KEY_NAME,
+    SPLITS_CSV_WORD,
+    TAR_NAME,
+    Sample,
+    encode_sample,
+)
 
 CLASS_NAMES = ("massaging person's head", "tying knot (not on a tie)", "yoga")
 SAMPLES = {"train": 12, "validation": 4, "test": 3}
@@ -200,3 +209,10 @@ def _render_meta(label: list[str]) -> list[str]:
     for name, kind in kinds.items():
         lines += [f"  - name: {name}", *(f"    {line}" for line in kind)]
     return lines
+
+
+def write_index(directory: Path) -> Path:
+    """Add an index.parquet to a dataset directory and return the directory."""
+    pieces = scan_pieces(read_layout(directory), on_error="raise")
+    pq.write_table(pa.concat_tables(pieces), directory / INDEX_NAME)
+    return directory

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = {"builder", "clip_kinetics700", "dataset_card"}
 # Where the name of the module is not that of its distribution.
 DISTRIBUTION_OF_MODULE = {"PIL": "pillow", "skvideo": "scikit-video", "sklearn": "scikit-learn"}
+TRAINING_MODULES = ("batching.py", "collating.py", "upstream.py")
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def read_imports(package: str) -> Iterator[tuple[str, str]]:
 
 
 def test_the_reader_imports_only_core_dependencies(project: dict[str, Any]) -> None:
-    """`pip install clip-kinetics700` is enough to read; only batching.py needs `train`."""
+    """`pip install clip-kinetics700` is enough to read; only training modules need `train`."""
     core = read_names(project["dependencies"])
     train = core | read_names(project["optional-dependencies"]["train"])
     for file, name in read_imports("clip_kinetics700"):
-        allowed = train if file == "batching.py" else core
+        allowed = train if file in TRAINING_MODULES else core
         assert name in allowed, f"{file} imports {name}"
 
 

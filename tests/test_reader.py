@@ -188,8 +188,8 @@ def test_split_directory_can_be_given_itself(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     write_tar(tmp_path / "val" / "00000.tar", [make_sample(0, width=3)])
     layout = read_layout(tmp_path / "val")
-    assert layout.tars == {"validation": [f"{tmp_path}/val/00000.tar"]}
-    assert layout.width == 3
+    assert layout.files == {"validation": [f"{tmp_path}/val/00000.tar"]}
+    assert clip_kinetics700.open(tmp_path / "val").width == 3
 
 
 def test_url_of_a_directory_loads(dataset: Path, cache: str) -> None:

@@ -45,7 +45,7 @@ def test_sample_members_are_these_bytes() -> None:
 def test_sample_survives_encoding(number: int) -> None:
     """Decoding what was encoded gives the same sample, one without a label included."""
     sample = make_sample(number)
-    decoded = decode_sample("other", dict(encode_sample(sample)))
+    decoded = decode_sample(sample.key, dict(encode_sample(sample)))
     assert decoded.meta == sample.meta
     assert decoded.caption == sample.caption
     assert decoded.embeddings.tobytes() == sample.embeddings.tobytes()

@@ -17,7 +17,7 @@ MEMBERS = [("a.npy", b"x" * 700), ("a.json", b""), ("d/é.txt", b"y" * BLOCK)]
 def read_all(path: Path) -> list[tuple[str, bytes]]:
     """Return names and bytes of all members of a tar."""
     with open_tar(str(path)) as stream:
-        return [(member.name, member.data) for member in read_members(stream)]
+        return [(member.name, bytes(member.data)) for member in read_members(stream)]
 
 
 @pytest.mark.parametrize("name", ["t.tar", "t.tar.gz", "no_suffix_gz"])

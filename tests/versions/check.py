@@ -12,6 +12,7 @@ import json
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,16 @@ def main() -> None:
     }
     assert all(expected.values()), "a split without rows"
     check("plain load_dataset", expected, lambda **kw: datasets.load_dataset(directory, **kw))
-    if int(datasets.__version__.split(".")[0]) < 4:
+    takes_scripts = int(datasets.__version__.split(".")[0]) < 4
+    if takes_scripts:
         check("loading script", expected, lambda **kw: load_script(script, directory, **kw))
     sys.path.insert(0, str(arguments.code))
     check("ClipKinetics700 class", expected, lambda **kw: load_class(directory, **kw))
     check("clip_kinetics700.load_dataset", expected, lambda **kw: load_ours(directory, **kw))
+    check_opened(directory, expected)
+    check_selection("clip_kinetics700.load_dataset", expected, partial(load_ours, directory))
+    if takes_scripts:
+        check_selection("loading script", expected, partial(load_script, script, directory))
 
 
 def load_script(script: str, directory: str, **options: Any) -> Any:
@@ -116,6 +122,28 @@ def check(name: str, expected: Rows, load: Callable[..., Any]) -> None:
         counts = ", ".join(f"{split} {len(rows)}" for split, rows in expected.items())
         way = "streaming" if streaming else "map-style"
         sys.stdout.write(f"ok: datasets {datasets.__version__}: {name}, {way}: {counts} rows\n")
+
+
+def check_opened(directory: str, expected: Rows) -> None:
+    """Check that `clip_kinetics700.open` gives the same samples."""
+    import clip_kinetics700
+
+    opened = clip_kinetics700.open(directory).splits
+    for split, rows in expected.items():
+        for sample, right in zip(opened[split], rows, strict=True):
+            assert (sample.caption, sample.meta) == (right["caption"], right["meta"])
+            check_bits(sample.embeddings, right["embeddings"])
+    sys.stdout.write(f"ok: datasets {datasets.__version__}: clip_kinetics700.open\n")
+
+
+def check_selection(name: str, expected: Rows, load: Callable[..., Any]) -> None:
+    """Check that classes and max_samples select the first rows of those classes."""
+    classes = sorted({row["caption"] for row in expected["train"]})[:3]
+    wanted = [row for row in expected["train"] if row["caption"] in classes][:2]
+    for streaming in (False, True):
+        loaded = load(streaming=streaming, classes=classes, max_samples=2)
+        check_split(loaded["train"], wanted)
+    sys.stdout.write(f"ok: datasets {datasets.__version__}: {name}, classes and max_samples\n")
 
 
 def check_split(dataset: Any, expected: list[dict[str, Any]]) -> None:

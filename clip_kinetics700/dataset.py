@@ -1,0 +1,306 @@
+"""The one reader under everything: a source becomes a sequence of samples, read when asked for.
+
+In: a directory, a Hub repository, a URL, or named tars. Out: an `EmbeddingDataset`, of which
+`load_dataset`, `batches` and `EmbeddingWebDatasetReader` are layers.
+"""
+
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+
+from .arrays import Arrays, Results, open_arrays, read_ahead
+from .index import Block, Index, IntArray, load_index, scan_samples
+from .layout import Layout, Source, find_source, read_layout
+from .schema import SPLITS, DamageError, OnError, Sample, check_on_error, report_damage
+from .selection import Selection, resolve_splits, select_rows
+
+# The columns that follow `caption` in a Sample, in its order.
+COLUMNS_AFTER_CAPTION = tuple(Sample.__dataclass_fields__)[3:]
+
+
+class OpenSource:
+    """A source, and what has been learned of it so far; all views of a dataset share one."""
+
+    def __init__(self, layout: Layout, on_error: OnError) -> None:
+        """Read nothing yet."""
+        self.layout = layout
+        self.on_error = on_error
+
+    @cached_property
+    def index(self) -> Index:
+        """The index, read or made when it is first needed."""
+        return load_index(self.layout, on_error=self.on_error)
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """What reads the embeddings."""
+        return open_arrays(self.index, kind=self.layout.kind)
+
+    @property
+    def has_index(self) -> bool:
+        """Tell whether samples can be found without reading all of them."""
+        is_known = self.layout.index is not None or self.layout.kind == "parquet"
+        return is_known or "index" in self.__dict__
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process reads an index from its file again; one that was made goes along."""
+        state = self.__dict__.copy()
+        if self.layout.index is not None:
+            state.pop("index", None)
+            state.pop("arrays", None)
+        return state
+
+
+class EmbeddingDataset:
+    """Samples of a source in order: all of them, a split, or a selection; reading copies nothing.
+
+    `dataset[3]` and `dataset["vid_000000003"]` are samples, `dataset[2:9]` and `dataset[[5, 1]]`
+    datasets of these. Arrays are read-only views of memory maps where the source is local.
+    """
+
+    def __init__(
+        self, source: OpenSource, splits: Sequence[str], rows: IntArray | None = None
+    ) -> None:
+        """Use `open`; this is a view of what it has opened.
+
+        Args:
+            source: what is read.
+            splits: whose samples these are.
+            rows: of the index, in order; None is all of the splits.
+        """
+        self._source = source
+        self._splits = tuple(splits)
+        self._given_rows = rows
+
+    @property
+    def layout(self) -> Layout:
+        """Which files hold the samples."""
+        return self._source.layout
+
+    @property
+    def index(self) -> Index:
+        """One row for every sample of the source, selected or not."""
+        return self._source.index
+
+    @property
+    def on_error(self) -> OnError:
+        """What is done about damage."""
+        return self._source.on_error
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """(n,) int64 rows of the index that these samples are, in order."""
+        if self._given_rows is not None:
+            return self._given_rows
+        if set(self._splits) == set(self.layout.files):
+            return np.arange(len(self.index), dtype=np.int64)
+        return np.concatenate([self.index.rows_of(split) for split in self._splits])
+
+    @property
+    def needs_index(self) -> bool:
+        """Tell whether reading these goes by the index: there is one, or they are a selection."""
+        return self._given_rows is not None or self._source.has_index
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether there is no sample; upstream may end with a tar of none."""
+        return len(self) == 0 if self.needs_index else next(iter(self), None) is None
+
+    @property
+    def splits(self) -> dict[str, "EmbeddingDataset"]:
+        """The dataset of each split, `train`, `validation` and `test`, those that there are."""
+        if self._given_rows is None:
+            return {split: EmbeddingDataset(self._source, [split]) for split in self._splits}
+        groups = {split: np.isin(self.rows, self.index.rows_of(split)) for split in self._splits}
+        return {
+            split: EmbeddingDataset(self._source, [split], self.rows[is_in])
+            for split, is_in in groups.items()
+        }
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names by `label_id`; None where no manifest gives them."""
+        return self.layout.class_names
+
+    @property
+    def width(self) -> int:
+        """Columns of the embeddings.
+
+        Raises:
+            ValueError: there is no sample to tell.
+        """
+        if self.layout.width is not None:
+            return self.layout.width
+        first = next(iter(EmbeddingDataset(self._source, tuple(self.layout.files))), None)
+        if first is not None:
+            return int(first.embeddings.shape[1])
+        raise ValueError(f"{self.layout.root}: no samples, so nothing tells how wide they are")
+
+    def select(
+        self,
+        split: str | Sequence[str] | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        max_samples: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> "EmbeddingDataset":
+        """Return a part of the dataset, as FiftyOne selects.
+
+        Args:
+            split: `train`, `validation`, `test` or another word for one, or several; None is all.
+            classes: names of classes, as the captions have them; None is all.
+            max_samples: at most so many of each split, fewer where there are fewer.
+            shuffle: take them in a random order instead of the first ones in order.
+            seed: of that order.
+
+        Raises:
+            ValueError: there is no such split or class; the nearest names are told.
+        """
+        splits = resolve_splits(split, self._splits, self.layout.root or "the source")
+        how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
+        views = self.splits
+        if how.is_everything and self._given_rows is None:
+            return EmbeddingDataset(self._source, splits)
+        rows = {split: views[split].rows for split in splits}
+        selected = select_rows(self.index, rows, how, self.class_names)
+        return EmbeddingDataset(self._source, splits, np.concatenate([*selected.values()]))
+
+    def __len__(self) -> int:
+        """Count the samples; without an index that reads all of them once."""
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int | str) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice | Sequence[int] | IntArray) -> "EmbeddingDataset": ...
+
+    def __getitem__(
+        self, place: int | str | slice | Sequence[int] | IntArray
+    ) -> "Sample | EmbeddingDataset":
+        """Return the sample at a place or of a key, or the dataset of several places.
+
+        Raises:
+            IndexError: there is no such place.
+            KeyError: there is no such key, or there are several.
+            DamageError: the sample is damaged, whatever `on_error` says.
+        """
+        if isinstance(place, str):
+            return self._read(np.array([self._find(place)]))[0]
+        if isinstance(place, slice):
+            return EmbeddingDataset(self._source, self._splits, self.rows[place])
+        if isinstance(place, Sequence | np.ndarray):
+            rows = self.rows[np.asarray(place, np.int64)]
+            return EmbeddingDataset(self._source, self._splits, rows)
+        number = operator.index(place)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of a dataset of {len(self)}")
+        return self._read(self.rows[[number]])[0]
+
+    def __getitems__(self, places: Sequence[int]) -> list[Sample]:
+        """Return the samples at several places at once, as a DataLoader asks for them."""
+        return self._read(self.rows[np.asarray(places, np.int64)])
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the samples in order; without an index, of a whole split, it needs none.
+
+        Raises:
+            DamageError: a sample or a tar is damaged and `on_error` is `raise`.
+        """
+        if not self.needs_index:
+            files = {split: self.layout.files[split] for split in self._splits}
+            layout = replace(self.layout, files=files)
+            for scanned in scan_samples(layout, on_error=self.on_error):
+                yield scanned.placed.sample
+            return
+        for sample in self.read_rows(self.rows):
+            if isinstance(sample, DamageError):
+                report_damage(sample, self.on_error)
+            else:
+                yield sample
+
+    def __repr__(self) -> str:
+        """Name the source, the splits and, where that is known, how many samples there are."""
+        name = self.layout.root or f"{sum(map(len, self.layout.files.values()))} named tars"
+        count = f", {len(self):,} samples" if self._source.has_index else ""
+        return f"<EmbeddingDataset {name}: {', '.join(self._splits)}{count}>"
+
+    def read_blocks(self, rows: IntArray) -> Iterator[tuple[Block, Results]]:
+        """Yield rows of the index in blocks, in order, with the embeddings of each."""
+        return read_ahead(self.index, self._source.arrays, rows)
+
+    def read_rows(self, rows: IntArray) -> Iterator[Sample | DamageError]:
+        """Yield the samples of rows of the index, in order, damage in its place."""
+        for block, results in self.read_blocks(rows):
+            yield from make_samples(block, results)
+
+    def _read(self, rows: IntArray) -> list[Sample]:
+        """Return the samples of a few rows.
+
+        Raises:
+            DamageError: one of them is damaged.
+        """
+        samples = []
+        for sample in self.read_rows(rows):
+            if isinstance(sample, DamageError):
+                raise sample
+            samples.append(sample)
+        return samples
+
+    def _find(self, key: str) -> int:
+        """Return the row of a key."""
+        rows = np.array(self.index.rows_by_key.get(key, []), np.int64)
+        if self._given_rows is not None:
+            rows = rows[np.isin(rows, self._given_rows)]
+        else:
+            numbers = [SPLITS.index(split) for split in self._splits]
+            rows = rows[np.isin(self.index.split_numbers[rows], numbers)]
+        if len(rows) == 1:
+            return int(rows[0])
+        if len(rows) == 0:
+            raise KeyError(f"no sample {key!r} in {self!r}")
+        files = [self.index.files[number] for number in self.index.file_numbers[rows]]
+        names = ", ".join(map(self.layout.relative, files))
+        raise KeyError(f"{len(rows)} samples {key!r}, in {names}: ask for one by its place")
+
+
+def make_samples(block: Block, results: Results) -> Iterator[Sample | DamageError]:
+    """Yield the samples of a block of the index and its embeddings, damage in its place."""
+    meta = [block.column(name) for name in COLUMNS_AFTER_CAPTION]
+    rows = zip(block.column("key"), results, block.column("caption"), *meta, strict=True)
+    for key, array, caption, *values in rows:
+        yield array if type(array) is DamageError else Sample(key, array, caption, *values)
+
+
+def open_dataset(
+    source: Source,
+    *,
+    index: str | os.PathLike[str] | None = None,
+    on_error: OnError = "raise",
+    revision: str | None = None,
+) -> EmbeddingDataset:
+    """Open a dataset of any dialect; `clip_kinetics700.open` is this function.
+
+    Args:
+        source: a directory, a repository of the Hub, an fsspec URL of a directory, or tars: one,
+            several (they are `train`), or several by split.
+        index: path or URL of an index that lies elsewhere than in the source.
+        on_error: `raise` damage, naming file, key, byte and reason, or `skip` it with a warning.
+        revision: branch, tag or commit of a repository.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: there are no samples in it, nothing says which tar belongs to which split, or
+            an option is wrong.
+    """
+    check_on_error(on_error)
+    layout = read_layout(source, revision=revision)
+    if index is not None:
+        layout = replace(layout, index=find_source(index))
+    return EmbeddingDataset(OpenSource(layout, on_error), tuple(layout.files))

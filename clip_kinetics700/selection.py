@@ -1,0 +1,125 @@
+"""Which rows: splits, classes, at most so many of each split, in which order. Pure.
+
+In: an `Index` and a `Selection`. Out: row numbers by split. The words and their meaning are
+FiftyOne's, so that what is downloaded, encoded and read is asked for in one way.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .index import Index, IntArray
+from .schema import SPLIT_OF_WORD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What is wanted of each split."""
+
+    classes: Sequence[str] | None = None
+    """Names of classes, as the captions have them; None is all."""
+    max_samples: int | None = None
+    """At most so many of each split, fewer where there are fewer; None is all."""
+    shuffle: bool = False
+    """Take them in a random order instead of the first ones in the dataset's order."""
+    seed: int = 0
+    """Of that order."""
+
+    def __post_init__(self) -> None:
+        """Refuse what selects nothing by mistake."""
+        if isinstance(self.classes, str):
+            raise ValueError(f"classes must be a list of names, got {self.classes!r}")
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ValueError(f"max_samples must be at least 1, got {self.max_samples}")
+
+    @property
+    def is_everything(self) -> bool:
+        """Tell whether this is every sample in the dataset's order."""
+        return self.classes is None and self.max_samples is None and not self.shuffle
+
+
+def resolve_splits(
+    split: str | Sequence[str] | None, splits: Sequence[str], source: str
+) -> list[str]:
+    """Return the splits that were asked for, by any word in use for them.
+
+    Args:
+        split: a word, several, or None for all.
+        splits: those that there are.
+        source: named in the error.
+
+    Raises:
+        ValueError: there is no such split; the nearest names are told.
+    """
+    words = [split] if isinstance(split, str) else split
+    if words is None or "all" in words:
+        return list(splits)
+    return [resolve_split(word, splits, source) for word in words]
+
+
+def resolve_split(word: str, splits: Sequence[str], source: str) -> str:
+    """Return the split of a word.
+
+    Raises:
+        ValueError: there is no such split; the nearest names are told.
+    """
+    split = SPLIT_OF_WORD.get(word.strip().lower())
+    if split is not None and split in splits:
+        return split
+    # A word for a split that is not here has no near ones.
+    near = [] if split else get_close_matches(word.lower(), SPLIT_OF_WORD, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"no split {word!r} in {source}; there are {', '.join(splits)}{hint}")
+
+
+def select_rows(
+    index: Index,
+    rows: Mapping[str, IntArray],
+    selection: Selection,
+    class_names: Sequence[str] | None,
+) -> dict[str, IntArray]:
+    """Return the selected rows of each split, in the order they are to be read.
+
+    Args:
+        index: of the dataset.
+        rows: those to select from, by split.
+        selection: what is wanted of each split.
+        class_names: those that there are, where the manifest says; else the captions are.
+
+    Raises:
+        ValueError: there is no such class; the nearest names are told.
+    """
+    selected = dict(rows)
+    if selection.classes is not None:
+        is_wanted = match_classes(index, selection.classes, class_names)
+        selected = {split: group[is_wanted[group]] for split, group in selected.items()}
+    if selection.shuffle:
+        for split, group in selected.items():
+            selected[split] = np.random.default_rng(selection.seed).permutation(group)
+    return {split: group[: selection.max_samples] for split, group in selected.items()}
+
+
+def match_classes(
+    index: Index, classes: Sequence[str], class_names: Sequence[str] | None
+) -> npt.NDArray[np.bool_]:
+    """Return (n,) bool: which rows are of these classes.
+
+    Raises:
+        ValueError: there is no such class; the nearest names are told.
+    """
+    captions = index.samples.column("caption")
+    known = class_names
+    if known is None:
+        known = sorted(caption for caption in pc.unique(captions).to_pylist() if caption)
+    for name in classes:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=3, cutoff=0.5)
+            hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
+            raise ValueError(f"no class {name!r} among the {len(known)} there are{hint}")
+    wanted = pc.is_in(captions, pa.array(list(classes), pa.string()))
+    return np.asarray(wanted.to_numpy(), np.bool_)
