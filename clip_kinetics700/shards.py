@@ -89,22 +89,18 @@ def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[s
 
     Runs that hold none of a sample's members, such as a stray README, are passed over.
     """
-    current = ""
+    current, is_sample = "", False
     group: list[tuple[str, Member]] = []
     for member in members:
         key, extension = split_member_name(member.name)
         if key != current:
-            if is_sample(group):
+            if is_sample:
                 yield current, group
-            current, group = key, []
+            current, group, is_sample = key, [], False
         group.append((extension, member))
-    if is_sample(group):
+        is_sample = is_sample or extension in SAMPLE_MEMBERS
+    if is_sample:
         yield current, group
-
-
-def is_sample(group: list[tuple[str, Member]]) -> bool:
-    """Tell whether a run of members holds any of a sample's."""
-    return any(extension in SAMPLE_MEMBERS for extension, _ in group)
 
 
 def decode_members(key: str, members: list[tuple[str, Member]]) -> PlacedSample:

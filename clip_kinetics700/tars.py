@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from .files import BUFFER_SIZE, is_remote, map_file, open_stream
@@ -21,7 +22,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 MAX_LONG_HEADER = 1 << 20
 # The embeddings of a day of video at 30 frames a second are smaller than this.
 MAX_MEMBER = 1 << 33
-CHECKSUM = slice(148, 156)
+NAME_NBYTES = 100
 FILE = tarfile.REGTYPE[0]
 GNU_LONG_NAME = tarfile.GNUTYPE_LONGNAME[0]
 PAX_OF_ONE_FILE = (tarfile.XHDTYPE[0], tarfile.SOLARIS_XHDTYPE[0])
@@ -30,8 +31,6 @@ EXTENSIONS = frozenset(
     {*PAX_OF_ONE_FILE, tarfile.XGLTYPE[0], GNU_LONG_NAME, tarfile.GNUTYPE_LONGLINK[0]}
 )
 PLAIN_KINDS = EXTENSIONS | {FILE}
-# What Adler-32 is a remainder of.
-ADLER_MODULUS = 65521
 
 
 class Member(NamedTuple):
@@ -100,9 +99,18 @@ def read_members(stream: Stream) -> Iterator[Member]:
     Raises:
         ValueError: a header is damaged, or the tar ends before its end mark, and at which byte.
     """
-    offset = 0
+    try:
+        yield from _read_strictly(stream)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"damaged gzip stream: {error}") from error
+
+
+def _read_strictly(stream: Stream) -> Iterator[Member]:
+    """Yield the files of a tar; what gzip says of its stream goes on upwards."""
+    read, offset = stream.read, 0
     extended: dict[str, str] = {}
-    while (block := bytes(_read_exactly(stream, BLOCK, offset))) != ZERO_BLOCK:
+    while (block := bytes(read(BLOCK))) != ZERO_BLOCK:
+        _check_whole(block, BLOCK, offset)
         kind, name, nbytes = _read_plain_header(block) or _read_odd_header(block, offset)
         if extended and kind == FILE:
             name, nbytes = extended.get("path", name), _parse_size(extended, name, nbytes)
@@ -111,36 +119,61 @@ def read_members(stream: Stream) -> Iterator[Member]:
             raise ValueError(f"a tar {what} of {nbytes} bytes at byte {offset}")
         offset += BLOCK
         padded = (nbytes + BLOCK - 1) & -BLOCK
-        data = _read_exactly(stream, padded, offset)[:nbytes]
+        data = read(padded)
+        _check_whole(data, padded, offset)
+        if kind == FILE:
+            yield Member(name, offset, data[:nbytes])
         if kind in EXTENSIONS:
-            extended |= _read_extension(kind, bytes(data), offset)
-        else:
+            extended |= _read_extension(kind, bytes(data[:nbytes]), offset)
+        elif extended:
             extended = {}
-            if kind == FILE:
-                yield Member(name, offset, data)
         offset += padded
     _check_end(stream, offset)
+
+
+def _check_whole(data: bytes | memoryview, nbytes: int, offset: int) -> None:
+    """Refuse fewer bytes than were asked for: a stream that ends before is a truncated tar."""
+    if len(data) < nbytes:
+        raise ValueError(f"truncated: ends at byte {offset + len(data)}, before its end mark")
+
+
+def _check_end(stream: Stream, offset: int) -> None:
+    """Refuse anything but zeros after the end mark: a hole in a tar is not its end."""
+    while tail := stream.read(BUFFER_SIZE):
+        if bytes(tail).strip(b"\0"):
+            raise ValueError(f"an end mark at byte {offset}, but more data after it")
 
 
 def _read_plain_header(block: bytes) -> Header | None:
     """Return the header that nearly every block is, or None where it is anything but plain.
 
-    This takes a tenth of the time of `tarfile`, which reads the others.
+    This takes a twentieth of the time of `tarfile`, which reads the others.
     """
+    plain = _read_after_name(block[NAME_NBYTES:])
+    name = block[:NAME_NBYTES]
+    # The low half of Adler-32 is one more than the sum of the bytes.
+    if plain is None or (zlib.adler32(name) & 0xFFFF) - 1 != plain[2]:
+        return None
+    return Header(plain[0], _decode_name(name.partition(b"\0")[0]), plain[1])
+
+
+@lru_cache(maxsize=4096)
+def _read_after_name(rest: bytes) -> tuple[int, int, int] | None:
+    """Return kind, size, and what the bytes of the name must add up to, of a plain header.
+
+    Headers of one tar differ in little but the name, so nearly all of these are known already.
+    """
+    kind, size, checksum = rest[56], rest[24:36], rest[48:56]
     # A file or an extension by its type, a size in octal digits, no prefix to the name.
-    if block[156] not in PLAIN_KINDS or block[124] & 0x80 or block[345]:
+    if kind not in PLAIN_KINDS or size[0] & 0x80 or rest[245]:
         return None
     try:
-        nbytes = int(block[124:136].rstrip(b" \0"), 8)
-        checksum = int(block[CHECKSUM].strip(b" \0"), 8)
+        nbytes, total = int(size.rstrip(b" \0"), 8), int(checksum.strip(b" \0"), 8)
     except ValueError:
         return None
-    # A tar's checksum is the sum of the header's bytes, its own field counted as blanks; the low
-    # half of Adler-32 is that of all bytes plus one.
-    total = (zlib.adler32(block) & 0xFFFF) - 1 - sum(block[CHECKSUM]) + 8 * 0x20
-    if nbytes < 0 or (total - checksum) % ADLER_MODULUS:
-        return None
-    return Header(block[156], _decode_name(block[:100].partition(b"\0")[0]), nbytes)
+    # A tar's checksum is the sum of the header's bytes, its own field counted as blanks.
+    name_sum = total - sum(rest) + sum(checksum) - len(checksum) * 0x20
+    return None if nbytes < 0 else (kind, nbytes, name_sum)
 
 
 def _read_odd_header(block: bytes, offset: int) -> Header:
@@ -165,27 +198,6 @@ def _parse_size(extended: dict[str, str], name: str, nbytes: int) -> int:
 def _decode_name(name: bytes) -> str:
     """Return a member's name; bytes that are no UTF-8 stay what they are."""
     return name.decode("utf-8", "surrogateescape")
-
-
-def _read_exactly(stream: Stream, nbytes: int, offset: int) -> bytes | memoryview:
-    """Read that many bytes; a stream that ends before is a truncated tar."""
-    try:
-        data = stream.read(nbytes)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"damaged gzip stream near byte {offset}: {error}") from error
-    if len(data) < nbytes:
-        raise ValueError(f"truncated: ends at byte {offset + len(data)}, before its end mark")
-    return data
-
-
-def _check_end(stream: Stream, offset: int) -> None:
-    """Refuse anything but zeros after the end mark: a hole in a tar is not its end."""
-    try:
-        while tail := stream.read(BUFFER_SIZE):
-            if bytes(tail).strip(b"\0"):
-                raise ValueError(f"an end mark at byte {offset}, but more data after it")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"damaged gzip stream after byte {offset}: {error}") from error
 
 
 def _read_extension(kind: int, data: bytes, offset: int) -> dict[str, str]:
