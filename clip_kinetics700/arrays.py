@@ -5,20 +5,25 @@ In: an `Index` and row numbers. Out: arrays in that order; one that cannot be re
 """
 
 import bisect
+import os
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from gzip import BadGzipFile
 from itertools import accumulate
+from threading import Lock
 from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import Buffers, Piece, RangeReader, is_gzip_name, is_remote, open_stream
+from .files import is_gzip_name, is_remote
 from .index import Block, Index, IntArray
-from .schema import DamageError, decode_npy
+from .maps import Buffers
+from .ranges import Piece, RangeReader, file_ends
+from .schema import DamageError, Sample, decode_npy
+from .streams import RemoteFile
 from .tars import BLOCK
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -26,11 +31,14 @@ Array: TypeAlias = npt.NDArray[Any]
 # of a remote dataset read in order, sixteen requests of about 1.5 MB.
 ROWS_PER_BLOCK = 128
 BLOCKS_AHEAD = 16
+# Whatever their number, so many bytes: clips of hours are megabytes each.
+MAX_BYTES_AHEAD = 64 << 20
 # Decoded row groups of Parquet files are kept up to this many bytes.
 MAX_GROUP_BYTES = 256 << 20
 # A tar header holds ASCII names of this many letters; other ones stand elsewhere.
 MAX_PLAIN_NAME = 95
-
+# The columns that follow `caption` in a Sample, in its order.
+COLUMNS_AFTER_CAPTION = tuple(Sample.__dataclass_fields__)[3:]
 
 Results: TypeAlias = list[Array | DamageError]
 
@@ -52,15 +60,39 @@ def open_arrays(index: Index, *, kind: str) -> Arrays:
 
 def read_ahead(index: Index, arrays: Arrays, rows: IntArray) -> Iterator[tuple[Block, Results]]:
     """Yield rows in blocks with their embeddings, later blocks being fetched meanwhile."""
-    ahead: deque[tuple[Block, Callable[[], Results]]] = deque()
+    ahead: deque[tuple[Block, int, Callable[[], Results]]] = deque()
+    # Who looks at the first sample only shall not wait for, or pay, megabytes of others.
+    n_ahead, bytes_ahead = 1, 0
     for begin in range(0, len(rows), ROWS_PER_BLOCK):
         block = index.take(rows[begin : begin + ROWS_PER_BLOCK])
-        ahead.append((block, arrays.start(block)))
-        if len(ahead) > BLOCKS_AHEAD:
-            block, finish = ahead.popleft()
+        nbytes = int((index.ends[block.rows] - index.begins[block.rows]).sum())
+        ahead.append((block, nbytes, arrays.start(block)))
+        bytes_ahead += nbytes
+        while len(ahead) > n_ahead or (len(ahead) > 1 and bytes_ahead > MAX_BYTES_AHEAD):
+            block, nbytes, finish = ahead.popleft()
+            bytes_ahead -= nbytes
             yield block, finish()
-    for block, finish in ahead:
+            n_ahead = min(2 * n_ahead, BLOCKS_AHEAD)
+    while ahead:
+        block, _, finish = ahead.popleft()
         yield block, finish()
+
+
+def make_samples(index: Index, block: Block, results: Results) -> Iterator[Sample | DamageError]:
+    """Yield the samples of a block of an index and its embeddings, damage in its place."""
+    meta = [block.column(name) for name in COLUMNS_AFTER_CAPTION]
+    rows = zip(block.column("key"), results, block.column("caption"), *meta, strict=True)
+    for place, (key, array, caption, *values) in enumerate(rows):
+        if type(array) is DamageError:
+            yield array
+            continue
+        try:
+            sample = Sample(key, array, caption, *values)
+        except ValueError as error:
+            path = index.files[index.file_numbers[block.rows[place]]]
+            yield DamageError(path, key, None, str(error).removeprefix(f"sample {key}: "))
+        else:
+            yield sample
 
 
 class NpyArrays:
@@ -101,43 +133,59 @@ class NpyArrays:
         remote: Iterator[memoryview | ValueError],
     ) -> Results:
         """Return each array, or what is wrong with it."""
+        header_nbytes = self._header_nbytes
+        files: dict[int, memoryview | ValueError] = {}
+        results: Results = []
         rows = zip(places, block.column("key"), block.column("n_frames"), strict=True)
-        return [self._decode_row(*place, key, n_frames, remote) for place, key, n_frames in rows]
+        for (number, begin, end), key, n_frames in rows:
+            piece: memoryview | ValueError
+            if self._is_local[number]:
+                file = files.get(number) or files.setdefault(number, self._view(number))
+                piece = file if isinstance(file, ValueError) else cut_piece(file, begin, end)
+            else:
+                piece = next(remote)
+            try:
+                array = decode_piece(piece, header_nbytes, key, n_frames)
+            except ValueError as error:
+                path = self._index.files[number]
+                results.append(DamageError(path, key, begin + header_nbytes, str(error)))
+            else:
+                results.append(array)
+        return results
 
-    def _decode_row(
-        self,
-        number: int,
-        begin: int,
-        end: int,
-        key: str,
-        n_frames: int,
-        remote: Iterator[memoryview | ValueError],
-    ) -> Array | DamageError:
-        """Return the array of one row, or what is wrong with it."""
-        path = self._index.files[number]
+    def _view(self, number: int) -> memoryview | ValueError:
+        """Return a view of a local or compressed file, or why there is none."""
         try:
-            piece = self._buffers.view(path)[begin:end] if self._is_local[number] else next(remote)
-            if isinstance(piece, ValueError):
-                raise piece
-            if len(piece) < end - begin:
-                raise ValueError("the file ends before it")
-            return decode_piece(piece, self._header_nbytes, key, n_frames)
-        except (ValueError, EOFError, zlib.error, BadGzipFile) as error:
-            return DamageError(path, key, begin + self._header_nbytes, str(error))
+            return self._buffers.view(self._index.files[number])
+        except FileNotFoundError:
+            return ValueError("the file is not there")
+        except (EOFError, zlib.error, BadGzipFile) as error:
+            return ValueError(f"damaged gzip stream: {error}")
 
 
-def decode_piece(piece: memoryview, header_nbytes: int, key: str, n_frames: int) -> Array:
+def cut_piece(file: memoryview, begin: int, end: int) -> memoryview | ValueError:
+    """Return `[begin, end)` of a file, or that it ends before."""
+    piece = file[begin:end]
+    return piece if len(piece) == end - begin else file_ends(len(file))
+
+
+def decode_piece(
+    piece: memoryview | ValueError, header_nbytes: int, key: str, n_frames: int
+) -> Array:
     """Return the array of a tar header and a `.npy`, or of a `.npy` alone.
 
     Raises:
         ValueError: something else lies there than the index says.
     """
+    if isinstance(piece, ValueError):
+        raise piece
     if header_nbytes and len(key) <= MAX_PLAIN_NAME and key.isascii():
-        name = key.encode() + b"."
-        if piece[: len(name)] != name:
+        name = key.encode() + b".npy"
+        there = piece[: len(name)]
+        if there != name and bytes(there).replace(b".NPY", b".npy") != name:
             raise ValueError("another file than the index says lies there")
     array = decode_npy(piece[header_nbytes:])
-    if len(array) != n_frames or array.ndim != 2 or array.dtype.kind != "f":
+    if array.ndim != 2 or len(array) != n_frames or array.dtype.kind != "f":
         raise ValueError(
             f"an array of shape {array.shape} and dtype {array.dtype} lies there, "
             f"the index says {n_frames} frames"
@@ -151,6 +199,8 @@ class ParquetArrays:
     def __init__(self, index: Index) -> None:
         """Read from the files of an index."""
         self._index = index
+        self._process = os.getpid()
+        self._lock = Lock()
         self._files: dict[int, tuple[pq.ParquetFile, list[int]]] = {}
         self._groups: OrderedDict[tuple[int, int], tuple[Array, Array]] = OrderedDict()
 
@@ -160,28 +210,37 @@ class ParquetArrays:
 
     def start(self, block: Block) -> Callable[[], Results]:
         """Return what reads the embeddings of rows."""
-        return lambda: [self._read(row) for row in block.rows.tolist()]
+        rows = zip(block.rows.tolist(), block.column("key"), block.column("n_frames"), strict=True)
+        return lambda: [self._read(*row) for row in rows]
 
-    def _read(self, row: int) -> Array | DamageError:
-        """Return the embeddings of one row, a view of its row group."""
+    def _read(self, row: int, key: str, n_frames: int) -> Array | DamageError:
+        """Return the embeddings of one row, a view of its row group, or what is wrong with it."""
         number, row_in_file = int(self._index.file_numbers[row]), int(self._index.begins[row])
         try:
-            _, group_begins = self._open(number)
-            group = bisect.bisect_right(group_begins, row_in_file) - 1
-            offsets, frames = self._read_group(number, group)
-        except (pa.ArrowException, ValueError, KeyError) as error:
-            key = self._index.samples.column("key")[row].as_py()
+            with self._lock:
+                _, group_begins = self._open(number)
+                group = bisect.bisect_right(group_begins, row_in_file) - 1
+                offsets, frames = self._read_group(number, group)
+        except ConnectionError:
+            raise
+        except (pa.ArrowException, ValueError, KeyError, IndexError, OSError) as error:
             reason = " ".join(str(error).split())
             return DamageError(self._index.files[number], key, None, reason)
         place = row_in_file - group_begins[group]
-        return frames[offsets[place] : offsets[place + 1]]
+        array = frames[offsets[place] : offsets[place + 1]]
+        if len(array) == n_frames:
+            return array
+        reason = f"{len(array)} rows of embeddings, but n_frames is {n_frames}"
+        return DamageError(self._index.files[number], key, None, reason)
 
     def _open(self, number: int) -> tuple[pq.ParquetFile, list[int]]:
         """Return a file and the first row of each of its row groups."""
+        if os.getpid() != self._process:
+            # A forked process cannot use its parent's connections.
+            self._files, self._process = {}, os.getpid()
         if number not in self._files:
             path = self._index.files[number]
-            source = open_stream(path) if is_remote(path) else pa.memory_map(path)
-            file = pq.ParquetFile(source)
+            file = pq.ParquetFile(RemoteFile(path) if is_remote(path) else pa.memory_map(path))
             metadata = file.metadata
             counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             self._files[number] = file, list(accumulate(counts, initial=0))
@@ -192,11 +251,7 @@ class ParquetArrays:
         cached = self._groups.get((number, group))
         if cached is None:
             table = self._open(number)[0].read_row_group(group, columns=["embeddings"])
-            lists = table.column("embeddings").combine_chunks()
-            width = lists.type.value_type.list_size
-            frames = lists.flatten().flatten().to_numpy().reshape(-1, width)
-            offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-            cached = self._groups[number, group] = offsets, frames
+            cached = self._groups[number, group] = split_frames(table.column("embeddings"))
             while sum(frames.nbytes for _, frames in self._groups.values()) > MAX_GROUP_BYTES:
                 if len(self._groups) == 1:
                     break
@@ -204,3 +259,17 @@ class ParquetArrays:
         else:
             self._groups.move_to_end((number, group))
         return cached
+
+
+def split_frames(column: pa.ChunkedArray) -> tuple[Array, Array]:
+    """Return offsets and (n, width) frames of a column of embeddings, without a copy.
+
+    Raises:
+        ValueError: it is no list of rows of one width.
+    """
+    lists = column.combine_chunks()
+    if not pa.types.is_list(lists.type) or not pa.types.is_fixed_size_list(lists.type.value_type):
+        raise ValueError(f"embeddings are of type {lists.type}")
+    width = lists.type.value_type.list_size
+    frames = lists.flatten().flatten().to_numpy().reshape(-1, width)
+    return lists.offsets.to_numpy() - lists.offsets[0].as_py(), frames

@@ -7,6 +7,7 @@ the exact next sample.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, get_args
 
@@ -14,20 +15,21 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from clip_kinetics700.arrays import Array
 from clip_kinetics700.buffering import read_ordered
 from clip_kinetics700.collating import (
     NO_LABEL,
     Batch,
     Dtype,
     FramePolicy,
+    Row,
     cut_frames,
     make_batch,
 )
 from clip_kinetics700.dataset import EmbeddingDataset, open_dataset
+from clip_kinetics700.index import IntArray
 from clip_kinetics700.layout import Source
 from clip_kinetics700.ordering import Even, Order, order_epoch, share_places, shuffle_within
-from clip_kinetics700.schema import DamageError, OnError, Sample, report_damage
+from clip_kinetics700.schema import DamageError, OnError, report_damage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,11 +176,11 @@ class Batches(IterableDataset[Batch]):
         """
         first = self._next_batch if self._is_resumed else 0
         self._next_batch, self._is_resumed = first, False
-        for number, samples in self._read_batches(first):
+        for number, rows in self._read_batches(first):
             # What is yielded counts as read: a state taken now resumes behind it.
             self._next_batch = number + 1
-            if samples:
-                yield self._make_batch(samples, number)
+            if rows:
+                yield self._make_batch(rows, number)
         self._epoch, self._next_batch = self._epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,36 +226,42 @@ class Batches(IterableDataset[Batch]):
         seed = (options.seed, self._epoch, options.rank)
         return shuffle_within(rows, buffer_size=options.buffer_size, seed=seed)
 
-    def _read_batches(self, first: int) -> Iterator[tuple[int, list[Sample]]]:
-        """Yield the number and the samples of each batch of this worker, from a number on."""
+    def _read_batches(self, first: int) -> Iterator[tuple[int, list[Row]]]:
+        """Yield the number and the rows of each batch of this worker, from a number on."""
         worker, size, order = get_worker_info(), self.options.batch_size, self._order()
         worker_id, n_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         numbers = [number for number in range(first, len(self)) if number % n_workers == worker_id]
         places = [np.arange(n * size, min((n + 1) * size, len(order.rows))) for n in numbers]
         mine = np.concatenate([np.empty(0, np.int64), *places])
-        read = read_ordered(self.dataset, Order(order.rows[mine], order.places[mine]))
+        read = read_ordered(Order(order.rows[mine], order.places[mine]), self._read_rows)
         for number, group in zip(numbers, places, strict=True):
             yield number, list(self._keep_whole(islice(read, len(group))))
 
-    def _keep_whole(self, results: Iterable[Sample | DamageError]) -> Iterator[Sample]:
-        """Yield the samples among results; damage is raised or left out with a warning."""
+    def _read_rows(self, rows: IntArray) -> Iterator[Row | DamageError]:
+        """Yield what a batch needs of rows of the index, in order, damage in its place."""
+        for block, results in self.dataset.read_blocks(rows):
+            columns = (block.column(name) for name in ("key", "caption", "label_id"))
+            for array, key, caption, label_id in zip(results, *columns, strict=True):
+                if type(array) is DamageError:
+                    yield array
+                else:
+                    yield Row(array, caption, NO_LABEL if label_id is None else label_id, key)
+
+    def _keep_whole(self, results: Iterable[Row | DamageError]) -> Iterator[Row]:
+        """Yield the rows among results; damage is raised or left out with a warning."""
         for result in results:
             if isinstance(result, DamageError):
                 report_damage(result, self.dataset.on_error)
             else:
                 yield result
 
-    def _make_batch(self, samples: Sequence[Sample], number: int) -> Batch:
-        """Return samples as a batch."""
+    def _make_batch(self, rows: Sequence[Row], number: int) -> Batch:
+        """Return rows as a batch."""
         options = self.options
-        rng = np.random.default_rng((options.seed, self._epoch, options.rank, number))
-        arrays: list[Array] = [sample.embeddings for sample in samples]
         if options.max_frames is not None:
-            arrays = [cut_frames(a, options.max_frames, options.frame_policy, rng) for a in arrays]
-        return make_batch(
-            arrays,
-            [sample.caption for sample in samples],
-            [NO_LABEL if sample.label_id is None else sample.label_id for sample in samples],
-            [sample.key for sample in samples],
-            dtype=options.dtype,
-        )
+            rng = np.random.default_rng((options.seed, self._epoch, options.rank, number))
+            cut = partial(
+                cut_frames, max_frames=options.max_frames, policy=options.frame_policy, rng=rng
+            )
+            rows = [row._replace(embeddings=cut(row.embeddings)) for row in rows]
+        return make_batch(rows, dtype=options.dtype)

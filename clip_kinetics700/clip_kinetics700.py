@@ -18,17 +18,21 @@ from .arrays import ROWS_PER_BLOCK, Array, Results
 from .dataset import EmbeddingDataset, open_dataset
 from .features import SAMPLE_COLUMNS, data_schema, features_dict
 from .files import is_remote
+from .fingerprint import fingerprint
 from .index import IntArray, index_row, make_piece
-from .layout import fingerprint
+from .index_reading import load_index
+from .layout import Layout
+from .maps import Buffers
+from .ranges import RangeReader
 from .schema import DamageError, OnError, report_damage
 from .selection import Selection
-from .shards import read_shard
+from .shards import scan_shard
+from .streams import open_stream
 from .tars import BLOCK
 
 DESCRIPTION = "CLIP embeddings of the Kinetics clips, one frame per second."
 # Rows are handed over as Arrow tables of about 5 MB: encoding them one by one as Python objects
 # takes 28 times as long in datasets 2.21.
-FRAMES_PER_TABLE = 5000
 SAMPLES_PER_TABLE = 512
 # Workers share a dataset by pieces of its rows: as many as a tar holds, or fewer where that would
 # leave workers without any.
@@ -107,21 +111,30 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         """Return one generator for each split; its shards are what workers share."""
         generators = []
         for split, part in self.parts.items():
-            shards: Sequence[IntArray | str]
+            shards: Sequence[IntArray | str] = part.layout.files[split]
             if part.needs_index:
                 shards = cut_rows(part.rows)
-            else:
-                tars = part.layout.files[split]
-                shards = dl_manager.download(tars) if is_remote(tars[0]) else tars
-            generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"shards": shards}))
+            names = shards
+            if not part.needs_index and all(map(is_remote, part.layout.files[split])):
+                shards = dl_manager.download(shards)
+            kwargs = {"shards": shards, "names": names}
+            generators.append(datasets.SplitGenerator(name=split, gen_kwargs=kwargs))
         return generators
 
-    def _generate_tables(self, shards: list[IntArray | str]) -> Iterator[tuple[str, pa.Table]]:
-        """Yield the rows in order as tables; the key is the table's place."""
-        for number, shard in enumerate(shards):
-            tables = (
-                self._read_rows(shard) if isinstance(shard, np.ndarray) else self._read_tar(shard)
-            )
+    def _generate_tables(
+        self, shards: list[IntArray | str], names: list[IntArray | str]
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """Yield the rows in order as tables; the key is the table's place.
+
+        Args:
+            shards: rows of the index, or tars, which may be copies of remote ones.
+            names: what damage calls each of the tars.
+        """
+        for number, (shard, name) in enumerate(zip(shards, names, strict=True)):
+            if isinstance(shard, np.ndarray):
+                tables = self._read_rows(shard)
+            else:
+                tables = self._read_tar(shard, str(name))
             for place, table in enumerate(tables):
                 yield f"{number}#{place}", table
 
@@ -132,15 +145,18 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             names = [self.dataset.index.files[number] for number in files.tolist()]
             yield make_table(block.samples, results, names, self.schema, self.config.on_error)
 
-    def _read_tar(self, tar: str) -> Iterator[pa.Table]:
+    def _read_tar(self, tar: str, name: str) -> Iterator[pa.Table]:
         """Yield the samples of a tar that no index knows."""
         on_error = self.config.on_error
-        samples = read_shard(tar, on_error=on_error)
+        samples = scan_shard(tar, on_error=on_error, name=name)
         while group := list(islice(samples, SAMPLES_PER_TABLE)):
-            rows = [index_row("", sample, tar, (0, 0)) for sample in group]
-            arrays: Results = [sample.embeddings for sample in group]
-            table = make_piece(rows, on_error).select(SAMPLE_COLUMNS)
-            yield make_table(table, arrays, [tar] * len(group), self.schema, on_error)
+            rows = [index_row("", placed.sample, name, placed[1:]) for placed in group]
+            table = make_piece(rows, on_error)
+            # Rows that do not fit the columns are left out there.
+            arrays = {offset: sample.embeddings for sample, offset, _ in group}
+            results: Results = [arrays[offset] for offset in table.column("npy_offset").to_pylist()]
+            samples_table = table.select(SAMPLE_COLUMNS)
+            yield make_table(samples_table, results, [name] * len(results), self.schema, on_error)
 
 
 def select_parts(
@@ -191,7 +207,7 @@ def make_table(
         else:
             arrays[row] = array
     if len(arrays) < samples.num_rows:
-        samples = samples.take(list(arrays))
+        samples = samples.take(pa.array(list(arrays), pa.int64()))
     frames = np.concatenate([np.empty((0, width), np.float16), *arrays.values()])
     offsets = np.cumsum([0, *map(len, arrays.values())], dtype=np.int32)
     rows = pa.FixedSizeListArray.from_arrays(pa.array(frames.reshape(-1)), width)

@@ -5,7 +5,7 @@ In: samples of ours, or rows of `datasets` in any of its formats. Out: a diction
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +16,19 @@ from clip_kinetics700.schema import Sample
 Dtype: TypeAlias = Literal["float32", "float16"]
 FramePolicy: TypeAlias = Literal["truncate", "uniform", "random"]
 NO_LABEL = -1
+# torch gives as many and more elements to several threads.
+ELEMENTS_PER_THREAD = (1 << 15) - 1
+
+
+class Row(NamedTuple):
+    """What a batch needs of a sample."""
+
+    embeddings: Array
+    """(n_frames, width), as stored."""
+    caption: str
+    label_id: int
+    """-1 where there is no label."""
+    key: str
 
 
 class Batch(TypedDict):
@@ -54,23 +67,14 @@ def cut_frames(
     return array[begin : begin + max_frames]
 
 
-def make_batch(
-    arrays: Sequence[Array],
-    captions: list[str],
-    labels: list[int],
-    keys: list[str],
-    *,
-    dtype: Dtype,
-) -> Batch:
+def make_batch(rows: Sequence[Row], *, dtype: Dtype) -> Batch:
     """Return samples padded to the longest of them, at least one frame.
 
     Args:
-        arrays: B of (n_frames, width).
-        captions: B texts.
-        labels: B label ids, -1 for none.
-        keys: B keys.
+        rows: B samples.
         dtype: of the batch's embeddings.
     """
+    arrays, captions, labels, keys = zip(*rows, strict=True)
     lengths = np.array([len(array) for array in arrays])
     longest = max(1, int(lengths.max()))
     if lengths.min() == longest:
@@ -81,13 +85,27 @@ def make_batch(
         for row, array in enumerate(arrays):
             padded[row, : len(array)] = array
     return Batch(
-        # torch widens float16 five times as fast as numpy.
-        embeddings=torch.from_numpy(padded).to(getattr(torch, dtype)),
+        embeddings=cast(torch.from_numpy(padded), getattr(torch, dtype)),
         mask=torch.from_numpy(np.arange(longest) < lengths[:, None]),
-        captions=captions,
+        captions=list(captions),
         label_ids=torch.tensor(labels, dtype=torch.int64),
-        keys=keys,
+        keys=list(keys),
     )
+
+
+def cast(stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor in another type, five times as fast as numpy and in one thread.
+
+    More than one wait for each other: with busy cores, a tenth of the speed was measured.
+    """
+    if stored.dtype == dtype:
+        return stored
+    wanted = torch.empty(stored.shape, dtype=dtype)
+    source, target = stored.view(-1), wanted.view(-1)
+    for begin in range(0, source.numel(), ELEMENTS_PER_THREAD):
+        end = begin + ELEMENTS_PER_THREAD
+        target[begin:end].copy_(source[begin:end])
+    return wanted
 
 
 def collate(rows: Sequence[Mapping[str, Any] | Sample], *, dtype: Dtype = "float32") -> Batch:
@@ -107,13 +125,16 @@ def collate(rows: Sequence[Mapping[str, Any] | Sample], *, dtype: Dtype = "float
     width = next((array.shape[1] for array in arrays if array.ndim == 2), None)
     if width is None:
         raise ValueError(f"none of the {len(rows)} rows has a frame, so their width is unknown")
-    return make_batch(
-        [array.reshape(-1, width) for array in arrays],
-        [row["caption"] for row in found],
-        [read_label(row["meta"]["label_id"]) for row in found],
-        [row["meta"]["key"] for row in found],
-        dtype=dtype,
-    )
+    collated = [
+        Row(
+            embeddings=array.reshape(-1, width),
+            caption=row["caption"],
+            label_id=read_label(row["meta"]["label_id"]),
+            key=row["meta"]["key"],
+        )
+        for row, array in zip(found, arrays, strict=True)
+    ]
+    return make_batch(collated, dtype=dtype)
 
 
 def read_label(label: Any) -> int:

@@ -12,15 +12,14 @@ from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 
-from .arrays import Arrays, Results, open_arrays, read_ahead
-from .index import Block, Index, IntArray, load_index, scan_samples
+from .arrays import Arrays, Results, make_samples, open_arrays, read_ahead
+from .index import Block, Index, IntArray, scan_samples
+from .index_reading import load_index
 from .layout import Layout, Source, find_source, read_layout
 from .schema import SPLITS, DamageError, OnError, Sample, check_on_error, report_damage
 from .selection import Selection, resolve_splits, select_rows
-
-# The columns that follow `caption` in a Sample, in its order.
-COLUMNS_AFTER_CAPTION = tuple(Sample.__dataclass_fields__)[3:]
 
 
 class OpenSource:
@@ -46,14 +45,6 @@ class OpenSource:
         """Tell whether samples can be found without reading all of them."""
         is_known = self.layout.index is not None or self.layout.kind == "parquet"
         return is_known or "index" in self.__dict__
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Another process reads an index from its file again; one that was made goes along."""
-        state = self.__dict__.copy()
-        if self.layout.index is not None:
-            state.pop("index", None)
-            state.pop("arrays", None)
-        return state
 
 
 class EmbeddingDataset:
@@ -97,7 +88,7 @@ class EmbeddingDataset:
         """(n,) int64 rows of the index that these samples are, in order."""
         if self._given_rows is not None:
             return self._given_rows
-        if set(self._splits) == set(self.layout.files):
+        if self._splits == tuple(self.layout.files):
             return np.arange(len(self.index), dtype=np.int64)
         return np.concatenate([self.index.rows_of(split) for split in self._splits])
 
@@ -196,8 +187,7 @@ class EmbeddingDataset:
         if isinstance(place, slice):
             return EmbeddingDataset(self._source, self._splits, self.rows[place])
         if isinstance(place, Sequence | np.ndarray):
-            rows = self.rows[np.asarray(place, np.int64)]
-            return EmbeddingDataset(self._source, self._splits, rows)
+            return EmbeddingDataset(self._source, self._splits, self.rows[as_places(place)])
         number = operator.index(place)
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of a dataset of {len(self)}")
@@ -205,7 +195,7 @@ class EmbeddingDataset:
 
     def __getitems__(self, places: Sequence[int]) -> list[Sample]:
         """Return the samples at several places at once, as a DataLoader asks for them."""
-        return self._read(self.rows[np.asarray(places, np.int64)])
+        return self._read(self.rows[as_places(places)])
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the samples in order; without an index, of a whole split, it needs none.
@@ -238,7 +228,7 @@ class EmbeddingDataset:
     def read_rows(self, rows: IntArray) -> Iterator[Sample | DamageError]:
         """Yield the samples of rows of the index, in order, damage in its place."""
         for block, results in self.read_blocks(rows):
-            yield from make_samples(block, results)
+            yield from make_samples(self.index, block, results)
 
     def _read(self, rows: IntArray) -> list[Sample]:
         """Return the samples of a few rows.
@@ -270,12 +260,16 @@ class EmbeddingDataset:
         raise KeyError(f"{len(rows)} samples {key!r}, in {names}: ask for one by its place")
 
 
-def make_samples(block: Block, results: Results) -> Iterator[Sample | DamageError]:
-    """Yield the samples of a block of the index and its embeddings, damage in its place."""
-    meta = [block.column(name) for name in COLUMNS_AFTER_CAPTION]
-    rows = zip(block.column("key"), results, block.column("caption"), *meta, strict=True)
-    for key, array, caption, *values in rows:
-        yield array if type(array) is DamageError else Sample(key, array, caption, *values)
+def as_places(places: Sequence[int] | Sequence[str] | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return places, or one bool for each sample, as an array that indexes rows.
+
+    Raises:
+        TypeError: they are neither.
+    """
+    array = np.asarray(places)
+    if array.ndim == 1 and (array.dtype.kind in "iub" or not len(array)):
+        return array if len(array) else array.astype(np.int64)
+    raise TypeError(f"samples are named by places or by one key, got {places!r:.99}")
 
 
 def open_dataset(

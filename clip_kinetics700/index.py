@@ -1,12 +1,11 @@
 """The index of a dataset: one row per sample, all of it but the embeddings, and where those lie.
 
-In: a `Layout`. Out: an `Index`, from `index.parquet` where there is one, else by reading every
-file once. What is selected, shuffled and looked up is rows of it.
+In: a `Layout`. Out: the rows of its samples, by reading every file once; `index_reading` makes the
+`Index` of them. What is selected, shuffled and looked up is rows of it.
 """
 
-import logging
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,21 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from .features import INDEX_SCHEMA, SAMPLE_COLUMNS
-from .files import is_gzip_name, open_stream, read_if_there, read_whole
+from .features import INDEX_SCHEMA
 from .layout import Layout
 from .schema import SPLITS, DamageError, OnError, Sample, decode_sample, report_damage
 from .shards import PlacedSample, scan_shard
-from .tars import BLOCK, ZERO_BLOCK
-
-logger = logging.getLogger(__name__)
+from .streams import read_if_there, read_whole
 
 IntArray = npt.NDArray[np.int64]
 
-SAMPLE_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in SAMPLE_COLUMNS])
 ROWS_PER_PIECE = 10_000
 
 
@@ -119,133 +112,6 @@ def index_row(
     }
 
 
-def load_index(layout: Layout, *, on_error: OnError) -> Index:
-    """Return the index of a source, read from its file or made by reading the source.
-
-    Raises:
-        DamageError: a sample, a file or the index is damaged, and `on_error` is `raise`.
-        ValueError: the index is of other files than there are.
-    """
-    if layout.kind == "parquet":
-        return index_parquet(layout)
-    if layout.index is not None:
-        return read_index(layout, layout.index)
-    logger.warning(
-        "%s has no index: all of it is read to learn what is where; "
-        "`clip-kinetics700 index SOURCE` writes one",
-        layout.root or "the source",
-    )
-    pieces = scan_pieces(layout, on_error=on_error)
-    return make_index(layout, pa.concat_tables([INDEX_SCHEMA.empty_table(), *pieces]))
-
-
-def read_index(layout: Layout, path: str) -> Index:
-    """Return the index from its file.
-
-    Raises:
-        DamageError: it cannot be read or is not one.
-        ValueError: it is of other files than there are.
-    """
-    try:
-        table = pq.read_table(pa.BufferReader(read_whole(path)), columns=INDEX_SCHEMA.names)
-        table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DamageError(path, None, None, f"is no index: {reason}") from error
-    index = make_index(layout, table)
-    check_complete(layout, index, path)
-    return index
-
-
-def make_index(layout: Layout, table: pa.Table) -> Index:
-    """Return the index of a table of `INDEX_SCHEMA`.
-
-    Raises:
-        ValueError: it has a row without a place, or of a split that is none.
-    """
-    table = table.combine_chunks()
-    if any(table.column(name).null_count for name in ("split", "tar_file", "npy_offset")):
-        raise ValueError(f"{layout.root}: the index has rows without a tar")
-    splits = pc.index_in(table.column("split"), pa.array(SPLITS))
-    if splits.null_count:
-        raise ValueError(f"{layout.root}: the index names splits other than {', '.join(SPLITS)}")
-    tars = table.column("tar_file").combine_chunks().dictionary_encode()
-    tars = tars.combine_chunks() if isinstance(tars, pa.ChunkedArray) else tars
-    prefix = f"{layout.root}/" if layout.root else ""
-    begins = table.column("npy_offset").to_numpy()
-    return Index(
-        samples=table.select(SAMPLE_COLUMNS),
-        split_numbers=splits.to_numpy().astype(np.int8),
-        files=tuple(prefix + name for name in tars.dictionary.to_pylist()),
-        file_numbers=tars.indices.to_numpy(),
-        begins=begins,
-        ends=begins + table.column("npy_nbytes").to_numpy(),
-    )
-
-
-def check_complete(layout: Layout, index: Index, path: str) -> None:
-    """Refuse an index that knows nothing of a tar that is there, or knows one that is not.
-
-    Raises:
-        ValueError: it does; samples would be lost without a word.
-    """
-    there = {file for group in layout.files.values() for file in group}
-    gone = sorted(set(index.files) - there)
-    if gone:
-        raise ValueError(f"{path} names {layout.relative(gone[0])}, which is not there")
-    unknown = sorted(there - set(index.files))
-    if layout.kind == "loose" or all(map(is_empty_tar, unknown)):
-        return
-    raise ValueError(
-        f"{path} knows nothing of {layout.relative(unknown[0])}; "
-        "`clip-kinetics700 index SOURCE` writes it anew"
-    )
-
-
-def is_empty_tar(path: str) -> bool:
-    """Tell whether a tar begins with its end mark, as upstream's last one may."""
-    with open_stream(path) as stream:
-        return not is_gzip_name(path) and stream.read(BLOCK) == ZERO_BLOCK
-
-
-def index_parquet(layout: Layout) -> Index:
-    """Return the index of Parquet files: their columns but the embeddings."""
-    tables, numbers, counts, files = [], [], [], []
-    for split, group in layout.files.items():
-        for path in group:
-            table = read_parquet_columns(path)
-            tables.append(table)
-            counts.append(table.num_rows)
-            numbers.append(SPLITS.index(split))
-            files.append(path)
-    begins = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
-    return Index(
-        samples=pa.concat_tables(tables).combine_chunks(),
-        split_numbers=np.repeat(np.array(numbers, np.int8), counts),
-        files=tuple(files),
-        file_numbers=np.repeat(np.arange(len(files), dtype=np.int32), counts),
-        begins=begins,
-        ends=begins + 1,
-    )
-
-
-def read_parquet_columns(path: str) -> pa.Table:
-    """Return caption and meta of a Parquet file as `SAMPLE_SCHEMA`.
-
-    Raises:
-        DamageError: it cannot be read or has other columns.
-    """
-    try:
-        with open_stream(path) as stream:
-            table = pq.read_table(stream, columns=["caption", "meta"])
-        captions = table.column("caption").combine_chunks()
-        meta = table.column("meta").combine_chunks()
-        fields = [captions, *(pc.struct_field(meta, name) for name in SAMPLE_COLUMNS[1:])]
-        return pa.table([*fields], names=list(SAMPLE_COLUMNS)).cast(SAMPLE_SCHEMA)
-    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        raise DamageError(path, None, None, " ".join(str(error).split())) from error
-
-
 def scan_pieces(layout: Layout, *, on_error: OnError) -> Iterator[pa.Table]:
     """Yield the index of a source in pieces, by reading all of its samples.
 
@@ -256,30 +122,36 @@ def scan_pieces(layout: Layout, *, on_error: OnError) -> Iterator[pa.Table]:
     for scanned in scan_samples(layout, on_error=on_error):
         rows.append(scanned.row())
         if len(rows) == ROWS_PER_PIECE:
-            yield make_piece(rows, on_error)
+            yield make_piece(rows, on_error, path_of=layout.path)
             rows = []
     if rows:
-        yield make_piece(rows, on_error)
+        yield make_piece(rows, on_error, path_of=layout.path)
 
 
-def make_piece(rows: list[dict[str, Any]], on_error: OnError) -> pa.Table:
+def make_piece(
+    rows: list[dict[str, Any]], on_error: OnError, *, path_of: Callable[[str], str] = str
+) -> pa.Table:
     """Return rows as a table; one that does not fit its columns is damage.
+
+    Args:
+        rows: of the index.
+        on_error: what to do about damage.
+        path_of: makes a path to be named with damage of what a row calls its file.
 
     Raises:
         DamageError: there is such a row, and `on_error` is `raise`.
     """
     try:
         return pa.Table.from_pylist(rows, INDEX_SCHEMA)
-    except (pa.ArrowException, OverflowError) as error:
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
         if len(rows) == 1:
             row = rows[0]
             reason = " ".join(str(error).split())
-            report_damage(
-                DamageError(row["tar_file"], row["key"], row["npy_offset"], reason), on_error
-            )
+            path = path_of(row["tar_file"])
+            report_damage(DamageError(path, row["key"], row["npy_offset"], reason), on_error)
             return INDEX_SCHEMA.empty_table()
     middle = len(rows) // 2
-    halves = [make_piece(half, on_error) for half in (rows[:middle], rows[middle:])]
+    halves = [make_piece(r, on_error, path_of=path_of) for r in (rows[:middle], rows[middle:])]
     return pa.concat_tables(halves)
 
 
@@ -287,13 +159,27 @@ def scan_samples(layout: Layout, *, on_error: OnError) -> Iterator[ScannedSample
     """Yield all samples of tars or of loose files in order, each with its place.
 
     Raises:
-        DamageError: a sample or a file is damaged, and `on_error` is `raise`.
+        DamageError: a sample or a file is damaged or gone, and `on_error` is `raise`.
     """
+    scan = scan_shard if layout.kind == "tars" else scan_loose
     for split, group in layout.files.items():
         for path in group:
-            scan = scan_shard if layout.kind == "tars" else scan_loose
-            for placed in scan(path, on_error=on_error):
+            for placed in report_gone(scan(path, on_error=on_error), path, on_error):
                 yield ScannedSample(split, layout.relative(path), placed)
+
+
+def report_gone(
+    samples: Iterator[PlacedSample], path: str, on_error: OnError
+) -> Iterator[PlacedSample]:
+    """Yield the samples of a file; one that was listed and is not there is damage.
+
+    Raises:
+        DamageError: it is gone, and `on_error` is `raise`.
+    """
+    try:
+        yield from samples
+    except FileNotFoundError:
+        report_damage(DamageError(path, None, None, "the file is not there"), on_error)
 
 
 def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:

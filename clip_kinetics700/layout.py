@@ -2,23 +2,25 @@
 
 In: a directory, a Hub repository, an fsspec URL, or named tars. Out: a `Layout` of one of three
 dialects: tars (ours and upstream's), Parquet, or loose files of a processed dataset.
-It also says when a source has changed, because `datasets` caches by path alone.
 """
 
-import hashlib
 import json
 import os
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import quote, unquote
 
 import fsspec
 from huggingface_hub.errors import HfHubHTTPError
 
-from .files import is_remote, read_if_there
+from .files import HTTP_PREFIXES, is_remote, retry
 from .schema import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -28,8 +30,11 @@ from .schema import (
     normalize_split,
 )
 from .shards import is_tar, split_tars
+from .streams import read_if_there
 
-Source: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[str, str | Sequence[str]]
+AnyPath: TypeAlias = str | os.PathLike[str]
+Paths: TypeAlias = AnyPath | Sequence[AnyPath]
+Source: TypeAlias = Paths | Mapping[str, Paths]
 """A directory, repository or URL; or tars, alone (`train`) or by split."""
 Kind = Literal["tars", "parquet", "loose"]
 Listing: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -38,14 +43,20 @@ Listing: TypeAlias = Mapping[str, Mapping[str, Any]]
 MAX_DEPTH = 3
 CSV_NAMES = (SPLITS_CSV_NAME, f"data/{SPLITS_CSV_NAME}")
 # What differs between two states of a file, by file system: local, Hub, HTTP and S3.
-STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag", "sha256")
+STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag", "Last-Modified", "sha256")
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_PREFIX = "hf://datasets/"
+# Repository, revision and directory of what follows the prefix; a revision may hold slashes as
+# `%2F`, and pull requests and converted files have some as they are.
+HUB_PATH = re.compile(r"([^/@]+/[^/@]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/]+))?(/.*)?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 SPLIT_WORDS = "|".join(SPLIT_OF_WORD)
 PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
 LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
 # What connecting to the Hub raises: of requests or httpx, whichever huggingface_hub is built on.
 HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
+# A name that cannot be one of a repository is a ValueError.
+PIN_ERRORS: tuple[type[BaseException], ...] = (ValueError, *HUB_ERRORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +80,51 @@ class Layout:
         """Return the name of a file as index and messages have it."""
         return path[len(self.root) + 1 :] if self.root else path
 
+    def path(self, name: str) -> str:
+        """Return the path or URL of a file by the name that the index has."""
+        return f"{self.root}/{name}" if self.root else name
+
 
 def find_source(source: str | os.PathLike[str], revision: str | None = None) -> str:
     """Return the absolute path of a directory or the URL of anything else."""
     text = os.fspath(source)
     if is_remote(text):
-        return text.rstrip("/")
-    if not REPOSITORY.fullmatch(text) or Path(text).exists():
+        url = text.rstrip("/")
+    elif not REPOSITORY.fullmatch(text) or Path(text).exists():
         return str(Path(text).expanduser().absolute())
-    return f"{HUB_PREFIX}{text}" + ("" if revision is None else f"@{revision}")
+    else:
+        url = f"{HUB_PREFIX}{text}"
+    match = HUB_PATH.fullmatch(url.removeprefix(HUB_PREFIX))
+    if revision is None or not url.startswith(HUB_PREFIX) or match is None or match[2]:
+        return url
+    return f"{HUB_PREFIX}{match[1]}@{quote(revision, safe='')}{match[3] or ''}"
+
+
+def pin_commit(root: str) -> str:
+    """Return the URL of a repository at the commit that it has now: a branch moves meanwhile.
+
+    Raises:
+        FileNotFoundError: there is no such repository or revision, or it cannot be asked for.
+    """
+    name = root.removeprefix(HUB_PREFIX)
+    match = HUB_PATH.fullmatch(name)
+    if match is None or name == root or (match[2] and COMMIT.fullmatch(match[2])):
+        return root
+    from huggingface_hub import HfApi
+
+    repository, revision, directory = match.groups(default="")
+    ask = partial(HfApi().dataset_info, repository, revision=unquote(revision) or None)
+    try:
+        info = retry(ask, root)
+    except PIN_ERRORS as error:
+        raise refuse_repository(name, error) from error
+    return f"{HUB_PREFIX}{repository}@{info.sha}{directory}"
+
+
+def refuse_repository(name: str, error: BaseException) -> FileNotFoundError:
+    """Return the error of a name that is neither a directory nor a repository, in one line."""
+    hub = f"no dataset {name} on the Hub ({' '.join(str(error).split()):.200})"
+    return FileNotFoundError(f"no directory {name} here, and {hub}")
 
 
 def list_files(root: str) -> dict[str, dict[str, Any]]:
@@ -92,18 +139,17 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
         if isinstance(files, dict) and files:
             return {**files, MANIFEST_NAME: {}}
     file_system, path = fsspec.core.url_to_fs(root)
+    if not root.startswith(HUB_PREFIX):
+        file_system.invalidate_cache(path)  # Some remember listings; a commit stays as it is.
     try:
-        if not file_system.isdir(path):
-            raise FileNotFoundError(f"no directory {root}")
-        found = file_system.find(path, maxdepth=MAX_DEPTH, detail=True)
+        if not retry(lambda: file_system.isdir(path), root):
+            hint = " that its server lists" if root.startswith(HTTP_PREFIXES) else ""
+            raise FileNotFoundError(f"no directory{hint} {root}")
+        found = retry(lambda: file_system.find(path, maxdepth=MAX_DEPTH, detail=True), root)
     except HUB_ERRORS as error:
         if not root.startswith(HUB_PREFIX):
             raise
-        name = root.removeprefix(HUB_PREFIX)
-        reason = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(
-            f"no directory {name} here, and no dataset {name} on the Hub ({reason})"
-        ) from error
+        raise refuse_repository(root.removeprefix(HUB_PREFIX), error) from error
     return {posixpath.relpath(name, path): dict(found[name]) for name in sorted(found)}
 
 
@@ -117,39 +163,58 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
 
     Raises:
         FileNotFoundError: there is no such directory, repository or tar.
-        ValueError: there are no samples in it, or nothing says which tar belongs to which split.
+        ValueError: there are no samples in it, nothing tells their splits, or a URL is wrong.
     """
     if isinstance(source, str | os.PathLike) and not is_tar(os.fspath(source)):
-        return read_directory(find_source(source, revision))
+        root = find_source(source, revision)
+        check_url(root, revision)
+        return read_directory(pin_commit(root))
     named = source if isinstance(source, Mapping) else {"train": source}
     files: dict[str, list[str]] = {split: [] for split in SPLITS}
     for word, value in named.items():
-        paths = [value] if isinstance(value, str | os.PathLike) else value
-        files[normalize_split(word)] += [tar for path in paths for tar in expand_tars(path)]
-    return Layout("", "tars", {k: v for k, v in files.items() if v}, None, None, None)
+        for path in [value] if isinstance(value, str | os.PathLike) else value:
+            files[normalize_split(word)] += expand_tars(path, revision=revision)
+    files = {split: group for split, group in files.items() if group}
+    if not files:
+        raise ValueError("no tars are named")
+    return Layout("", "tars", files, None, None, None)
 
 
-def expand_tars(path: str | os.PathLike[str]) -> list[str]:
+def check_url(url: str, revision: str | None) -> None:
+    """Refuse a URL without the revision that is wanted, or with a query behind a directory.
+
+    Raises:
+        ValueError: it is such a one.
+    """
+    if revision is not None and f"@{quote(revision, safe='')}" not in url:
+        raise ValueError(f"revision {revision!r} is asked for, but {url} is no repository at it")
+    if url.startswith(HTTP_PREFIXES) and "?" in url and not is_tar(url):
+        raise ValueError(f"{url}: a directory's URL cannot have a query; name the tars instead")
+
+
+def expand_tars(path: str | os.PathLike[str], *, revision: str | None = None) -> list[str]:
     """Return a named tar, or the tars of a named directory, as absolute paths or URLs.
 
     Raises:
         FileNotFoundError: there is no such file, or no tar in the directory.
+        ValueError: it has no such revision.
     """
-    root = find_source(path)
+    root = find_source(path, revision)
+    check_url(root, revision)
     if is_tar(root):
-        if not is_remote(root) and not Path(root).is_file():
-            raise FileNotFoundError(f"no file {root}")
-        return [root]
-    tars = [f"{root}/{name}" for name in list_files(root) if is_tar(name)]
+        tars = [root] if is_remote(root) or Path(root).is_file() else []
+    else:
+        tars = [f"{root}/{name}" for name in list_files(root) if is_tar(name)]
     if not tars:
-        raise FileNotFoundError(f"no tars in {root}")
+        raise FileNotFoundError(f"no file {root}" if is_tar(root) else f"no tars in {root}")
     return tars
 
 
 def read_directory(root: str, files: Listing | None = None) -> Layout:
     """Return the layout of one directory; its listing may be given."""
     files = list_files(root) if files is None else files
-    manifest = parse_manifest(read_text(root, MANIFEST_NAME), root)
+    text = read_text(root, MANIFEST_NAME) if MANIFEST_NAME in files else None
+    manifest = parse_manifest(text, root)
     names = manifest.get("class_names")
     configuration = manifest.get("configuration")
     width = configuration.get("embedding_width") if isinstance(configuration, dict) else None
@@ -177,6 +242,10 @@ def group_files(root: str, files: Iterable[str]) -> tuple[Kind, dict[str, list[s
         groups = group_by_split(files, pattern)
         if groups:
             return kind, groups  # type: ignore[return-value]  # mypy widens the tuple's strings
+    own_name = posixpath.basename(root).lower()
+    arrays = sorted(name for name in files if name.endswith(".npy") and "/" not in name)
+    if own_name in SPLIT_OF_WORD and arrays:
+        return "loose", {normalize_split(own_name): arrays}
     raise ValueError(
         f"{root} holds neither tars nor files data/SPLIT-NNNNN-of-NNNNN.parquet nor SPLIT/NAME.npy"
     )
@@ -185,10 +254,8 @@ def group_files(root: str, files: Iterable[str]) -> tuple[Kind, dict[str, list[s
 def group_by_split(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
     """Return the names that match, by the split in their first group, splits in order."""
     matches = [match for name in names if (match := pattern.fullmatch(name))]
-    groups: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for match in sorted(matches, key=lambda match: match[0]):
-        groups[SPLIT_OF_WORD[match[1]]].append(match[0])
-    return {split: group for split, group in groups.items() if group}
+    pairs = sorted((SPLITS.index(SPLIT_OF_WORD[match[1]]), match[0]) for match in matches)
+    return {SPLITS[i]: [name for _, name in group] for i, group in groupby(pairs, itemgetter(0))}
 
 
 def find_tars(root: str, files: Iterable[str]) -> dict[str, list[str]]:
@@ -210,24 +277,10 @@ def find_tars(root: str, files: Iterable[str]) -> dict[str, list[str]]:
         raise ValueError(f"{root}: {error}") from error
 
 
-def fingerprint(layout: Layout) -> str:
-    """Return 16 hexadecimal digits that change when the source's place or content does."""
-    digest = hashlib.sha256(json.dumps([layout.root, layout.files]).encode())
-    listing = list_files(layout.root) if layout.root else {}
-    for path in (path for group in layout.files.values() for path in group):
-        info = listing[layout.relative(path)] if layout.root else describe_file(path)
-        state = [path, *(str(info.get(field)) for field in STATE_FIELDS)]
-        digest.update("\0".join(state).encode("utf-8", "surrogateescape"))
-    for name in (MANIFEST_NAME, *CSV_NAMES):
-        if name in listing:
-            digest.update((read_text(layout.root, name) or "").encode())
-    return digest.hexdigest()[:16]
-
-
 def describe_file(path: str) -> dict[str, Any]:
     """Return what the file system says of one file."""
     file_system, name = fsspec.core.url_to_fs(path)
-    return dict(file_system.info(name))
+    return dict(retry(lambda: file_system.info(name), path))
 
 
 def read_text(root: str, name: str) -> str | None:

@@ -13,6 +13,7 @@ import datasets
 from clip_kinetics700.clip_kinetics700 import ClipKinetics700
 from clip_kinetics700.files import is_remote
 from clip_kinetics700.layout import (
+    HUB_PATH,
     HUB_PREFIX,
     PARQUET,
     Layout,
@@ -79,7 +80,7 @@ def load_dataset(
         parquet = group_by_split(files, PARQUET)
         if parquet:
             options = {"split": split, "streaming": streaming, **kwargs}
-            return load_parquet(layout, files, parquet, {**options, "revision": revision})
+            return load_parquet(layout, files, parquet, options)
     config = {
         "data_dir": layout.root or None,
         "data_files": None if layout.root else layout.files,
@@ -117,7 +118,10 @@ def load_built(
 
 def load_split(builder: ClipKinetics700, split: str, *, streaming: bool) -> Any:
     """Load one split expression."""
-    there = (*builder.parts, "all")
+    # Nothing may have come out of a part but damage that was skipped.
+    prepared = {} if streaming or not builder.parts else builder.info.splits
+    empty = {name for name, info in prepared.items() if not info.num_examples}
+    there = {*builder.parts, "all"} - empty
     terms = [term for term in split.split("+") if SPLIT_NAME.findall(term)[0] in there]
     if terms and builder.parts:
         load = builder.as_streaming_dataset if streaming else builder.as_dataset
@@ -140,24 +144,21 @@ def load_parquet(
     options: Mapping[str, Any],
 ) -> Any:
     """Load all of the Parquet files with plain `datasets`."""
-    if has_card(layout.root, files):
-        return datasets.load_dataset(plain_name(layout.root), **options)
-    paths = {split: [f"{layout.root}/{name}" for name in names] for split, names in parquet.items()}
-    options = {name: value for name, value in options.items() if name != "revision"}
+    root = layout.root
+    is_remote_root = is_remote(root)
+    repository = HUB_PATH.fullmatch(root.removeprefix(HUB_PREFIX)) if is_remote_root else None
+    if not is_remote_root and has_card(root, files):
+        return datasets.load_dataset(root, **options)
+    if repository is not None and not repository[3] and has_card(root, files):
+        return datasets.load_dataset(repository[1], revision=repository[2], **options)
+    paths = {split: [f"{root}/{name}" for name in names] for split, names in parquet.items()}
     return datasets.load_dataset("parquet", data_files=paths, **options)
 
 
 def has_card(root: str, files: Iterable[str]) -> bool:
     """Tell whether a card names the configuration, so that plain `datasets` finds the files."""
-    if "README.md" not in files or (is_remote(root) and not root.startswith(HUB_PREFIX)):
-        return False
-    text = read_text(root, "README.md") or ""
+    text = (read_text(root, "README.md") or "") if "README.md" in files else ""
     return text.startswith("---") and "\nconfigs:" in text.split("\n---", 1)[0]
-
-
-def plain_name(root: str) -> str:
-    """Return the name that `datasets.load_dataset` knows a source by."""
-    return root.removeprefix(HUB_PREFIX).partition("@")[0] if is_remote(root) else root
 
 
 def resolve_expression(

@@ -59,7 +59,7 @@ def resolve_splits(
     words = [split] if isinstance(split, str) else split
     if words is None or "all" in words:
         return list(splits)
-    return [resolve_split(word, splits, source) for word in words]
+    return list(dict.fromkeys(resolve_split(word, splits, source) for word in words))
 
 
 def resolve_split(word: str, splits: Sequence[str], source: str) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from .files import strip_query
 from .schema import (
     SPLIT_OF_WORD,
     SPLITS,
@@ -56,14 +57,20 @@ def read_shard(path: str | os.PathLike[str], *, on_error: OnError = "raise") -> 
 
 
 def scan_shard(
-    path: str | os.PathLike[str], *, on_error: OnError = "raise"
+    path: str | os.PathLike[str], *, on_error: OnError = "raise", name: str | None = None
 ) -> Iterator[PlacedSample]:
     """Yield the samples of one tar in order, each with the place of its array.
+
+    Args:
+        path: of the tar, or its URL.
+        on_error: what to do about damage.
+        name: what damage calls it; None is its path.
 
     Raises:
         DamageError: a sample or the tar itself is damaged or cut short: which, where and how.
     """
     path = os.fspath(path)
+    name = path if name is None else name
     last = None
     try:
         with open_tar(path) as stream:
@@ -73,15 +80,15 @@ def scan_shard(
                     placed = decode_members(key, members)
                 except ValueError as error:
                     reason = str(error).removeprefix(f"sample {key}: ")
-                    damage = DamageError(path, key, members[0][1].offset, reason)
-                    report_damage(damage, on_error)
+                    offset = dict(members).get("npy", members[0][1]).offset
+                    report_damage(DamageError(name, key, offset, reason), on_error)
                     continue
                 yield placed
     except ValueError as error:
         if isinstance(error, DamageError):
             raise
         after = "" if last is None else f", after sample {last}"
-        report_damage(DamageError(path, None, None, f"{error}{after}"), on_error)
+        report_damage(DamageError(name, None, None, f"{error}{after}"), on_error)
 
 
 def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
@@ -122,7 +129,7 @@ def decode_members(key: str, members: list[tuple[str, Member]]) -> PlacedSample:
 
 def is_tar(name: str) -> bool:
     """Tell by its name whether a file is a tar, compressed or not."""
-    return TAR_SUFFIX.search(name) is not None
+    return TAR_SUFFIX.search(strip_query(name)) is not None
 
 
 def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[str]]:
@@ -178,7 +185,7 @@ def read_splits_csv(text: str, tars: Sequence[str]) -> dict[str, list[str]]:
 
 def tar_stem(name: str) -> str:
     """Return the name of a tar without directories and without `.tar` or `.tar.gz`."""
-    return TAR_SUFFIX.sub("", posixpath.basename(name.strip()))
+    return TAR_SUFFIX.sub("", posixpath.basename(strip_query(name.strip())))
 
 
 def _read_rows(text: str) -> list[tuple[str, str]]:

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from .files import BUFFER_SIZE, is_remote, map_file, open_stream
+from .files import BUFFER_SIZE, is_remote
+from .maps import GZIP_MAGIC, map_file
+from .streams import open_stream
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
-GZIP_MAGIC = b"\x1f\x8b"
 # A header says how long its name is; no name of ours or of anybody's is this long.
 MAX_LONG_HEADER = 1 << 20
 # The embeddings of a day of video at 30 frames a second are smaller than this.
@@ -184,7 +185,8 @@ def _read_odd_header(block: bytes, offset: int) -> Header:
         raise ValueError(f"no tar header at byte {offset}: {error}") from error
     kind = FILE if header.isreg() else header.type[0]
     has_data = kind == FILE or kind in EXTENSIONS or header.type not in tarfile.SUPPORTED_TYPES
-    return Header(kind, header.name, header.size if has_data else 0)
+    name = _decode_name(header.name.encode("utf-8", "surrogateescape"))
+    return Header(kind, name, header.size if has_data else 0)
 
 
 def _parse_size(extended: dict[str, str], name: str, nbytes: int) -> int:
@@ -196,8 +198,11 @@ def _parse_size(extended: dict[str, str], name: str, nbytes: int) -> int:
 
 
 def _decode_name(name: bytes) -> str:
-    """Return a member's name; bytes that are no UTF-8 stay what they are."""
-    return name.decode("utf-8", "surrogateescape")
+    """Return a member's name, by Latin-1 where it is no UTF-8: any name is text and another's."""
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
 
 
 def _read_extension(kind: int, data: bytes, offset: int) -> dict[str, str]:

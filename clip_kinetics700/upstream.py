@@ -136,7 +136,7 @@ class EmbeddingWebDatasetReader:
         if len(rows):
             rows = order_epoch(rows, self._dataset.index.file_numbers[rows], seed=seed)
         order = shuffle_within(rows, buffer_size=self._buffer_size, seed=seed)
-        for sample in read_ordered(self._dataset, order):
+        for sample in read_ordered(order, self._dataset.read_rows):
             if isinstance(sample, DamageError):
                 report_damage(sample, self._dataset.on_error)
             else:

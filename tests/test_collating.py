@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_kinetics700 import collate, load_dataset
-from clip_kinetics700.collating import FramePolicy, cut_frames, make_batch
+from clip_kinetics700.collating import FramePolicy, Row, cut_frames, make_batch
 from tests.layouts import make_sample, make_samples, write_dataset
 
 RNG = np.random.default_rng(0)
@@ -23,11 +23,14 @@ def frames(n_frames: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
     return array
 
 
+def as_row(embeddings: np.ndarray[tuple[int, ...], np.dtype[np.float16]]) -> Row:
+    """Return embeddings with the rest that a batch needs."""
+    return Row(embeddings, caption="", label_id=0, key="a")
+
+
 def test_padding_is_zeros_behind_the_frames() -> None:
     """The mask is True for frames and False for the zeros behind them."""
-    batch = make_batch(
-        [frames(3) + 1, frames(1) + 1], ["", ""], [0, 1], ["a", "b"], dtype="float32"
-    )
+    batch = make_batch([as_row(frames(3) + 1), as_row(frames(1) + 1)], dtype="float32")
     assert batch["embeddings"].shape == (2, 3, 4)
     assert batch["mask"].tolist() == [[True, True, True], [True, False, False]]
     assert not batch["embeddings"][~batch["mask"]].any()
@@ -38,9 +41,8 @@ def test_padding_is_zeros_behind_the_frames() -> None:
 def test_float16_is_bit_exact(lengths: list[int]) -> None:
     """float16 batches hold the stored bits, float32 ones the same numbers."""
     arrays = [RNG.standard_normal((n, 4)).astype(np.float16) for n in lengths]
-    names = ["a", "b"]
-    halves = make_batch(arrays, names, [0, 0], names, dtype="float16")
-    floats = make_batch(arrays, names, [0, 0], names, dtype="float32")
+    halves = make_batch([as_row(array) for array in arrays], dtype="float16")
+    floats = make_batch([as_row(array) for array in arrays], dtype="float32")
     assert halves["embeddings"].dtype == torch.float16
     for row, array in enumerate(arrays):
         assert halves["embeddings"][row, : len(array)].numpy().tobytes() == array.tobytes()
@@ -49,7 +51,7 @@ def test_float16_is_bit_exact(lengths: list[int]) -> None:
 
 def test_sample_without_frames_is_all_padding() -> None:
     """A batch of samples without frames has one masked frame, so that no dimension is 0."""
-    batch = make_batch([frames(0)], [""], [0], ["a"], dtype="float32")
+    batch = make_batch([as_row(frames(0))], dtype="float32")
     assert batch["embeddings"].shape == (1, 1, 4)
     assert not batch["mask"].any()
 

@@ -1,0 +1,180 @@
+"""Files read from first to last, or at random, wherever they lie.
+
+In: paths or fsspec URLs. Out: streams; remote ones are read in ranges that are tried again by
+themselves, the next ones being fetched meanwhile.
+"""
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .files import (
+    BUFFER_SIZE,
+    NoRangesError,
+    Place,
+    is_remote,
+    locate,
+    network_errors,
+    read_begin,
+    retry,
+)
+from .ranges import MAX_RANGE_BYTES, Piece, RangeReader, Views
+
+# Who looks at the begin only shall not pay for megabytes: ranges grow from this by that factor, and
+# more of them are on their way while one is used.
+FIRST_RANGE_BYTES = 128 << 10
+GROWTH = 8
+MAX_RANGES_AHEAD = 4
+
+
+def open_stream(path: str) -> io.BufferedReader:
+    """Open a local file, or one at any fsspec URL, to be read from first to last."""
+    raw = ChunkStream(read_chunks(path)) if is_remote(path) else io.FileIO(path)
+    return io.BufferedReader(raw, BUFFER_SIZE)
+
+
+def read_whole(path: str) -> bytes:
+    """Return the bytes of a local file, or of one at any fsspec URL.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+    """
+    return b"".join(read_chunks(path)) if is_remote(path) else Path(path).read_bytes()
+
+
+def read_if_there(path: str) -> bytes | None:
+    """Return the bytes of a file, or None where there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return read_whole(path)
+    except FileNotFoundError:
+        return None
+
+
+def read_chunks(url: str) -> Iterator[bytes | memoryview]:
+    """Yield a remote file from first to last, the next chunks being fetched meanwhile.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+    """
+    place = locate(url)
+    try:
+        data, size = read_begin(place, FIRST_RANGE_BYTES)
+    except NoRangesError:
+        data, size = b"", None
+    if size is None:
+        yield from _read_in_one(place)
+        return
+    yield data
+    reader = RangeReader(MAX_RANGES_AHEAD)
+    ahead: deque[Callable[[], Views]] = deque()
+    begin, nbytes, n_ahead = len(data), FIRST_RANGE_BYTES, 2
+    while begin < size or ahead:
+        while begin < size and len(ahead) < n_ahead:
+            nbytes = min(GROWTH * nbytes, MAX_RANGE_BYTES)
+            end = min(begin + nbytes, size)
+            ahead.append(reader.start([Piece(url, begin, end)]))
+            begin = end
+        (view,) = ahead.popleft()()
+        if isinstance(view, ValueError):
+            raise OSError(f"{url}: has become shorter while it was read: {view}")
+        yield view
+        n_ahead = min(2 * n_ahead, MAX_RANGES_AHEAD)
+
+
+def _read_in_one(place: Place) -> Iterator[bytes]:
+    """Yield a file whose server knows no ranges; a failure in the middle is final."""
+    file = retry(lambda: place.file_system.open(place.name, "rb", block_size=0), place.url)
+    with file:
+        while True:
+            try:
+                data = file.read(BUFFER_SIZE)
+            except network_errors() as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ConnectionError(f"{place.url}: {reason}") from error
+            if not data:
+                return
+            yield data
+
+
+class ChunkStream(io.RawIOBase):
+    """Chunks as a stream."""
+
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
+        """Read these."""
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Copy what comes next into a buffer; 0 bytes are the end."""
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        target = memoryview(buffer)
+        nbytes = min(len(target), len(self._rest))
+        target[:nbytes] = self._rest[:nbytes]
+        self._rest = self._rest[nbytes:]
+        return nbytes
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file read at random: what is asked for is fetched, in several ranges at once."""
+
+    def __init__(self, url: str) -> None:
+        """Ask for its size.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: it cannot be read, or its server does not say how long it is.
+        """
+        self._url = url
+        _, size = read_begin(locate(url), 1)
+        if size is None:
+            raise OSError(f"{url}: its server does not say how long it is")
+        self._size = size
+        self._at = 0
+        self._reader = RangeReader()
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it can be read anywhere."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to a byte."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def tell(self) -> int:
+        """Return the byte that comes next."""
+        return self._at
+
+    def read(self, nbytes: int | None = -1, /) -> bytes:
+        """Return the next bytes, all that there are where no number is given."""
+        begin = min(self._at, self._size)
+        end = self._size if nbytes is None or nbytes < 0 else min(begin + nbytes, self._size)
+        cuts = range(begin, end, MAX_RANGE_BYTES)
+        pieces = [Piece(self._url, cut, min(cut + MAX_RANGE_BYTES, end)) for cut in cuts]
+        views = self._reader.start(pieces)()
+        for view in views:
+            if isinstance(view, ValueError):
+                raise OSError(f"{self._url}: has become shorter while it was read: {view}")
+        self._at = end
+        return b"".join(view for view in views if isinstance(view, memoryview))

@@ -1,0 +1,294 @@
+"""Repositories of the Hub are read like directories: by byte ranges, at one commit, also private.
+
+The Hub is `minihub` on this machine; its clients are processes of their own, because
+huggingface_hub reads HF_ENDPOINT when it is imported.
+"""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from http.client import HTTPConnection
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clip_kinetics700
+from clip_kinetics700.layout import find_source
+from tests.layouts import make_sample, make_samples, write_dataset, write_index
+
+ROOT = Path(__file__).parent.parent
+NAMES = tuple(f"class {number:02d}" for number in range(60))
+
+BEGIN = """
+import json, logging, sys
+import clip_kinetics700
+from huggingface_hub import HfApi
+arguments = sys.argv[1:]
+"""
+UPLOAD = """
+repository, directory, *branch = arguments
+api = HfApi()
+api.create_repo(repository, repo_type="dataset", exist_ok=True, private="private" in repository)
+if branch:
+    api.create_branch(repository, branch=branch[0], repo_type="dataset")
+api.upload_folder(
+    repo_id=repository, folder_path=directory, repo_type="dataset", delete_patterns="*",
+    revision=branch[0] if branch else None,
+)
+"""
+KEYS = """
+source, options, words = arguments[0], json.loads(arguments[1]), json.loads(arguments[2])
+dataset = clip_kinetics700.open(source, **options).select(**words)
+print(json.dumps([sample.key for sample in iter(dataset)]))
+"""
+LOAD = """
+for source, options in json.loads(arguments[0]):
+    loaded = clip_kinetics700.load_dataset(source, **options)
+    print(json.dumps([row["meta"]["key"] for part in loaded.values() for row in part]))
+"""
+
+
+@dataclass
+class Hub:
+    """A Hub that runs, and the processes that use it."""
+
+    endpoint: str
+    home: Path
+
+    def try_to_run(
+        self, code: str, *arguments: str, user: str = "alice"
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run code in a process of its own and return how it ended."""
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": self.endpoint,
+            "HF_TOKEN": f"hf_{user}",
+            "HF_HOME": str(self.home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONWARNINGS": "ignore",
+        }
+        command = [sys.executable, "-c", BEGIN + code, *arguments]
+        return subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    def run(self, code: str, *arguments: str, user: str = "alice") -> str:
+        """Run code in a process of its own and return what it prints."""
+        done = self.try_to_run(code, *arguments, user=user)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def keys(self, source: str, *, revision: str | None = None, **words: Any) -> list[str]:
+        """Return the keys that `open(source, revision=...).select(...)` gives."""
+        options = json.dumps({"revision": revision})
+        return list(json.loads(self.run(KEYS, source, options, json.dumps(words))))
+
+    def load(self, *loads: tuple[str, dict[str, Any]]) -> list[list[str]]:
+        """Return the keys that each `load_dataset(source, ...)` gives."""
+        return [json.loads(line) for line in self.run(LOAD, json.dumps(loads)).splitlines()]
+
+    def control(self, name: str, body: Any = None) -> Any:
+        """Ask the server for its log, to forget it, or for faults."""
+        connection = HTTPConnection(self.endpoint.removeprefix("http://"))
+        data = None if body is None else json.dumps(body)
+        connection.request("GET" if body is None else "POST", f"/_minihub/{name}", data)
+        answer = json.load(connection.getresponse())
+        connection.close()
+        return answer
+
+    def requests(self, pattern: str) -> list[dict[str, Any]]:
+        """Return the requests whose path holds a pattern."""
+        return [entry for entry in self.control("log") if pattern in entry["line"]]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A Hub on this machine, its signed links on another host name."""
+    root = tmp_path_factory.mktemp("hub")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = {"--root": root / "hub", "--port": 0, "--ready-file": root / "ready.json"}
+    options |= {"--cdn-port": port, "--cdn-url": f"http://localhost:{port}"}
+    command = [sys.executable, str(ROOT / "tests/minihub.py"), *chain(*options.items())]
+    command += ["--token", "alice:hf_alice", "--token", "bob:hf_bob"]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as process:
+        while not (root / "ready.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        yield Hub(json.loads((root / "ready.json").read_text())["endpoint"], root / "home")
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def large(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 samples of (10, 512) and 60 classes in random order, also in `alice/large`."""
+    labels = [number % 60 for number in range(600)]
+    random.Random(0).shuffle(labels)
+    samples = [
+        replace(make_sample(number, width=512, n_frames=10), caption=NAMES[label], label_id=label)
+        for number, label in enumerate(labels)
+    ]
+    directory = tmp_path_factory.mktemp("large")
+    groups = {"train": samples[:500], "validation": samples[500:]}
+    write_dataset(directory, groups, samples_per_shard=200, class_names=NAMES, parquet=False)
+    hub.run(UPLOAD, "alice/large", str(write_index(directory)))
+    return directory
+
+
+def tar_bytes(directory: Path) -> int:
+    """Sum the bytes of a directory's tars."""
+    return sum(path.stat().st_size for path in directory.glob("*.tar"))
+
+
+def test_repository_is_read_by_ranges(hub: Hub, large: Path) -> None:
+    """One class of a repository is what the directory holds, for 3 % of its bytes."""
+    hub.control("reset", {})
+    selected = clip_kinetics700.open(large).select(classes=["class 07"])
+    assert hub.keys("alice/large", classes=["class 07"]) == [sample.key for sample in selected]
+    assert len(selected) == 10
+    requests = hub.requests("/_cdn/")
+    assert all(request["range"] for request in requests)
+    assert sum(request["bytes_out"] for request in requests) < 0.06 * tar_bytes(large)
+
+
+def test_whole_repository_is_read_once(hub: Hub, large: Path) -> None:
+    """All samples of a repository come in order, each tar's bytes once."""
+    hub.control("reset", {})
+    assert hub.keys("alice/large") == [sample.key for sample in clip_kinetics700.open(large)]
+    nbytes = sum(request["bytes_out"] for request in hub.requests(".tar"))
+    assert nbytes < 1.05 * tar_bytes(large)
+
+
+def test_load_dataset_reads_ranges_of_a_repository(hub: Hub, large: Path) -> None:
+    """`load_dataset` with classes reads byte ranges only, prepared or streamed."""
+    hub.control("reset", {})
+    words: dict[str, Any] = {"classes": ["class 11", "class 12"], "max_samples": 3}
+    loads = [("alice/large", {**words, "streaming": streaming}) for streaming in (False, True)]
+    expected = [sample.key for sample in clip_kinetics700.open(large).select(**words)]
+    assert hub.load(*loads) == [expected] * 2
+    assert all(request["range"] for request in hub.requests(".tar"))
+
+
+def test_parquet_of_a_revision_is_loaded(hub: Hub, tmp_path: Path) -> None:
+    """With a card, `load_dataset` gives the Parquet files of the revision that is asked for."""
+    write_dataset(tmp_path / "old", make_samples({"train": 4}))
+    write_dataset(tmp_path / "new", {"train": [make_sample(number) for number in range(50, 53)]})
+    hub.run(UPLOAD, "alice/cards", str(tmp_path / "new"))
+    hub.run(UPLOAD, "alice/cards", str(tmp_path / "old"), "old/ones")
+    old, new = (
+        [sample.key for sample in clip_kinetics700.open(tmp_path / name)] for name in ("old", "new")
+    )
+    loads: list[tuple[str, dict[str, Any]]] = [
+        ("alice/cards", {"revision": "old/ones"}),
+        ("hf://datasets/alice/cards@old%2Fones", {"streaming": True}),
+        ("alice/cards", {}),
+    ]
+    assert hub.load(*loads) == [old, old, new]
+
+
+def test_revisions_are_branches_or_commits(hub: Hub, tmp_path: Path) -> None:
+    """A branch, also one with a slash in its name, or a commit is read, by argument or URL."""
+    write_dataset(tmp_path / "old", make_samples({"train": 2}), parquet=False)
+    write_dataset(tmp_path / "new", make_samples({"train": 5}), parquet=False)
+    hub.run(UPLOAD, "alice/revisions", str(tmp_path / "new"))
+    hub.run(UPLOAD, "alice/revisions", str(tmp_path / "old"), "a/b")
+    commit = hub.run("print(HfApi().dataset_info('alice/revisions', revision='a/b').sha)")
+    assert len(hub.keys("alice/revisions")) == 5
+    assert len(hub.keys("alice/revisions", revision="a/b")) == 2
+    assert len(hub.keys("hf://datasets/alice/revisions@a%2Fb")) == 2
+    assert len(hub.keys("hf://datasets/alice/revisions/", revision=commit)) == 2
+    tars = f"hf://datasets/alice/revisions@{commit}/ds_000000.tar"
+    assert len(hub.keys(tars)) == 2
+
+
+COMMIT_BETWEEN = """
+repository, directory = arguments
+dataset = clip_kinetics700.open(repository)
+HfApi().upload_folder(repo_id=repository, folder_path=directory, repo_type="dataset")
+print(json.dumps([[sample.key for sample in dataset], len(clip_kinetics700.open(repository))]))
+"""
+
+
+def test_commits_in_between_change_nothing(hub: Hub, tmp_path: Path) -> None:
+    """A dataset that is open stays the commit it was; opened again it is the new one."""
+    old, new = make_samples({"train": 3}), {"train": [make_sample(n) for n in range(90, 95)]}
+    write_index(write_dataset(tmp_path / "old", old, parquet=False))
+    write_index(write_dataset(tmp_path / "new", new, parquet=False))
+    hub.run(UPLOAD, "alice/moving", str(tmp_path / "old"))
+    keys, n_after = json.loads(hub.run(COMMIT_BETWEEN, "alice/moving", str(tmp_path / "new")))
+    assert keys == [sample.key for sample in old["train"]]
+    assert n_after == 5
+
+
+def test_private_repository_needs_its_token(hub: Hub, tmp_path: Path) -> None:
+    """With HF_TOKEN of a member a private repository is read; to others it is not there."""
+    write_dataset(tmp_path, make_samples({"train": 2}), parquet=False)
+    hub.run(UPLOAD, "alice/private", str(tmp_path))
+    assert len(hub.keys("alice/private")) == 2
+    done = hub.try_to_run(KEYS, "alice/private", "{}", "{}", user="bob")
+    assert "FileNotFoundError: no directory alice/private here, and no dataset" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("alice/nothing", "{}"),
+        ("hf://datasets/alice/nothing", "{}"),
+        ("alice/large", '{"revision": "nothing"}'),
+        ("alice/--x..y", "{}"),
+    ],
+)
+def test_unknown_repository_is_one_line(hub: Hub, large: Path, source: str, options: str) -> None:
+    """A repository or revision that is not there is told in one line with what the Hub said."""
+    done = hub.try_to_run(KEYS, source, options, "{}")
+    last = done.stderr.strip().splitlines()[-1]
+    name = source.removeprefix("hf://datasets/")
+    assert last.startswith(f"FileNotFoundError: no directory {name}")
+    assert "on the Hub (" in last
+    assert last.endswith(")")
+
+
+def test_faults_of_the_hub_are_overcome(hub: Hub, large: Path) -> None:
+    """A request in passing that fails, of asking for the commit or for bytes, costs no sample."""
+    faults = [
+        "GET /api/datasets/alice/large$;status;code=503",
+        "GET .*/resolve/.*/index.parquet;reset;after=0",
+        "GET .*/_cdn/.*ds_000001.tar;status;code=503",
+    ]
+    hub.control("faults", faults)
+    assert len(hub.keys("alice/large", classes=["class 07"])) == 10
+    assert [fault["hits"] for fault in hub.control("faults")] == [1, 1, 1]
+
+
+def test_revision_of_what_is_no_repository_is_refused(tmp_path: Path) -> None:
+    """A revision of a directory, or another one than the URL names, raises."""
+    with pytest.raises(ValueError, match=r"revision 'v1' is asked for, but .* is no repository"):
+        clip_kinetics700.open(tmp_path, revision="v1")
+    with pytest.raises(ValueError, match="revision 'v1' is asked for, but hf://datasets/a/b@v2"):
+        clip_kinetics700.open("hf://datasets/a/b@v2", revision="v1")
+
+
+@pytest.mark.parametrize(
+    ("source", "revision", "url"),
+    [
+        ("a/b", None, "hf://datasets/a/b"),
+        ("a/b", "v1", "hf://datasets/a/b@v1"),
+        ("a/b", "x/y", "hf://datasets/a/b@x%2Fy"),
+        ("hf://datasets/a/b/", "v1", "hf://datasets/a/b@v1"),
+        ("hf://datasets/a/b/data/train", "v1", "hf://datasets/a/b@v1/data/train"),
+        ("hf://datasets/a/b@refs/pr/1/data", None, "hf://datasets/a/b@refs/pr/1/data"),
+        ("s3://bucket/d/", None, "s3://bucket/d"),
+    ],
+)
+def test_revision_is_part_of_the_url(source: str, revision: str | None, url: str) -> None:
+    """The URL of a repository names the revision right behind it, slashes as `%2F`."""
+    assert find_source(source, revision) == url
