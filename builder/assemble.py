@@ -4,6 +4,7 @@ Shards hold exactly `samples_per_shard` samples whatever failed and however part
 because their order and their cuts come from the plan alone.
 """
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -12,35 +13,38 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
 from builder.card import render_card
 from builder.config import AssembleConfig
 from builder.manifest import (
-    Totals,
     build_manifest,
     describe_file,
     read_manifest,
     write_manifest,
 )
-from builder.output import remove_stale_files
+from builder.output import SHARDS_NAME, WORK_NAME, remove_stale_files
+from builder.rows import Rows, number_results
+from builder.shard_reports import Shard, ShardDigest, ShardReports
 from builder.shard_writers import (
+    ParquetShard,
     TableFile,
+    TarShard,
     open_parquet_shard,
     open_table_file,
     open_tar_shard,
     splits_csv,
 )
-from builder.types import Clip, EncodedClip, Failure, InputError
+from builder.types import InputError
 from builder.work import refuse_differences
 from builder.write import write_text
 from clip_kinetics700.features import FAILURES_SCHEMA, INDEX_SCHEMA, data_schema
+from clip_kinetics700.index import index_row
 from clip_kinetics700.schema import (
     FAILURES_NAME,
     INDEX_NAME,
-    KEY_NAME,
     MANIFEST_NAME,
     SPLITS,
     SPLITS_CSV_NAME,
@@ -49,38 +53,7 @@ from clip_kinetics700.schema import (
     Sample,
 )
 
-
-class Rows(Protocol):
-    """What can be assembled: results of a plan, in its order."""
-
-    @property
-    def configuration(self) -> Mapping[str, Any]:
-        """What the manifest says the embeddings were made with."""
-        ...
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """Names by label id; None for videos without classes."""
-        ...
-
-    @property
-    def canary(self) -> list[float] | None:
-        """Embedding of the package's test video, where it was computed."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Columns of the embeddings."""
-        ...
-
-    @property
-    def totals(self) -> Mapping[str, Totals]:
-        """Counts of every split, known before the first result is read."""
-        ...
-
-    def results(self, split: str) -> Iterator[tuple[Clip, EncodedClip | Failure]]:
-        """Yield every row of a split in plan order."""
-        ...
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -90,11 +63,15 @@ class _Layout:
     output: Path
     rows: Rows
     config: AssembleConfig
+    advance: Callable[[int], None]
     index: TableFile
     failures: TableFile
+    reports: ShardReports
     schema: pa.Schema
     label_ids: Mapping[str, int]
     n_samples: int = 0
+    n_kept: int = 0
+    """Shards that an earlier run had finished."""
     tars: list[tuple[str, str]] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -112,7 +89,10 @@ def assemble(
     date = resolve_date(config)
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / MANIFEST_NAME).unlink(missing_ok=True)
-    files = write_files(rows, config, advance)
+    schema = data_schema(rows.width, rows.class_names)
+    place = config.output / WORK_NAME / SHARDS_NAME
+    reports = ShardReports(place, output=config.output, schema=schema)
+    files = write_files(rows, config, reports, advance)
     remove_stale_files(config.output, files)
     manifest = build_manifest(
         configuration=configuration,
@@ -124,6 +104,7 @@ def assemble(
     )
     write_text(config.output / "README.md", render_card(manifest))
     write_manifest(config.output, manifest)
+    reports.clear()
     return manifest
 
 
@@ -147,6 +128,16 @@ def check_output(
         refuse_differences(output, stored, {**configuration, "class_names": class_names})
 
 
+def refuse_other_assembly(config: AssembleConfig) -> None:
+    """Refuse early, before hours of encoding, what assembly would refuse at the end."""
+    resolve_date(config)
+    manifest = read_manifest(config.output)
+    if manifest is not None:
+        now = describe_options(config)
+        before = {name: manifest["configuration"].get(name) for name in now}
+        refuse_differences(config.output, before, now)
+
+
 def resolve_date(config: AssembleConfig) -> str | None:
     """Return the date of --date or SOURCE_DATE_EPOCH, the only clocks that reach an output."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
@@ -161,7 +152,7 @@ def resolve_date(config: AssembleConfig) -> str | None:
 
 
 def write_files(
-    rows: Rows, config: AssembleConfig, advance: Callable[[int], None]
+    rows: Rows, config: AssembleConfig, reports: ShardReports, advance: Callable[[int], None]
 ) -> dict[str, dict[str, Any]]:
     """Write everything but card and manifest; return the manifest's entry of each file."""
     output = config.output
@@ -170,14 +161,18 @@ def write_files(
             output=output,
             rows=rows,
             config=config,
+            advance=advance,
             index=stack.enter_context(open_table_file(output / INDEX_NAME, INDEX_SCHEMA)),
             failures=stack.enter_context(open_table_file(output / FAILURES_NAME, FAILURES_SCHEMA)),
+            reports=reports,
             schema=data_schema(rows.width, rows.class_names),
             label_ids={name: index for index, name in enumerate(rows.class_names or [])},
         )
         for split in SPLITS:
             if split in rows.totals:
-                write_split(layout, split, advance)
+                write_split(layout, split)
+    if layout.n_kept:
+        log.info("%d shards were finished before", layout.n_kept)
     files = layout.files
     n_failures = sum(totals.failures for totals in rows.totals.values())
     files[INDEX_NAME] = describe_file(output / INDEX_NAME, layout.n_samples)
@@ -188,92 +183,100 @@ def write_files(
     return files
 
 
-def write_split(layout: _Layout, split: str, advance: Callable[[int], None]) -> None:
-    """Write the shards of one split; failed rows go to the failures table as they come."""
-    per_shard = layout.config.samples_per_shard
+def write_split(layout: _Layout, split: str) -> None:
+    """Write the shards of one split; failed rows go to their table as they come."""
+    first, per_shard = layout.n_samples, layout.config.samples_per_shard
     n_shards = -(-layout.rows.totals[split].samples // per_shard)
-    samples = list_samples(layout, split, advance)
-    for shard in range(n_shards):
-        write_shard(layout, split, islice(samples, per_shard), f"{shard:05d}-of-{n_shards:05d}")
+    samples = take_samples(layout, split)
+    for number in range(n_shards):
+        shard = name_shard(layout, split, number, n_shards)
+        finish_shard(layout, shard, islice(samples, per_shard), first)
+        if shard.tar is not None:
+            layout.tars.append((shard.tar.removesuffix(".tar"), SPLITS_CSV_WORD[split]))
     # What follows the last sample can only be failures.
     deque(samples, maxlen=0)
 
 
-def list_samples(layout: _Layout, split: str, advance: Callable[[int], None]) -> Iterator[Sample]:
-    """Number the samples of a split over the whole dataset."""
-    for clip, result in layout.rows.results(split):
-        advance(1)
-        if isinstance(result, Failure):
-            layout.failures.add(failure_row(clip, result))
-        else:
-            key = KEY_NAME.format(layout.n_samples)
-            layout.n_samples += 1
-            yield make_sample(key, clip, result, layout.label_ids)
-
-
-def write_shard(layout: _Layout, split: str, samples: Iterator[Sample], numbers: str) -> None:
-    """Write one tar and one Parquet file with the same rows, and their index."""
-    n_samples = layout.n_samples
-    tar_name = parquet_name = None
-    with ExitStack() as stack:
-        tar = parquet = None
-        if "webdataset" in layout.config.formats:
-            tar_name = TAR_NAME.format(len(layout.tars))
-            tar = stack.enter_context(open_tar_shard(layout.output / tar_name))
-        if "parquet" in layout.config.formats:
-            parquet_name = f"data/{split}-{numbers}.parquet"
-            (layout.output / "data").mkdir(exist_ok=True)
-            path = layout.output / parquet_name
-            parquet = stack.enter_context(open_parquet_shard(path, layout.schema))
-        for sample in samples:
-            offset, n_bytes = tar.add(sample) if tar else (None, None)
-            if parquet:
-                parquet.add(sample)
-            layout.index.add(
-                {
-                    "split": split,
-                    "caption": sample.caption,
-                    **sample.meta,
-                    "tar_file": tar_name,
-                    "npy_offset": offset,
-                    "npy_nbytes": n_bytes,
-                }
-            )
-    if tar_name is not None:
-        layout.tars.append((tar_name.removesuffix(".tar"), SPLITS_CSV_WORD[split]))
-    for name in filter(None, (tar_name, parquet_name)):
-        layout.files[name] = describe_file(layout.output / name, layout.n_samples - n_samples)
-
-
-def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[str, int]) -> Sample:
-    """Join what the annotations and the encoder say of one clip."""
-    info = encoded.info
-    return Sample(
-        key=key,
-        embeddings=encoded.embeddings,
-        caption=clip.caption,
-        youtube_id=clip.video_id,
-        time_start=clip.time_start,
-        time_end=clip.time_end,
-        label_id=None if clip.label is None else label_ids.get(clip.label),
-        timestamps=encoded.timestamps,
-        duration=None if info is None else info.duration_seconds,
-        fps=None if info is None else info.frames_per_second,
-        width=None if info is None else info.width,
-        height=None if info is None else info.height,
-        extra=clip.extra,
+def name_shard(layout: _Layout, split: str, number: int, n_shards: int) -> Shard:
+    """Return the next shard, with the names of its files."""
+    formats = layout.config.formats
+    parquet = f"data/{split}-{number:05d}-of-{n_shards:05d}.parquet"
+    return Shard(
+        split=split,
+        number=number,
+        tar=TAR_NAME.format(len(layout.tars)) if "webdataset" in formats else None,
+        parquet=parquet if "parquet" in formats else None,
     )
 
 
-def failure_row(clip: Clip, failure: Failure) -> dict[str, Any]:
-    """Return a row of failures.parquet."""
-    return {
-        "split": clip.split,
-        "youtube_id": clip.video_id,
-        "time_start": clip.time_start,
-        "time_end": clip.time_end,
-        "label": clip.label,
-        "stage": failure.stage,
-        "reason": failure.reason,
-        "message": failure.message,
-    }
+def take_samples(layout: _Layout, split: str) -> Iterator[Sample]:
+    """Yield the samples of a split under their keys, and put its failures into their table."""
+    first = layout.n_samples
+    for row in number_results(layout.rows, split, first=first, label_ids=layout.label_ids):
+        layout.advance(1)
+        if isinstance(row, Sample):
+            layout.n_samples += 1
+            yield row
+        else:
+            layout.failures.add(row)
+
+
+def finish_shard(layout: _Layout, shard: Shard, samples: Iterator[Sample], first: int) -> None:
+    """Write a shard, or keep it where its report tells that it holds these very samples.
+
+    Args:
+        layout: the assembly.
+        shard: what is to be finished.
+        samples: those of the shard.
+        first: number of the split's first sample.
+    """
+    digest = ShardDigest()
+    indexed = index_samples(layout, shard, samples, digest)
+    report = layout.reports.find(shard)
+    if report is None:
+        write_shard(layout, shard, indexed)
+    else:
+        deque(indexed, maxlen=0)
+        if report.samples_sha256 == digest.hexdigest():
+            layout.files |= report.files
+            layout.n_kept += 1
+            return
+        layout.reports.drop_from(shard)
+        write_shard(layout, shard, read_again(layout, shard, first))
+    files = {name: describe_file(layout.output / name, digest.n_samples) for name in shard.files}
+    layout.reports.write(shard, digest.hexdigest(), files)
+    layout.files |= files
+
+
+def index_samples(
+    layout: _Layout, shard: Shard, samples: Iterator[Sample], digest: ShardDigest
+) -> Iterator[Sample]:
+    """Yield samples that go into the digest and the index on their way."""
+    for sample in samples:
+        place = digest.add(sample)
+        place_in_tar = (None, None) if shard.tar is None else place
+        layout.index.add(index_row(shard.split, sample, shard.tar, place_in_tar))
+        yield sample
+
+
+def read_again(layout: _Layout, shard: Shard, first: int) -> Iterator[Sample]:
+    """Yield the samples of one shard from the source anew: no shard is held in memory."""
+    rows = number_results(layout.rows, shard.split, first=first, label_ids=layout.label_ids)
+    samples = (row for row in rows if isinstance(row, Sample))
+    begin = shard.number * layout.config.samples_per_shard
+    return islice(samples, begin, begin + layout.config.samples_per_shard)
+
+
+def write_shard(layout: _Layout, shard: Shard, samples: Iterator[Sample]) -> None:
+    """Write one tar and one Parquet file with the same rows."""
+    with ExitStack() as stack:
+        writers: list[TarShard | ParquetShard] = []
+        if shard.tar is not None:
+            writers.append(stack.enter_context(open_tar_shard(layout.output / shard.tar)))
+        if shard.parquet is not None:
+            path = layout.output / shard.parquet
+            path.parent.mkdir(exist_ok=True)
+            writers.append(stack.enter_context(open_parquet_shard(path, layout.schema)))
+        for sample in samples:
+            for writer in writers:
+                writer.add(sample)

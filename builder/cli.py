@@ -4,31 +4,40 @@ Exit code 0: done. 1: the run failed, or more clips failed than allowed. 2: misu
 input, in one line. A traceback only with --debug.
 """
 
+import json
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from builder.config import AssembleConfig, EncodeConfig
+from builder.config import AssembleConfig, ConvertConfig, EncodeConfig, SourceConfig
 from builder.options import (
     PATH,
     assemble_options,
+    convert_options,
     encode_options,
     general_options,
+    index_option,
     processed_options,
     seed_option,
+    source_options,
     spread_values,
 )
 from builder.output import WORK_NAME
+from builder.problems import Problem
 from builder.types import BuildError, InputError
 from clip_kinetics700 import __version__
+from clip_kinetics700.schema import DamageError
 
 log = logging.getLogger(__name__)
+
+FAILED = (click.ClickException, InputError, BuildError, DamageError, OSError, MemoryError)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,11 +124,8 @@ def verify_command(directory: Path, *, quiet: bool, debug: bool) -> int:
     del debug
     track = partial(track_progress, "verify", unit="samples", quiet=quiet)
     problems = verify_dataset(directory, track=track)
-    for problem in problems:
-        click.echo(f"{problem.file}: {problem.message}", err=True)
     if problems:
-        click.echo(f"{directory}: {len(problems)} problems", err=True)
-        return 1
+        return print_problems(directory, problems)
     manifest = read_manifest(directory)
     if manifest is not None and not quiet:
         counts = [f"{manifest['totals'][name]:,} {name}" for name in ("samples", "failures")]
@@ -130,13 +136,90 @@ def verify_command(directory: Path, *, quiet: bool, debug: bool) -> int:
     return 0
 
 
-Config = TypeVar("Config", EncodeConfig, AssembleConfig)
+@cli.command("convert")
+@click.argument("source")
+@click.argument("output", metavar="DIR", type=PATH)
+@index_option
+@source_options
+@convert_options
+@assemble_options
+@general_options
+def convert_command(source: str, *, dry_run: bool, quiet: bool, **options: Any) -> int:
+    """Rewrite SOURCE, a dataset of any dialect, into the published layout in DIR.
+
+    SOURCE is a directory, a repository of the Hub, any fsspec URL, or a tar.
+    """
+    from builder import convert, report
+
+    reads = make_config(SourceConfig, options, source=source)
+    config = make_config(ConvertConfig, options, source=reads)
+    if dry_run:
+        report.print_conversion(convert.describe_plan(config), source, config.output)
+        return 0
+    manifest, problems = convert.convert(config, quiet=quiet)
+    if not quiet:
+        report.print_manifest(manifest, config.output, None)
+    if problems:
+        return print_problems(config.output, problems)
+    return check_failures(manifest, config.max_failures)
+
+
+@cli.command("index")
+@click.argument("source")
+@click.option("--output", metavar="FILE", type=PATH, help="Default: SOURCE/index.parquet.")
+@source_options
+@general_options
+def index_command(output: Path | None, *, quiet: bool, **options: Any) -> int:
+    """Write the index of SOURCE, so that readers find its samples without reading all of it."""
+    from builder.indexing import index_source
+    from builder.progress import track_progress
+
+    track = partial(track_progress, "index", unit="files", quiet=quiet)
+    path, counts = index_source(make_config(SourceConfig, options), output, track=track)
+    if not quiet:
+        numbers = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+        click.echo(f"{path}: {numbers} samples")
+    return 0
+
+
+@cli.command("info")
+@click.argument("source")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+@index_option
+@source_options
+@general_options
+def info_command(*, as_json: bool, quiet: bool, **options: Any) -> int:
+    """Read SOURCE once and print what is in it, and what is odd about it."""
+    from builder.info import describe_source
+    from builder.progress import track_progress
+    from builder.report import print_info
+
+    def track(total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
+        return track_progress("read", total, unit=unit, quiet=quiet)
+
+    info = describe_source(make_config(SourceConfig, options), track=track)
+    if as_json:
+        click.echo(json.dumps(info, indent=2))
+    else:
+        print_info(info)
+    return 0
+
+
+Config = TypeVar("Config", EncodeConfig, AssembleConfig, SourceConfig, ConvertConfig)
 
 
 def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:
     """Return the configuration that takes its fields from a command's options."""
     names = kind.__dataclass_fields__.keys()
     return kind(**{name: value for name, value in options.items() if name in names}, **more)
+
+
+def print_problems(directory: Path, problems: Sequence[Problem]) -> int:
+    """Print what verification found, file by file; return exit code 1."""
+    for problem in problems:
+        click.echo(f"{problem.file}: {problem.message}", err=True)
+    click.echo(f"{directory}: {len(problems)} problems", err=True)
+    return 1
 
 
 def check_failures(manifest: Mapping[str, Any], max_failures: float) -> int:
@@ -179,7 +262,7 @@ def run(arguments: list[str] | None = None) -> None:
         code = end_with("interrupted; run it again to go on", 128 + signal.SIGINT)
     except TerminatedError as error:
         code = end_with("asked to end; run it again to go on", 128 + error.args[0])
-    except (click.ClickException, InputError, BuildError, OSError, MemoryError) as error:
+    except FAILED as error:
         if debug:
             raise
         is_misuse = isinstance(error, (click.UsageError, InputError))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_kinetics700.schema import SAMPLES_PER_SHARD
+from clip_kinetics700.schema import SAMPLES_PER_SHARD, OnError
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 # The default repository holds only pickled weights on its main branch; the safetensors
@@ -56,3 +56,30 @@ class AssembleConfig:
     max_failures: float = 0.5
     date: str | None = None
     """Written to the manifest as it is; None writes none, so that bytes do not tell the time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """A dataset of any dialect, to be read."""
+
+    source: str
+    """Directory, fsspec URL, repository of the Hub, or one tar."""
+    index: str | None = None
+    """Index of the source that lies elsewhere than in it."""
+    revision: str | None = None
+    """Branch, tag or commit of a repository."""
+    on_error: OnError = "raise"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertConfig:
+    """A dataset of any dialect in, the published layout out."""
+
+    source: SourceConfig
+    output: Path
+    class_list: str = "auto"
+    """`auto`, `400`, `600`, `700` or a text file, for a source that does not number its labels."""
+    samples_per_shard: int = SAMPLES_PER_SHARD
+    formats: tuple[str, ...] = FORMATS
+    max_failures: float = 0.5
+    date: str | None = None

@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
-from builder.config import DTYPES, FORMATS, AssembleConfig, EncodeConfig
+from builder.config import (
+    DTYPES,
+    FORMATS,
+    AssembleConfig,
+    ConvertConfig,
+    EncodeConfig,
+    SourceConfig,
+)
 from clip_kinetics700.schema import normalize_split
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -92,6 +99,8 @@ POSITIVE = FiniteRange(min=0, max=10**6, min_open=True)
 # The defaults stand in builder/config.py and only there.
 ENCODE_DEFAULTS = EncodeConfig(annotations=(), videos=Path(), work=Path())
 ASSEMBLE_DEFAULTS = AssembleConfig(source=Path(), output=Path())
+SOURCE_DEFAULTS = SourceConfig(source="")
+CONVERT_DEFAULTS = ConvertConfig(source=SOURCE_DEFAULTS, output=Path())
 
 general_options = add_options(
     click.option("--quiet", is_flag=True, help="Print errors only."),
@@ -232,4 +241,33 @@ assemble_options = add_options(
         callback=iso_date,
         help="Date for the manifest; none is written otherwise.",
     ),
+)
+source_options = add_options(
+    click.option(
+        "--on-error",
+        type=click.Choice(("raise", "skip")),
+        default=SOURCE_DEFAULTS.on_error,
+        show_default=True,
+        help="Whether damage ends the run, or costs the damaged samples alone.",
+    ),
+    click.option(
+        "--revision",
+        default=SOURCE_DEFAULTS.revision,
+        help="Branch, tag or commit of a Hub repository.",
+    ),
+)
+index_option = click.option(
+    "--index",
+    metavar="FILE",
+    default=SOURCE_DEFAULTS.index,
+    help="Index of SOURCE that lies elsewhere than in it; path or URL.",
+)
+convert_options = add_options(
+    click.option(
+        "--class-list",
+        default=CONVERT_DEFAULTS.class_list,
+        show_default=True,
+        help="auto, 400, 600, 700 or a file: numbers the labels, where SOURCE does not.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Say what would be read; write nothing."),
 )

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from builder.types import InputError
+from builder.work import is_work_directory
 
 log = logging.getLogger(__name__)
 
 WORK_NAME = ".build"
 """A build keeps its parts in a hidden folder of its output, where `datasets` does not look."""
+SHARDS_NAME = "shards"
+"""In that folder lie the reports of finished shards, until the dataset is complete."""
+CONVERSION_NAME = "conversion.json"
+"""In that folder too: of what a conversion makes this dataset, and what came of it."""
 SHARDS = re.compile(r"ds_\d{6}\.tar|data/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
 TABLES = ("README.md", "splits.csv", "index.parquet", "failures.parquet", "manifest.json")
 
@@ -33,17 +38,27 @@ def check_directory(option: str, path: Path) -> None:
             raise InputError(f"{option} {path}: {place} is a file; a directory is needed")
 
 
-def refuse_foreign(output: Path) -> None:
-    """Refuse a directory with files that an assembly would replace and that are not ours.
+def refuse_foreign(output: Path, *, option: str = "--output", converts: bool = False) -> None:
+    """Refuse a directory with files that would be replaced and that are not of this work.
 
-    Ours is what has been begun here before, by a build or by an assembly.
+    Ours is what has been begun here before, by a build or an assembly, or by a conversion.
+
+    Args:
+        output: the directory.
+        option: how the user has given it.
+        converts: it is a conversion that will write there.
     """
-    if (output / WORK_NAME).is_dir():
+    work = output / WORK_NAME
+    if converts and is_work_directory(work):
+        raise InputError(f"{option} {output}: holds the parts of a build; give another directory")
+    if not converts and (work / CONVERSION_NAME).is_file():
+        raise InputError(f"{option} {output}: holds a conversion; give another directory")
+    if work.is_dir():
         return
     names = list_published(output)
     if names and "manifest.json" not in names:
         raise InputError(
-            f"--output {output}: holds {names[0]}, which was not made here and would be "
+            f"{option} {output}: holds {names[0]}, which was not made here and would be "
             "replaced; give an empty or a new directory"
         )
 

@@ -16,7 +16,7 @@ from builder.assemble import (
     assemble,
     check_output,
     describe_assembly,
-    describe_options,
+    refuse_other_assembly,
     resolve_date,
 )
 from builder.config import AssembleConfig, EncodeConfig
@@ -31,7 +31,7 @@ from builder.prepare import plan_encode, prepare_engine
 from builder.processed_rows import ProcessedRows, is_processed_dataset
 from builder.progress import track_progress
 from builder.types import InputError, Part
-from builder.work import is_work_directory, refuse_differences
+from builder.work import is_work_directory
 from clip_kinetics700.schema import MANIFEST_NAME
 
 log = logging.getLogger(__name__)
@@ -186,13 +186,3 @@ def build(
     # What orders and numbers the rows is in the plan.
     source = replace(assemble_config, source=output, seed=None, class_list=None)
     return summary, assemble_directory(source, quiet=quiet)
-
-
-def refuse_other_assembly(config: AssembleConfig) -> None:
-    """Refuse early, before hours of encoding, what assembly would refuse at the end."""
-    resolve_date(config)
-    manifest = read_manifest(config.output)
-    if manifest is not None:
-        now = describe_options(config)
-        before = {name: manifest["configuration"].get(name) for name in now}
-        refuse_differences(config.output, before, now)

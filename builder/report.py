@@ -1,23 +1,40 @@
 """What a person sees at the end of a run: short tables of counts."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from builder.config import EncodeConfig
 from builder.parts import is_done
-from builder.pipeline import EncodeSummary
-from builder.prepare import Plan
+from builder.problems import make_printable
 from builder.work import parts_directory
 from clip_kinetics700.schema import SPLITS
 
+if TYPE_CHECKING:  # they import torch, which most commands do without
+    from builder.pipeline import EncodeSummary
+    from builder.prepare import Plan
+
+COLUMNS = 80
+TOP_CLASSES = 5
+ODDITY_TEXTS = {
+    "damaged": "samples that cannot be read",
+    "empty": "samples of no frames",
+    "other_width": "samples of another width",
+    "not_finite": "samples with values that are not finite",
+    "zero_frames": "frames of zeros only",
+    "label_outside": "label ids outside of the classes",
+    "duplicate_keys": "keys that came before",
+    "duplicate_clips": "clips that came before in their split",
+    "clips_in_several_splits": "clips that are in another split too",
+}
+
 
 def print_manifest(
-    manifest: Mapping[str, Any], output: Path, summary: EncodeSummary | None
+    manifest: Mapping[str, Any], output: Path, summary: "EncodeSummary | None"
 ) -> None:
     """Print rows, samples, failures by reason and frames of each split, and the rate."""
     totals = manifest["totals"]
@@ -37,7 +54,7 @@ def print_manifest(
         console.print(f"{summary.n_clips} clips in {summary.seconds:.1f} s: {rate:.2f} clips/s")
 
 
-def print_encoded(summary: EncodeSummary, config: EncodeConfig) -> None:
+def print_encoded(summary: "EncodeSummary", config: EncodeConfig) -> None:
     """Print what one run of encode did, and what is left."""
     console = Console(soft_wrap=True, markup=False)
     rate = summary.n_clips / summary.seconds if summary.n_clips else 0.0
@@ -47,7 +64,7 @@ def print_encoded(summary: EncodeSummary, config: EncodeConfig) -> None:
     )
 
 
-def print_plan(plan: Plan, config: EncodeConfig) -> None:
+def print_plan(plan: "Plan", config: EncodeConfig) -> None:
     """Print what a run would do: clips, found files and parts of each split."""
     table = Table(title="dry run: nothing was written", title_justify="left")
     for name in ("split", "clips", "found", "missing", "empty files", "parts"):
@@ -65,3 +82,110 @@ def print_plan(plan: Plan, config: EncodeConfig) -> None:
         f"rank {config.rank} of {config.world_size} would encode "
         f"{len(plan.own_parts) - n_done} of its {len(plan.own_parts)} parts, {n_done} are done"
     )
+
+
+def print_conversion(plan: Iterable[tuple[str, int, int]], source: str, output: Path) -> None:
+    """Print what a conversion would read: files and bytes of each split."""
+    table = Table(title="dry run: nothing was written", title_justify="left")
+    for name in ("split", "files", "bytes"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for split, n_files, n_bytes in plan:
+        table.add_row(split, f"{n_files:,}", f"{n_bytes:,}")
+    console = Console(soft_wrap=True, markup=False)
+    console.print(table)
+    console.print(f"{source} would be converted into {output}")
+
+
+def print_info(info: Mapping[str, Any]) -> None:
+    """Print what `info.describe_source` returns, in tables of at most 80 columns."""
+    console = Console(width=COLUMNS, markup=False, highlight=False, emoji=False)
+    console.print(str(info["source"]), soft_wrap=True)
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in [*describe_source(info), *describe_numbers(info)]:
+        table.add_row(name, text)
+    console.print(table)
+    for table in (tabulate_splits(info), tabulate_classes(info), tabulate_oddities(info)):
+        console.print(table)
+
+
+def describe_source(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a dataset is and what it was made with, as names and texts."""
+    there = {True: "yes", False: "no"}
+    made_with = info["provenance"] or {"provenance": "unknown"}
+    names = ("provenance", "model", "model_revision", "frames_per_second", "dtype", "seed")
+    bytes_of_samples, bytes_of_all = f"{info['bytes']:,}", f"{info['bytes_of_all_files']:,}"
+    return [
+        ("dialect", info["dialect"]),
+        ("files", f"{info['n_files']:,} of {bytes_of_samples} bytes; all files {bytes_of_all}"),
+        ("index, manifest", f"{there[info['has_index']]}, {there[info['has_manifest']]}"),
+        *((name, str(made_with[name])) for name in names if made_with.get(name) is not None),
+    ]
+
+
+def describe_numbers(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return widths, types, frames and norms, as names and texts."""
+    return [
+        ("width", join_counts(info["widths"])),
+        ("type", join_counts(info["dtypes"])),
+        ("frames of a sample", join_extremes(info["frames_per_sample"], "{:,.4g}")),
+        ("samples by frames", join_counts((info["frames_per_sample"] or {}).get("counts", {}))),
+        ("norm of a frame", join_extremes(info["norms"], "{:,.4g}")),
+    ]
+
+
+def join_counts(counts: Mapping[str, int]) -> str:
+    """Return how many there are of each, the most frequent first; of one alone only its name."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    texts = [f"{name}: {count:,}" for name, count in ranked[:TOP_CLASSES]]
+    left = len(ranked) - TOP_CLASSES
+    return ", ".join([*texts, f"{left:,} others"] if left > 0 else texts)
+
+
+def join_extremes(numbers: Mapping[str, float] | None, form: str) -> str:
+    """Return minimum, median, mean and maximum in words."""
+    names = ("min", "median", "mean", "max")
+    return "" if numbers is None else ", ".join(f"{n} {form.format(numbers[n])}" for n in names)
+
+
+def tabulate_splits(info: Mapping[str, Any]) -> Table:
+    """Return the samples and frames of each split."""
+    table = Table()
+    for name in ("split", "samples", "frames"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for split, counts in [*info["splits"].items(), ("all", info)]:
+        table.add_row(split, f"{counts['samples']:,}", f"{counts['frames']:,}")
+    return table
+
+
+def tabulate_classes(info: Mapping[str, Any]) -> Table:
+    """Return the classes with most samples, and how many have none."""
+    classes = info["classes"]
+    more = "" if classes["is_complete"] else "more than "
+    table = Table()
+    table.add_column(f"{more}{classes['number']:,} classes", overflow="fold")
+    table.add_column("samples", justify="right")
+    top = list(classes["counts"].items())[:TOP_CLASSES]
+    for name, count in top:
+        # Captions of one's own may be whole paragraphs.
+        text = make_printable(name if len(name) <= COLUMNS else f"{name[:COLUMNS]}...")
+        table.add_row(text, f"{count:,}")
+    table.add_section()
+    table.add_row("without a caption or class", f"{info['without_class']:,}")
+    table.add_row("without a label id", f"{info['without_label_id']:,}")
+    return table
+
+
+def tabulate_oddities(info: Mapping[str, Any]) -> Table:
+    """Return what is odd, how often, and the first of each."""
+    table = Table()
+    table.add_column("odd")
+    table.add_column("count", justify="right")
+    table.add_column("the first", overflow="fold")
+    for name, text in ODDITY_TEXTS.items():
+        oddity = info["oddities"][name]
+        table.add_row(text, f"{oddity['count']:,}", oddity["first"] or "")
+    return table

@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.cli import cli
-from builder.config import AssembleConfig, EncodeConfig
+from builder.config import AssembleConfig, ConvertConfig, EncodeConfig, SourceConfig
 from tests.builds import (
     PROJECT,
     Outcome,
@@ -265,13 +266,15 @@ def test_every_option_is_documented() -> None:
                 assert option in readme or not option.startswith("-"), f"{name} {option}"
 
 
-def test_the_commands_defaults_are_the_configurations() -> None:
+@pytest.mark.parametrize(
+    ("command", "kinds"),
+    [("build", (AssembleConfig, EncodeConfig)), ("convert", (ConvertConfig, SourceConfig))],
+)
+def test_the_commands_defaults_are_the_configurations(command: str, kinds: tuple[Any, ...]) -> None:
     """Options take their defaults from builder/config.py, the one place that has them."""
-    configs = {
-        **{name: field.default for name, field in AssembleConfig.__dataclass_fields__.items()},
-        **{name: field.default for name, field in EncodeConfig.__dataclass_fields__.items()},
-    }
-    for parameter in cli.commands["build"].params:
+    fields = [item for kind in kinds for item in kind.__dataclass_fields__.items()]
+    configs = {name: field.default for name, field in fields}
+    for parameter in cli.commands[command].params:
         if parameter.name in ("splits", "formats") or parameter.name not in configs:
             continue
         if not parameter.required:
