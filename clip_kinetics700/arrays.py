@@ -141,7 +141,9 @@ class NpyArrays:
             piece: memoryview | ValueError
             if self._is_local[number]:
                 file = files.get(number) or files.setdefault(number, self._view(number))
-                piece = file if isinstance(file, ValueError) else cut_piece(file, begin, end)
+                piece = file if isinstance(file, ValueError) else file[begin:end]
+                if isinstance(file, memoryview) and len(file) < end:
+                    piece = file_ends(len(file))
             else:
                 piece = next(remote)
             try:
@@ -161,12 +163,6 @@ class NpyArrays:
             return ValueError("the file is not there")
         except (EOFError, zlib.error, BadGzipFile) as error:
             return ValueError(f"damaged gzip stream: {error}")
-
-
-def cut_piece(file: memoryview, begin: int, end: int) -> memoryview | ValueError:
-    """Return `[begin, end)` of a file, or that it ends before."""
-    piece = file[begin:end]
-    return piece if len(piece) == end - begin else file_ends(len(file))
 
 
 def decode_piece(

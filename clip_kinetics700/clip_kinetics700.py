@@ -5,7 +5,7 @@ A 2.x script brings along only the modules that it imports itself, at column 0.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,6 +22,7 @@ from .fingerprint import fingerprint
 from .index import IntArray, index_row, make_piece
 from .index_reading import load_index
 from .layout import Layout
+from .listing import list_local
 from .maps import Buffers
 from .ranges import RangeReader
 from .schema import DamageError, OnError, report_damage
@@ -45,6 +46,8 @@ SHARDS_WANTED = 64
 class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
     """What is read; the cache also depends on what the source holds at the moment."""
 
+    tars: Mapping[str, Sequence[str]] | None = None
+    """Tars by split, as they are named; `data_files` takes patterns of names."""
     splits: Sequence[str] | None = None
     """Splits to prepare; None is all."""
     classes: Sequence[str] | None = None
@@ -73,7 +76,7 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
         Raises:
             ValueError: none was named.
         """
-        source: Any = self.data_dir
+        source: Any = self.data_dir if self.tars is None else self.tars
         if self.data_files is not None:
             source = {str(split): list(files) for split, files in self.data_files.items()}
         if source is None:

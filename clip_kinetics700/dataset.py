@@ -163,7 +163,7 @@ class EmbeddingDataset:
         return EmbeddingDataset(self._source, splits, np.concatenate([*selected.values()]))
 
     def __len__(self) -> int:
-        """Count the samples; without an index that reads all of them once."""
+        """Count the samples, as `list` does too; without an index that reads all of them once."""
         return len(self.rows)
 
     @overload

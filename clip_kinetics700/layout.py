@@ -8,7 +8,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -21,6 +21,7 @@ import fsspec
 from huggingface_hub.errors import HfHubHTTPError
 
 from .files import HTTP_PREFIXES, is_remote, retry
+from .listing import decode_name, list_local
 from .schema import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -53,10 +54,9 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 SPLIT_WORDS = "|".join(SPLIT_OF_WORD)
 PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
 LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
-# What connecting to the Hub raises: of requests or httpx, whichever huggingface_hub is built on.
-HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
-# A name that cannot be one of a repository is a ValueError.
-PIN_ERRORS: tuple[type[BaseException], ...] = (ValueError, *HUB_ERRORS)
+# What the Hub's client raises: of names that cannot be one of a repository, and of requests or
+# httpx, whichever it is built on.
+HUB_ERRORS: tuple[type[BaseException], ...] = (ValueError, OSError, *HfHubHTTPError.__bases__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def pin_commit(root: str) -> str:
     ask = partial(HfApi().dataset_info, repository, revision=unquote(revision) or None)
     try:
         info = retry(ask, root)
-    except PIN_ERRORS as error:
+    except HUB_ERRORS as error:
         raise refuse_repository(name, error) from error
     return f"{HUB_PREFIX}{repository}@{info.sha}{directory}"
 
@@ -133,7 +133,9 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError: there is no such directory or repository.
     """
-    if is_remote(root) and not root.startswith(HUB_PREFIX):
+    if not is_remote(root):
+        return list_local(root, max_depth=MAX_DEPTH)
+    if not root.startswith(HUB_PREFIX):
         # One request instead of a listing, which many web servers do not even have.
         files = parse_manifest(read_text(root, MANIFEST_NAME), root).get("files")
         if isinstance(files, dict) and files:
@@ -143,14 +145,14 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
         file_system.invalidate_cache(path)  # Some remember listings; a commit stays as it is.
     try:
         if not retry(lambda: file_system.isdir(path), root):
-            hint = " that its server lists" if root.startswith(HTTP_PREFIXES) else ""
-            raise FileNotFoundError(f"no directory{hint} {root}")
+            raise FileNotFoundError(f"no directory {root}, or its server does not list it")
         found = retry(lambda: file_system.find(path, maxdepth=MAX_DEPTH, detail=True), root)
     except HUB_ERRORS as error:
         if not root.startswith(HUB_PREFIX):
             raise
         raise refuse_repository(root.removeprefix(HUB_PREFIX), error) from error
-    return {posixpath.relpath(name, path): dict(found[name]) for name in sorted(found)}
+    decode = decode_name if root.startswith(HTTP_PREFIXES) else str
+    return {decode(posixpath.relpath(name, path)): dict(found[name]) for name in sorted(found)}
 
 
 def read_layout(source: Source, *, revision: str | None = None) -> Layout:
@@ -229,13 +231,12 @@ def read_directory(root: str, files: Listing | None = None) -> Layout:
     )
 
 
-def group_files(root: str, files: Iterable[str]) -> tuple[Kind, dict[str, list[str]]]:
+def group_files(root: str, files: Collection[str]) -> tuple[Kind, dict[str, list[str]]]:
     """Return what holds the samples of a directory and its names by split: tars before Parquet.
 
     Raises:
         ValueError: there is none, or nothing says which tar belongs to which split.
     """
-    files = list(files)
     if any(map(is_tar, files)):
         return "tars", find_tars(root, files)
     for kind, pattern in (("parquet", PARQUET), ("loose", LOOSE)):
@@ -258,13 +259,12 @@ def group_by_split(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, 
     return {SPLITS[i]: [name for _, name in group] for i, group in groupby(pairs, itemgetter(0))}
 
 
-def find_tars(root: str, files: Iterable[str]) -> dict[str, list[str]]:
+def find_tars(root: str, files: Collection[str]) -> dict[str, list[str]]:
     """Return the names of a directory's tars by split.
 
     Raises:
         ValueError: nothing says which tar belongs to which split.
     """
-    files = list(files)
     names = [name for name in files if is_tar(name)]
     csv_name = next((name for name in CSV_NAMES if name in files), None)
     text = None if csv_name is None else read_text(root, csv_name)

@@ -75,7 +75,8 @@ def load_dataset(
     how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
     layout = read_layout(source, revision=revision)
     split = resolve_expression(split, tuple(layout.files), layout.root or "the source")
-    if how.is_everything and layout.root:
+    # In a name with these letters `datasets` sees a pattern.
+    if how.is_everything and layout.root and not set(layout.root) & set("*?[]"):
         files = list_files(layout.root)
         parquet = group_by_split(files, PARQUET)
         if parquet:
@@ -83,7 +84,7 @@ def load_dataset(
             return load_parquet(layout, files, parquet, options)
     config = {
         "data_dir": layout.root or None,
-        "data_files": None if layout.root else layout.files,
+        "tars": None if layout.root else layout.files,
         "splits": None if split is None else list(split_names(split)),
         "classes": None if classes is None else tuple(classes),
         "max_samples": max_samples,

@@ -94,12 +94,15 @@ def scan_shard(
 def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
     """Yield (key, [(extension, member), ...]) for each run of members with one key.
 
-    Runs that hold none of a sample's members, such as a stray README, are passed over.
+    Runs that hold none of a sample's members, such as a stray README, are passed over, and so are
+    the hidden files that macOS puts between all others.
     """
     current, is_sample = "", False
     group: list[tuple[str, Member]] = []
     for member in members:
         key, extension = split_member_name(member.name)
+        if not key or key[-1] == "/":
+            continue
         if key != current:
             if is_sample:
                 yield current, group

@@ -1,34 +1,21 @@
-"""`clip_kinetics700.open`: every dialect, at any place, gives the samples that were written."""
+"""`clip_kinetics700.open`: the same samples anywhere, as views, in any process and thread."""
 
-import json
 import subprocess
 import sys
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 
 import clip_kinetics700
-from clip_kinetics700 import EmbeddingDataset, Sample
+from clip_kinetics700 import EmbeddingDataset, load_dataset
 from clip_kinetics700.maps import MAX_MAPPED_BYTES
-from tests.dialects import (
-    DIALECTS,
-    LABELS,
-    foreign_members,
-    random_array,
-    write_flat_upstream,
-    write_foreign,
-    write_own_keys,
-    write_parquet_only,
-    write_split_directories,
-    write_triples,
-)
+from tests.dialects import DIALECTS, write_parquet_only
 from tests.layouts import (
     SAMPLES,
     make_sample,
@@ -38,52 +25,9 @@ from tests.layouts import (
     write_index,
     write_members,
 )
-from tests.servers import serve
+from tests.places import assert_same, in_memory, over_http
 
 ROOT = Path(__file__).parent.parent
-SPLIT_COUNTS = {"train": 7, "validation": 2, "test": 2}
-
-
-def assert_same(read: Iterable[Sample], expected: Iterable[Sample]) -> None:
-    """Compare samples in order: embeddings bit for bit, caption, and every field of meta."""
-    read, expected = list(read), list(expected)
-    assert [sample.meta for sample in read] == [sample.meta for sample in expected]
-    assert [sample.caption for sample in read] == [sample.caption for sample in expected]
-    arrays, others = ([sample.embeddings for sample in group] for group in (read, expected))
-    assert [a.dtype for a in arrays] == [a.dtype for a in others]
-    assert [a.tobytes() for a in arrays] == [a.tobytes() for a in others]
-
-
-@contextmanager
-def in_memory(directory: Path) -> Iterator[str]:
-    """Copy a directory into fsspec's memory and give its URL."""
-    files = fsspec.filesystem("memory")
-    name = f"/{directory.parent.name}/{directory.name}"
-    for path in directory.rglob("*"):
-        if path.is_file():
-            files.pipe_file(f"{name}/{path.relative_to(directory)}", path.read_bytes())
-    yield f"memory:/{name}"
-    files.rm(name, recursive=True)
-
-
-@contextmanager
-def over_http(directory: Path) -> Iterator[str]:
-    """Serve a directory and give its URL."""
-    with serve(directory) as served:
-        yield served.url
-
-
-def numbers_read(dataset: Iterable[Sample]) -> list[int]:
-    """Return the numbers that foreign samples were made of, after looking at all else of them."""
-    numbers = []
-    for sample in dataset:
-        number = int((sample.youtube_id or "")[3:])
-        assert (sample.time_start, sample.time_end) == (number, number + 10)
-        assert (sample.caption, sample.youtube_id) == (LABELS[number % 3], f"-b_{number:08d}")
-        expected = random_array(number, sample.embeddings.dtype)
-        assert sample.embeddings.tobytes() == expected.tobytes()
-        numbers.append(number)
-    return numbers
 
 
 @pytest.mark.parametrize("place", [nullcontext, in_memory, over_http])
@@ -116,126 +60,33 @@ def test_our_layout_gives_what_was_written(tmp_path: Path) -> None:
             assert_same(dataset.splits[split], group)
 
 
-@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f8"])
-@pytest.mark.parametrize("text", ["txt", "cap"])
-@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
-def test_flat_tars_follow_splits_csv(tmp_path: Path, dtype: str, text: str, suffix: str) -> None:
-    """Captions in .txt or .cap, times as text or numbers, any float type, gzipped or not."""
-    directory = write_foreign(tmp_path / "d", suffix=suffix, text=text, dtype=dtype)
-    splits = clip_kinetics700.open(directory).splits
-    assert {split: numbers_read(part) for split, part in splits.items()} == {
-        "train": [0, 1, 2, 3, 4, 5, 6],
-        "validation": [7, 8],
-        "test": [9, 10],
-    }
-    assert {sample.embeddings.dtype.str for sample in splits["test"]} == {dtype}
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("dialect", ["tars of ours", "parquet"])
+def test_names_that_look_like_patterns_are_names(
+    tmp_path: Path, dialect: str, *, streaming: bool
+) -> None:
+    """A directory whose name `datasets` would take for a pattern is loaded, and so are its tars."""
+    directory = DIALECTS[dialect](tmp_path / "what [1]*")
+    options: dict[str, Any] = {"streaming": streaming, "cache_dir": str(tmp_path / "cache")}
+    tars = sorted(path for path in directory.iterdir() if path.suffix == ".tar")[:3]
+    sources: list[Any] = [directory, *([tars] if tars else [])]
+    for source in sources:
+        rows = load_dataset(source, "train", **options)
+        assert [row["meta"]["key"] for row in rows] == [f"vid_{n:09d}" for n in range(12)]
 
 
-@pytest.mark.parametrize(
-    "tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
-)
-@pytest.mark.parametrize("key", ["vid_00001", "a.b/c/vid_1", "d" * 60 + "/" + "k" * 60, "ü/é" * 20])
-def test_any_key_in_any_tar_is_found(tmp_path: Path, key: str, tar_format: int) -> None:
-    """Directories, letters beyond ASCII and more than 100 of them: found with and without index."""
-    (tmp_path / "train").mkdir()
-    members = [*foreign_members(4, key="before"), *foreign_members(5, key=key)]
-    write_members(tmp_path / "train/00000.tar", members, tar_format)
-    for _ in ("without", "with"):
-        dataset = clip_kinetics700.open(tmp_path)
-        assert numbers_read(iter(dataset)) == numbers_read([dataset["before"], dataset[key]])
-        write_index(tmp_path)
-
-
-def test_names_that_are_no_utf8_are_keys(tmp_path: Path) -> None:
-    """A name in Latin-1, as old machines wrote it, is a key that an index can hold."""
-    name = "caf\xe9".encode("latin-1").decode("utf-8", "surrogateescape")
-    (tmp_path / "train").mkdir()
-    for tar_format in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT):
-        write_members(tmp_path / "train/0.tar", foreign_members(3, key=name), tar_format)
-        dataset = clip_kinetics700.open(tmp_path)
-        assert numbers_read([dataset["caf\xe9"]]) == [3]
-
-
-def test_upstreams_hosted_layout_is_read(tmp_path: Path) -> None:
-    """Literal names in splits.csv, its header twice, stray CSVs and an empty last tar are read."""
-    dataset = clip_kinetics700.open(write_flat_upstream(tmp_path / "d"))
-    assert {split: len(part) for split, part in dataset.splits.items()} == SPLIT_COUNTS
-    assert numbers_read(dataset) == list(range(11))
-
-
-def test_tars_without_splits_csv_are_named(tmp_path: Path) -> None:
-    """Without splits.csv the error says so, and tars or directories by split are taken instead."""
-    directory = write_foreign(tmp_path / "d")
-    (directory / "splits.csv").unlink()
-    with pytest.raises(ValueError, match=r"no splits\.csv says which tar belongs to which split"):
-        clip_kinetics700.open(directory)
-    tars = sorted(directory.rglob("*.tar"))
-    assert numbers_read(clip_kinetics700.open(tars[:2])) == [0, 1, 2, 3, 4, 5, 6]
-    named = clip_kinetics700.open({"val": tars[2], "holdout_test": [tars[3]]})
-    assert {split: numbers_read(part) for split, part in named.splits.items()} == {
-        "validation": [7, 8],
-        "test": [9, 10],
-    }
-
-
-@pytest.mark.parametrize("digits", [5, 6, 9])
-def test_tars_are_numbered_with_any_digits(tmp_path: Path, digits: int) -> None:
-    """Tars of 5, 6 or 9 digits come in the order of their numbers."""
-    (tmp_path / "train").mkdir()
-    for number in (2, 0, 1):
-        write_members(tmp_path / f"train/{number:0{digits}}.tar", foreign_members(number))
-    assert numbers_read(clip_kinetics700.open(tmp_path)) == [0, 1, 2]
-
-
-def test_keys_that_repeat_are_told_apart_by_split(tmp_path: Path) -> None:
-    """A key of several tars raises and names them; in one split it is found."""
-    dataset = clip_kinetics700.open(write_split_directories(tmp_path / "d"))
-    assert numbers_read(dataset.splits["validation"]) == [6, 7, 8, 9, 10, 11]
-    names = "data/train/ds_000001.tar, data/val/ds_000001.tar, data/test/ds_000001.tar"
-    with pytest.raises(KeyError, match=f"3 samples 'vid_00004', in {names}"):
-        dataset["vid_00004"]
-    assert numbers_read([dataset.splits["validation"]["vid_00004"]]) == [10]
-
-
-def test_split_directories_may_be_given_by_themselves(tmp_path: Path) -> None:
-    """A directory named for a split is that split, be it of tars or of loose arrays."""
-    write_split_directories(tmp_path / "tars")
-    write_triples(tmp_path / "loose")
-    for directory, numbers in (("tars/data/val", range(6, 12)), ("loose/val", range(4, 8))):
-        dataset = clip_kinetics700.open(tmp_path / directory)
-        assert list(dataset.splits) == ["validation"]
-        assert numbers_read(dataset) == list(numbers)
-
-
-def test_processed_directory_is_read(tmp_path: Path) -> None:
-    """Loose triples come by split and name; without text or json there is no caption or id."""
-    splits = clip_kinetics700.open(write_triples(tmp_path / "d")).splits
-    assert numbers_read(splits["validation"]) == [4, 5, 6, 7]
-    keys, ids, captions = zip(
-        *((s.key, s.youtube_id, s.caption) for s in splits["train"]), strict=True
-    )
-    assert keys == ("clip.0", "clip.1", "clip.2", "clip.3")
-    assert ids == ("-b_00000000", None, "-b_00000002", "-b_00000003")
-    assert captions == ("yoga", "archery", "", "yoga")
-
-
-def test_samples_without_frames_or_json_are_samples(tmp_path: Path) -> None:
-    """An array of 0 rows and a sample without json are read, at random too."""
-    empty = npy_bytes(np.zeros((0, 7), np.float32))
-    write_members(tmp_path / "t.tar", [("a.npy", empty), ("b.txt", b"yoga"), ("b.npy", empty)])
-    dataset = clip_kinetics700.open(tmp_path / "t.tar")
-    assert [(s.key, s.caption, s.embeddings.shape) for s in dataset] == [
-        ("a", "", (0, 7)),
-        ("b", "yoga", (0, 7)),
-    ]
-    assert dataset["b"].meta["n_frames"] == 0
-    assert dataset["b"].youtube_id is None
-
-
-def test_fields_of_others_are_kept(tmp_path: Path) -> None:
-    """Fields of a json that have no column of their own are in `extra`, beside what it held."""
-    dataset = clip_kinetics700.open(write_own_keys(tmp_path / "d"))
-    assert json.loads(dataset[2].extra or "") == {"x": 1, "clip": {"n": 2}}
+@pytest.mark.parametrize("words", [{}, {"max_samples": 5}])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_any_file_system_is_loaded(
+    tmp_path: Path, words: dict[str, Any], *, streaming: bool
+) -> None:
+    """`load_dataset` reads tars at any fsspec URL, all of them or a selection."""
+    with in_memory(DIALECTS["gzip"](tmp_path / "d")) as source:
+        rows = load_dataset(
+            source, "train", streaming=streaming, cache_dir=str(tmp_path / "cache"), **words
+        )
+        ids = [row["meta"]["youtube_id"] for row in rows]
+    assert ids == [f"-b_{n:08d}" for n in range(words.get("max_samples", 7))]
 
 
 def test_arrays_are_views_of_the_map(tmp_path: Path) -> None:
@@ -282,6 +133,23 @@ def test_dataset_goes_to_another_process(
             process.start()
             assert_same(queue.get(timeout=60), expected)
             process.join()
+
+
+@pytest.mark.parametrize("place", [nullcontext, over_http])
+@pytest.mark.parametrize("dialect", ["tars of ours", "gzip", "parquet"])
+def test_threads_read_one_dataset(
+    tmp_path: Path, dialect: str, place: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that read at random at once, maps and groups hardly kept, get the right samples."""
+    monkeypatch.setattr("clip_kinetics700.arrays.MAX_GROUP_BYTES", 1)
+    monkeypatch.setattr("clip_kinetics700.maps.Buffers.__init__.__defaults__", (1,))
+    with place(DIALECTS[dialect](tmp_path / "source")) as source:
+        dataset = clip_kinetics700.open(source)
+        expected = list(dataset)
+        rows = np.random.default_rng(0).permutation(np.arange(8 * len(dataset)) % len(dataset))
+        with ThreadPoolExecutor(8) as pool:
+            read = list(pool.map(dataset.__getitem__, rows.tolist()))
+    assert_same(read, [expected[row] for row in rows])
 
 
 def test_places_are_checked(tmp_path: Path) -> None:
