@@ -33,7 +33,7 @@ from builder.output import WORK_NAME
 from builder.problems import Problem
 from builder.types import BuildError, InputError
 from clip_kinetics700 import __version__
-from clip_kinetics700.schema import DamageError
+from clip_kinetics700.damage import DamageError
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_kinetics700.schema import SAMPLES_PER_SHARD, OnError
+from clip_kinetics700.damage import OnError
+from clip_kinetics700.schema import SAMPLES_PER_SHARD
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 # The default repository holds only pickled weights on its main branch; the safetensors

@@ -22,7 +22,8 @@ from builder.source_labels import SourceLabels
 from builder.source_manifest import check_rows, read_failures, read_source_manifest
 from builder.types import Clip, Failure, Float16Array, InputError
 from builder.verify_rows import FLOAT16_INFINITY, FLOAT16_MAGNITUDE
-from clip_kinetics700.schema import SPLITS, OnError, Sample, report_damage
+from clip_kinetics700.damage import OnError, report_damage
+from clip_kinetics700.schema import SPLITS, Sample
 
 
 class Fault(NamedTuple):

@@ -26,9 +26,10 @@ from builder.reading import (
     read_size,
 )
 from builder.scanning import Row
+from clip_kinetics700.damage import OnError, report_damage
 from clip_kinetics700.files import is_gzip_name
 from clip_kinetics700.layout import Layout
-from clip_kinetics700.schema import SPLIT_OF_WORD, SPLITS, OnError, Sample, report_damage
+from clip_kinetics700.schema import SPLIT_OF_WORD, SPLITS, Sample
 
 Track = Callable[[int, str], AbstractContextManager[Advance]]
 

@@ -15,11 +15,12 @@ from builder.manifest import FORMAT_NAME
 from builder.scanning import Check, Damage, Row, lost_file, scan_tar, scan_triple
 from builder.types import Clip, InputError
 from clip_kinetics700.arrays import make_samples
+from clip_kinetics700.damage import DamageError, OnError
 from clip_kinetics700.dataset import EmbeddingDataset, OpenSource, open_dataset
 from clip_kinetics700.index import Block
 from clip_kinetics700.index_reading import read_parquet_columns
 from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest, read_text
-from clip_kinetics700.schema import MANIFEST_NAME, DamageError, OnError, Sample
+from clip_kinetics700.schema import MANIFEST_NAME, Sample
 
 log = logging.getLogger(__name__)
 

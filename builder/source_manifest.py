@@ -17,9 +17,10 @@ from builder.problems import DamagedFileError
 from builder.reading import read_own_manifest
 from builder.types import BuildError, Clip, Failure, InputError
 from builder.verify_manifest import check_own_hash, parse_contract
+from clip_kinetics700.damage import DamageError, OnError
 from clip_kinetics700.features import FAILURES_SCHEMA
 from clip_kinetics700.layout import Layout
-from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME, REASONS, DamageError, OnError
+from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME, REASONS
 
 log = logging.getLogger(__name__)
 

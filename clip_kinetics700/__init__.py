@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from clip_kinetics700 import batching, collating, dataset, upstream
     from clip_kinetics700.classes import class_names
     from clip_kinetics700.clip_kinetics700 import ClipKinetics700
+    from clip_kinetics700.damage import DamageError
     from clip_kinetics700.dataset import EmbeddingDataset
     from clip_kinetics700.loading import load_dataset
-    from clip_kinetics700.schema import DamageError, Sample, decode_sample, encode_sample
+    from clip_kinetics700.schema import Sample, decode_sample, encode_sample
     from clip_kinetics700.shards import read_shard
 
     Batches = batching.Batches
@@ -41,7 +42,7 @@ __all__ = [
 _PLACE_OF_NAME = {
     "Batches": ("batching", "Batches"),
     "ClipKinetics700": ("clip_kinetics700", "ClipKinetics700"),
-    "DamageError": ("schema", "DamageError"),
+    "DamageError": ("damage", "DamageError"),
     "EmbeddingDataset": ("dataset", "EmbeddingDataset"),
     "EmbeddingWebDatasetReader": ("upstream", "EmbeddingWebDatasetReader"),
     "Sample": ("schema", "Sample"),

@@ -18,11 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .damage import DamageError
 from .files import is_gzip_name, is_remote
 from .index import Block, Index, IntArray
 from .maps import Buffers
 from .ranges import Piece, RangeReader, file_ends
-from .schema import DamageError, Sample, decode_npy
+from .schema import Sample, decode_npy
 from .streams import RemoteFile
 from .tars import BLOCK
 
@@ -261,11 +262,16 @@ def split_frames(column: pa.ChunkedArray) -> tuple[Array, Array]:
     """Return offsets and (n, width) frames of a column of embeddings, without a copy.
 
     Raises:
-        ValueError: it is no list of rows of one width.
+        ValueError: it is no list of rows of floats of one width, or one of those is missing.
     """
     lists = column.combine_chunks()
-    if not pa.types.is_list(lists.type) or not pa.types.is_fixed_size_list(lists.type.value_type):
-        raise ValueError(f"embeddings are of type {lists.type}")
-    width = lists.type.value_type.list_size
-    frames = lists.flatten().flatten().to_numpy().reshape(-1, width)
+    dtype = lists.type
+    if not pa.types.is_list(dtype) or not pa.types.is_fixed_size_list(dtype.value_type):
+        raise ValueError(f"embeddings are of type {dtype}")
+    rows = lists.flatten()
+    numbers = rows.flatten()
+    if not pa.types.is_floating(numbers.type) or rows.null_count or numbers.null_count:
+        # A missing row would move those after it to the place of their neighbours.
+        raise ValueError(f"embeddings of type {dtype} are no floats, or some are missing")
+    frames = numbers.to_numpy().reshape(-1, dtype.value_type.list_size)
     return lists.offsets.to_numpy() - lists.offsets[0].as_py(), frames

@@ -25,11 +25,11 @@ from clip_kinetics700.collating import (
     cut_frames,
     make_batch,
 )
+from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.dataset import EmbeddingDataset, open_dataset
 from clip_kinetics700.index import IntArray
 from clip_kinetics700.layout import Source
 from clip_kinetics700.ordering import Even, Order, order_epoch, share_places, shuffle_within
-from clip_kinetics700.schema import DamageError, OnError, report_damage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from .arrays import ROWS_PER_BLOCK, Array, Results
+from .damage import DamageError, OnError, report_damage
 from .dataset import EmbeddingDataset, open_dataset
 from .features import SAMPLE_COLUMNS, data_schema, features_dict
 from .files import is_remote
@@ -25,7 +26,7 @@ from .layout import Layout
 from .listing import list_local
 from .maps import Buffers
 from .ranges import RangeReader
-from .schema import DamageError, OnError, report_damage
+from .schema import Sample
 from .selection import Selection
 from .shards import scan_shard
 from .streams import open_stream

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .damage import DamageError, OnError, report_damage
 from .features import INDEX_SCHEMA
 from .layout import Layout
-from .schema import SPLITS, DamageError, OnError, Sample, decode_sample, report_damage
+from .schema import SPLITS, Sample, decode_sample
 from .shards import PlacedSample, scan_shard
 from .streams import read_if_there, read_whole
 

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .damage import DamageError, OnError, report_damage
 from .features import INDEX_SCHEMA, SAMPLE_COLUMNS
 from .files import is_gzip_name, is_remote
 from .index import Index, scan_pieces
 from .layout import Layout
 from .ranges import MAX_IN_FLIGHT
-from .schema import SPLITS, DamageError, OnError, report_damage
+from .schema import SPLITS
 from .streams import RemoteFile, open_stream, read_whole
 from .tars import BLOCK, ZERO_BLOCK
 

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 
 from clip_kinetics700.clip_kinetics700 import ClipKinetics700
+from clip_kinetics700.damage import OnError, check_on_error
 from clip_kinetics700.files import is_remote
 from clip_kinetics700.layout import (
     HUB_PATH,
@@ -23,7 +24,6 @@ from clip_kinetics700.layout import (
     read_layout,
     read_text,
 )
-from clip_kinetics700.schema import OnError, check_on_error
 from clip_kinetics700.selection import Selection, resolve_split
 
 # The words of `train[:10%]+val` that name splits.

@@ -6,18 +6,15 @@ project share it; it imports nothing of ours, so the `datasets` script can carry
 
 import io
 import json
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from tokenize import TokenError
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF_WORD = {
@@ -61,52 +58,8 @@ JSON_FIELDS = frozenset(UPSTREAM_FIELDS + META_FIELDS)
 MAX_NPY_HEADER = 65_536
 
 JSON_DECODER = json.JSONDecoder()
-OnError = Literal["raise", "skip"]
 Float16Array = npt.NDArray[np.float16]
 Float32Array = npt.NDArray[np.float32]
-
-
-class DamageError(ValueError):
-    """A sample or a file of samples cannot be read: which one, where and why."""
-
-    def __init__(self, path: str, key: str | None, offset: int | None, reason: str) -> None:
-        """Name what is damaged.
-
-        Args:
-            path: path or URL of the file.
-            key: the sample; None where the file itself is damaged.
-            offset: byte of the file where the sample's array begins, where that is known.
-            reason: why it cannot be read.
-        """
-        where = "" if offset is None else f" (at byte {offset})"
-        super().__init__(f"{path}: {reason if key is None else f'sample {key}: {reason}'}{where}")
-        self.path, self.key, self.offset, self.reason = path, key, offset, reason
-
-    def __reduce__(self) -> tuple[type["DamageError"], tuple[str, str | None, int | None, str]]:
-        """Workers of a DataLoader send it to their parent."""
-        return DamageError, (self.path, self.key, self.offset, self.reason)
-
-
-def report_damage(error: DamageError, on_error: OnError) -> None:
-    """Raise the damage, or say what is left out because of it.
-
-    Raises:
-        DamageError: `on_error` is `raise`.
-    """
-    if on_error == "raise":
-        raise error
-    logger.warning("skipped: %s", error)
-
-
-def check_on_error(on_error: str) -> OnError:
-    """Return what to do about damage.
-
-    Raises:
-        ValueError: it is neither `raise` nor `skip`.
-    """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is {on_error!r}; allowed are 'raise' and 'skip'")
-    return on_error  # type: ignore[return-value]  # mypy does not narrow by `in`
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,18 +13,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from .damage import DamageError, OnError, report_damage
 from .files import strip_query
-from .schema import (
-    SPLIT_OF_WORD,
-    SPLITS,
-    DamageError,
-    OnError,
-    Sample,
-    decode_sample,
-    normalize_split,
-    report_damage,
-    split_member_name,
-)
+from .schema import SPLIT_OF_WORD, SPLITS, Sample, decode_sample, normalize_split, split_member_name
 from .tars import Member, open_tar, read_members
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ import torch
 from torch.utils.data import default_collate
 
 from clip_kinetics700.buffering import read_ordered
+from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.dataset import open_dataset
 from clip_kinetics700.ordering import order_epoch, shuffle_within
-from clip_kinetics700.schema import DamageError, OnError, Sample, encode_sample, report_damage
+from clip_kinetics700.schema import Sample, encode_sample
 from clip_kinetics700.shards import is_tar
 
 DEFAULT_TOKENIZER = "openai/clip-vit-base-patch32"

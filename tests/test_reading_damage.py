@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import clip_kinetics700
@@ -251,3 +253,23 @@ def test_damaged_pages_of_parquet_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1" + b"\xff" * 60 + data[64:])
     with pytest.raises(DamageError, match=r"train-00000-of-00001\.parquet: sample vid_000000000:"):
         read_all(tmp_path)
+
+
+@pytest.mark.parametrize("frames", ["with a missing one", "of integers"])
+def test_parquet_without_floats_everywhere_is_refused(tmp_path: Path, frames: str) -> None:
+    """A missing frame would give a sample its neighbour's: it is damage, as integers are."""
+    samples = make_samples({"train": 3})
+    path = write_dataset(tmp_path, samples) / "data/train-00000-of-00001.parquet"
+    for tar in tmp_path.glob("*.tar"):
+        tar.unlink()
+    (tmp_path / "splits.csv").unlink()
+    table = pq.read_table(path)
+    rows = table.column("embeddings").to_pylist()
+    if frames == "of integers":
+        integers = pa.list_(pa.list_(pa.int16(), 8))
+        changed = pa.array([[[1] * 8 for _ in row] for row in rows], integers)
+    else:
+        changed = pa.array([[None, *rows[0][1:]], *rows[1:]], table.schema.field(0).type)
+    pq.write_table(table.set_column(0, "embeddings", changed), path)
+    with pytest.raises(DamageError, match="are no floats, or some are missing"):
+        list(clip_kinetics700.open(tmp_path))

@@ -1,0 +1,54 @@
+"""Damage: what cannot be read has a name, a place and a reason, and is raised or left out.
+
+It imports nothing of ours, so the `datasets` script can carry it.
+"""
+
+import logging
+from typing import Literal
+
+logger = logging.getLogger(__name__)
+
+OnError = Literal["raise", "skip"]
+
+
+class DamageError(ValueError):
+    """A sample or a file of samples cannot be read: which one, where and why."""
+
+    def __init__(self, path: str, key: str | None, offset: int | None, reason: str) -> None:
+        """Name what is damaged.
+
+        Args:
+            path: path or URL of the file.
+            key: the sample; None where the file itself is damaged.
+            offset: byte of the file where the sample's array begins, where that is known.
+            reason: why it cannot be read.
+        """
+        where = "" if offset is None else f" (at byte {offset})"
+        super().__init__(f"{path}: {reason if key is None else f'sample {key}: {reason}'}{where}")
+        self.path, self.key, self.offset, self.reason = path, key, offset, reason
+
+    def __reduce__(self) -> tuple[type["DamageError"], tuple[str, str | None, int | None, str]]:
+        """Workers of a DataLoader send it to their parent."""
+        return DamageError, (self.path, self.key, self.offset, self.reason)
+
+
+def report_damage(error: DamageError, on_error: OnError) -> None:
+    """Raise the damage, or say what is left out because of it.
+
+    Raises:
+        DamageError: `on_error` is `raise`.
+    """
+    if on_error == "raise":
+        raise error
+    logger.warning("skipped: %s", error)
+
+
+def check_on_error(on_error: str) -> OnError:
+    """Return what to do about damage.
+
+    Raises:
+        ValueError: it is neither `raise` nor `skip`.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}; allowed are 'raise' and 'skip'")
+    return on_error  # type: ignore[return-value]  # mypy does not narrow by `in`
