@@ -5,6 +5,7 @@ never believed without a word.
 """
 
 import logging
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,9 @@ from .tars import BLOCK, ZERO_BLOCK
 logger = logging.getLogger(__name__)
 
 SAMPLE_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in SAMPLE_COLUMNS])
+# Remote files are objects of Python's: Arrow's threads must not be the last to hold one, see
+# `own_by_arrow`.
+RECENT_FILES: deque[pq.ParquetFile] = deque(maxlen=4)
 # Of these every row of an index has one.
 NEVER_NULL = ("split", "caption", "key", "n_frames", "tar_file", "npy_offset", "npy_nbytes")
 
@@ -71,7 +75,7 @@ def read_index(path: str, *, first_byte: int, on_error: OnError) -> pa.Table | N
     """
     data = read_whole(path)
     try:
-        table = pq.read_table(pa.BufferReader(data), columns=INDEX_SCHEMA.names)
+        table = pq.read_table(own_by_arrow(data), columns=INDEX_SCHEMA.names)
         table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA).combine_chunks()
         table.validate(full=True)
         check_rows(table, first_byte)
@@ -148,6 +152,17 @@ def check_complete(layout: Layout, index: Index, path: str, *, on_error: OnError
     return replace(index, split_numbers=split_numbers)
 
 
+def own_by_arrow(data: bytes) -> pa.BufferReader:
+    """Return bytes as a file in Arrow's own memory.
+
+    Its threads may be the last to let go of what they have read. When that is an object of
+    Python's and Python is ending at that moment, the process aborts.
+    """
+    buffer = pa.allocate_buffer(len(data))
+    memoryview(buffer).cast("B")[:] = data
+    return pa.BufferReader(buffer)
+
+
 def is_empty_tar(path: str) -> bool:
     """Tell whether a tar begins with its end mark, as upstream's last one may."""
     with open_stream(path) as stream:
@@ -186,7 +201,9 @@ def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
     """
     try:
         source = RemoteFile(path) if is_remote(path) else path
-        table = pq.ParquetFile(source, pre_buffer=True).read(["caption", "meta"])
+        file = pq.ParquetFile(source, pre_buffer=True)
+        RECENT_FILES.append(file)
+        table = file.read(["caption", "meta"])
         captions = table.column("caption").combine_chunks()
         meta = table.column("meta").combine_chunks()
         fields = [captions, *(pc.struct_field(meta, name) for name in SAMPLE_COLUMNS[1:])]
