@@ -5,7 +5,7 @@ the exact next sample.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -25,7 +25,7 @@ from clip_kinetics700.collating import (
     cut_frames,
     make_batch,
 )
-from clip_kinetics700.damage import DamageError, OnError, report_damage
+from clip_kinetics700.damage import DamageError, OnError, keep_whole
 from clip_kinetics700.dataset import EmbeddingDataset, open_dataset
 from clip_kinetics700.index import IntArray
 from clip_kinetics700.layout import Source
@@ -235,7 +235,7 @@ class Batches(IterableDataset[Batch]):
         mine = np.concatenate([np.empty(0, np.int64), *places])
         read = read_ordered(Order(order.rows[mine], order.places[mine]), self._read_rows)
         for number, group in zip(numbers, places, strict=True):
-            yield number, list(self._keep_whole(islice(read, len(group))))
+            yield number, list(keep_whole(islice(read, len(group)), self.dataset.on_error))
 
     def _read_rows(self, rows: IntArray) -> Iterator[Row | DamageError]:
         """Yield what a batch needs of rows of the index, in order, damage in its place."""
@@ -246,14 +246,6 @@ class Batches(IterableDataset[Batch]):
                     yield array
                 else:
                     yield Row(array, caption, NO_LABEL if label_id is None else label_id, key)
-
-    def _keep_whole(self, results: Iterable[Row | DamageError]) -> Iterator[Row]:
-        """Yield the rows among results; damage is raised or left out with a warning."""
-        for result in results:
-            if isinstance(result, DamageError):
-                report_damage(result, self.dataset.on_error)
-            else:
-                yield result
 
     def _make_batch(self, rows: Sequence[Row], number: int) -> Batch:
         """Return rows as a batch."""

@@ -69,7 +69,12 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
     @property
     def is_everything(self) -> bool:
         """Tell whether nothing is left out of the splits that are read, and nothing moved."""
-        return self.classes is None and self.max_samples is None and not self.shuffle
+        return Selection(
+            classes=self.classes,
+            max_samples=self.max_samples,
+            shuffle=self.shuffle,
+            seed=self.seed,
+        ).is_everything
 
     def open(self) -> EmbeddingDataset:
         """Open the whole source.

@@ -4,11 +4,13 @@ It imports nothing of ours, so the `datasets` script can carry it.
 """
 
 import logging
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeVar
 
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
+Whole = TypeVar("Whole")
 
 
 class DamageError(ValueError):
@@ -41,6 +43,19 @@ def report_damage(error: DamageError, on_error: OnError) -> None:
     if on_error == "raise":
         raise error
     logger.warning("skipped: %s", error)
+
+
+def keep_whole(results: Iterable["Whole | DamageError"], on_error: OnError) -> Iterator[Whole]:
+    """Yield what is not damaged; damage among it is raised, or left out with a warning.
+
+    Raises:
+        DamageError: there is damage and `on_error` is `raise`.
+    """
+    for result in results:
+        if isinstance(result, DamageError):
+            report_damage(result, on_error)
+        else:
+            yield result
 
 
 def check_on_error(on_error: str) -> OnError:

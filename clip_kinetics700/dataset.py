@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Arrays, Results, make_samples, open_arrays, read_ahead
-from .damage import DamageError, OnError, check_on_error, report_damage
+from .damage import DamageError, OnError, check_on_error, keep_whole
 from .index import Block, Index, IntArray, scan_samples
 from .index_reading import load_index
 from .layout import Layout, Source, find_source, read_layout
@@ -156,9 +156,9 @@ class EmbeddingDataset:
         """
         splits = resolve_splits(split, self._splits, self.layout.root or "the source")
         how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
-        views = self.splits
         if how.is_everything and self._given_rows is None:
             return EmbeddingDataset(self._source, splits)
+        views = self.splits
         rows = {split: views[split].rows for split in splits}
         selected = select_rows(self.index, rows, how, self.class_names)
         return EmbeddingDataset(self._source, splits, np.concatenate([*selected.values()]))
@@ -210,11 +210,7 @@ class EmbeddingDataset:
             for scanned in scan_samples(layout, on_error=self.on_error):
                 yield scanned.placed.sample
             return
-        for sample in self.read_rows(self.rows):
-            if isinstance(sample, DamageError):
-                report_damage(sample, self.on_error)
-            else:
-                yield sample
+        yield from keep_whole(self.read_rows(self.rows), self.on_error)
 
     def __repr__(self) -> str:
         """Name the source, the splits and, where that is known, how many samples there are."""
@@ -237,12 +233,7 @@ class EmbeddingDataset:
         Raises:
             DamageError: one of them is damaged.
         """
-        samples = []
-        for sample in self.read_rows(rows):
-            if isinstance(sample, DamageError):
-                raise sample
-            samples.append(sample)
-        return samples
+        return list(keep_whole(self.read_rows(rows), "raise"))
 
     def _find(self, key: str) -> int:
         """Return the row of a key."""

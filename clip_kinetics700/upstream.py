@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import default_collate
 
 from clip_kinetics700.buffering import read_ordered
-from clip_kinetics700.damage import DamageError, OnError, report_damage
+from clip_kinetics700.damage import OnError, keep_whole
 from clip_kinetics700.dataset import open_dataset
 from clip_kinetics700.ordering import order_epoch, shuffle_within
 from clip_kinetics700.schema import Sample, encode_sample
@@ -137,11 +137,7 @@ class EmbeddingWebDatasetReader:
         if len(rows):
             rows = order_epoch(rows, self._dataset.index.file_numbers[rows], seed=seed)
         order = shuffle_within(rows, buffer_size=self._buffer_size, seed=seed)
-        for sample in read_ordered(order, self._dataset.read_rows):
-            if isinstance(sample, DamageError):
-                report_damage(sample, self._dataset.on_error)
-            else:
-                yield sample
+        yield from keep_whole(read_ordered(order, self._dataset.read_rows), self._dataset.on_error)
 
     def _make_batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return samples as upstream's dictionary, in the order of its keys."""

@@ -6,8 +6,10 @@ Written from the format alone (tarfile, pyarrow), so that it also checks the bui
 
 import io
 import json
+import random
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,16 @@ def make_samples(counts: Mapping[str, int], *, width: int = 8) -> dict[str, list
         samples[split] = [make_sample(number + row, width=width) for row in range(count)]
         number += count
     return samples
+
+
+def make_classes(count: int, names: Sequence[str]) -> list[Sample]:
+    """Return that many samples of (10, 512), of all these classes in random order."""
+    labels = [number % len(names) for number in range(count)]
+    random.Random(0).shuffle(labels)
+    return [
+        replace(make_sample(number, width=512, n_frames=10), caption=names[label], label_id=label)
+        for number, label in enumerate(labels)
+    ]
 
 
 def write_dataset(

@@ -6,13 +6,12 @@ huggingface_hub reads HF_ENDPOINT when it is imported.
 
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,7 @@ import pytest
 
 import clip_kinetics700
 from clip_kinetics700.layout import find_source
-from tests.layouts import make_sample, make_samples, write_dataset, write_index
+from tests.layouts import make_classes, make_sample, make_samples, write_dataset, write_index
 
 ROOT = Path(__file__).parent.parent
 NAMES = tuple(f"class {number:02d}" for number in range(60))
@@ -131,12 +130,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def large(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 samples of (10, 512) and 60 classes in random order, also in `alice/large`."""
-    labels = [number % 60 for number in range(600)]
-    random.Random(0).shuffle(labels)
-    samples = [
-        replace(make_sample(number, width=512, n_frames=10), caption=NAMES[label], label_id=label)
-        for number, label in enumerate(labels)
-    ]
+    samples = make_classes(600, NAMES)
     directory = tmp_path_factory.mktemp("large")
     groups = {"train": samples[:500], "validation": samples[500:]}
     write_dataset(directory, groups, samples_per_shard=200, class_names=NAMES, parquet=False)

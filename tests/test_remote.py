@@ -1,9 +1,7 @@
 """Remote datasets: the same samples, few bytes, many requests at once, faults told or overcome."""
 
-import random
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import clip_kinetics700
 from clip_kinetics700 import DamageError, load_dataset
 from tests.layouts import (
     SAMPLES,
+    make_classes,
     make_sample,
     make_samples,
     npy_bytes,
@@ -23,20 +22,14 @@ from tests.layouts import (
 from tests.places import assert_same
 from tests.servers import Served, serve
 
-N_CLASSES = 300
-NAMES = tuple(f"class {number:03d}" for number in range(N_CLASSES))
+NAMES = tuple(f"class {number:03d}" for number in range(300))
 KEYS = [f"vid_{number:09d}" for number in range(19)]
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3,000 samples of (10, 512) and 300 classes in random order, in six tars."""
-    labels = [number % N_CLASSES for number in range(3000)]
-    random.Random(0).shuffle(labels)
-    samples = [
-        replace(make_sample(number, width=512, n_frames=10), caption=NAMES[label], label_id=label)
-        for number, label in enumerate(labels)
-    ]
+    samples = make_classes(3000, NAMES)
     directory = tmp_path_factory.mktemp("large")
     groups = {"train": samples[:2500], "validation": samples[2500:]}
     write_dataset(directory, groups, samples_per_shard=500, class_names=NAMES, parquet=False)
