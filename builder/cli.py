@@ -1,41 +1,20 @@
-"""The command line: options in, one call of the pipeline, a short table and an exit code out.
+"""The command line: words in, one command run, an exit code out.
 
 Exit code 0: done. 1: the run failed, or more clips failed than allowed. 2: misuse or bad
 input, in one line. A traceback only with --debug.
 """
 
-import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
-from builder.config import AssembleConfig, ConvertConfig, EncodeConfig, SourceConfig
-from builder.options import (
-    PATH,
-    assemble_options,
-    convert_options,
-    encode_options,
-    general_options,
-    index_option,
-    processed_options,
-    seed_option,
-    source_options,
-    spread_values,
-)
-from builder.output import WORK_NAME
-from builder.problems import Problem
+from builder import commands
+from builder.options import spread_values
 from builder.types import BuildError, InputError
 from clip_kinetics700 import __version__
 from clip_kinetics700.damage import DamageError
-
-log = logging.getLogger(__name__)
 
 FAILED = (click.ClickException, InputError, BuildError, DamageError, OSError, MemoryError)
 
@@ -46,195 +25,16 @@ def cli() -> None:
     """Turn labelled videos into a dataset of CLIP embeddings that load_dataset opens."""
 
 
-@cli.command("build")
-@encode_options
-@click.option("--output", type=PATH, required=True, help="Directory of the dataset.")
-@seed_option
-@assemble_options
-@general_options
-def build_command(output: Path, **options: Any) -> int:
-    """Encode videos and assemble the dataset: encode and assemble in one."""
-    from builder import pipeline, prepare, report
-
-    encode_config = make_config(EncodeConfig, options, work=output / WORK_NAME)
-    assemble_config = make_config(AssembleConfig, options, source=output, output=output)
-    if options["dry_run"]:
-        report.print_plan(prepare.plan_encode(encode_config), encode_config)
-        return 0
-    summary, manifest = pipeline.build(encode_config, assemble_config, quiet=options["quiet"])
-    if manifest is None:
-        log.info(
-            "%d parts are left for other ranks; the last one to finish assembles",
-            summary.n_parts_left,
-        )
-        return 0
-    if not options["quiet"]:
-        report.print_manifest(manifest, output, summary)
-    return check_failures(manifest, assemble_config.max_failures)
-
-
-@cli.command("encode")
-@encode_options
-@click.option("--output", "work", type=PATH, required=True, help="Directory of the parts.")
-@seed_option
-@general_options
-def encode_command(**options: Any) -> int:
-    """Encode annotations and videos into parts."""
-    from builder import pipeline, prepare, report
-
-    config = make_config(EncodeConfig, options)
-    if options["dry_run"]:
-        report.print_plan(prepare.plan_encode(config), config)
-        return 0
-    summary = pipeline.encode(config, quiet=options["quiet"])
-    if not options["quiet"]:
-        report.print_encoded(summary, config)
-    return 0
-
-
-@cli.command("assemble")
-@click.argument("source", type=PATH)
-@click.option("--output", type=PATH, required=True, help="Directory of the dataset.")
-@processed_options
-@assemble_options
-@general_options
-def assemble_command(**options: Any) -> int:
-    """Assemble SOURCE, parts or a processed dataset, into the published layout.
-
-    --seed and --class-list are for a processed dataset; the plan of parts has both already.
-    """
-    from builder import pipeline, report
-
-    config = make_config(AssembleConfig, options)
-    manifest = pipeline.assemble_directory(config, quiet=options["quiet"])
-    if not options["quiet"]:
-        report.print_manifest(manifest, config.output, None)
-    return check_failures(manifest, config.max_failures)
-
-
-@cli.command("verify")
-@click.argument("directory", type=PATH)
-@general_options
-def verify_command(directory: Path, *, quiet: bool, debug: bool) -> int:
-    """Check every file of the dataset in DIRECTORY against its manifest and the others."""
-    from builder.manifest import read_manifest
-    from builder.progress import track_progress
-    from builder.verify import verify_dataset
-
-    del debug
-    track = partial(track_progress, "verify", unit="samples", quiet=quiet)
-    problems = verify_dataset(directory, track=track)
-    if problems:
-        return print_problems(directory, problems)
-    manifest = read_manifest(directory)
-    if manifest is not None and not quiet:
-        counts = [f"{manifest['totals'][name]:,} {name}" for name in ("samples", "failures")]
-        click.echo(
-            f"{directory}: {len(manifest['files'])} files are as the manifest says, "
-            f"{', '.join(counts)}"
-        )
-    return 0
-
-
-@cli.command("convert")
-@click.argument("source")
-@click.argument("output", metavar="DIR", type=PATH)
-@index_option
-@source_options
-@convert_options
-@assemble_options
-@general_options
-def convert_command(source: str, *, dry_run: bool, quiet: bool, **options: Any) -> int:
-    """Rewrite SOURCE, a dataset of any dialect, into the published layout in DIR.
-
-    SOURCE is a directory, a repository of the Hub, any fsspec URL, or a tar.
-    """
-    from builder import convert, report
-
-    reads = make_config(SourceConfig, options, source=source)
-    config = make_config(ConvertConfig, options, source=reads)
-    if dry_run:
-        report.print_conversion(convert.describe_plan(config), source, config.output)
-        return 0
-    manifest, problems = convert.convert(config, quiet=quiet)
-    if not quiet:
-        report.print_manifest(manifest, config.output, None)
-    if problems:
-        return print_problems(config.output, problems)
-    return check_failures(manifest, config.max_failures)
-
-
-@cli.command("index")
-@click.argument("source")
-@click.option("--output", metavar="FILE", type=PATH, help="Default: SOURCE/index.parquet.")
-@source_options
-@general_options
-def index_command(output: Path | None, *, quiet: bool, **options: Any) -> int:
-    """Write the index of SOURCE, so that readers find its samples without reading all of it."""
-    from builder.indexing import index_source
-    from builder.progress import track_progress
-
-    track = partial(track_progress, "index", unit="files", quiet=quiet)
-    path, counts = index_source(make_config(SourceConfig, options), output, track=track)
-    if not quiet:
-        numbers = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-        click.echo(f"{path}: {numbers} samples")
-    return 0
-
-
-@cli.command("info")
-@click.argument("source")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
-@index_option
-@source_options
-@general_options
-def info_command(*, as_json: bool, quiet: bool, **options: Any) -> int:
-    """Read SOURCE once and print what is in it, and what is odd about it."""
-    from builder.info import describe_source
-    from builder.progress import track_progress
-    from builder.report import print_info
-
-    def track(total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
-        return track_progress("read", total, unit=unit, quiet=quiet)
-
-    info = describe_source(make_config(SourceConfig, options), track=track)
-    if as_json:
-        click.echo(json.dumps(info, indent=2))
-    else:
-        print_info(info)
-    return 0
-
-
-Config = TypeVar("Config", EncodeConfig, AssembleConfig, SourceConfig, ConvertConfig)
-
-
-def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:
-    """Return the configuration that takes its fields from a command's options."""
-    names = kind.__dataclass_fields__.keys()
-    return kind(**{name: value for name, value in options.items() if name in names}, **more)
-
-
-def print_problems(directory: Path, problems: Sequence[Problem]) -> int:
-    """Print what verification found, file by file; return exit code 1."""
-    for problem in problems:
-        click.echo(f"{problem.file}: {problem.message}", err=True)
-    click.echo(f"{directory}: {len(problems)} problems", err=True)
-    return 1
-
-
-def check_failures(manifest: Mapping[str, Any], max_failures: float) -> int:
-    """Return exit code 1 where a larger share of clips failed than is allowed."""
-    totals = manifest["totals"]
-    share = totals["failures"] / totals["rows"]
-    if share <= max_failures:
-        return 0
-    click.echo(
-        f"clip-kinetics700: {totals['failures']} of {totals['rows']} clips failed "
-        f"({share:.0%}), more than --max-failures {max_failures:g}; everything was written, "
-        "the reasons are in failures.parquet",
-        err=True,
-    )
-    return 1
+for command in (
+    commands.build_command,
+    commands.encode_command,
+    commands.assemble_command,
+    commands.verify_command,
+    commands.convert_command,
+    commands.index_command,
+    commands.info_command,
+):
+    cli.add_command(command)
 
 
 class TerminatedError(Exception):
