@@ -16,6 +16,7 @@ VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 # Six digits are what a clip's file name has room for; milliseconds end up outside.
 WHOLE_SECONDS = re.compile(r"([0-9]{1,6})(?:\.0*)?")
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+IS_CC_OF_WORD = {"": None, "0": False, "false": False, "1": True, "true": True}
 
 
 def check_columns(columns: Sequence[str]) -> None:
@@ -78,6 +79,14 @@ def parse_seconds(column: str, value: object) -> int:
     if match is None:
         raise ValueError(f"{column} must be whole seconds from 0 to 999999, got {shorten(value)}")
     return int(match[1])
+
+
+def parse_is_cc(text: str) -> bool | None:
+    """Return whether a video is under a Creative Commons licence; None where nothing is said."""
+    word = text.strip().lower()
+    if word not in IS_CC_OF_WORD:
+        raise ValueError(f"is_cc must be 0, 1, false, true or empty, got {shorten(text)}")
+    return IS_CC_OF_WORD[word]
 
 
 def make_own_clip(cells: Mapping[str, str], word: str) -> Clip:

@@ -21,6 +21,7 @@ from builder.annotation_rows import (
     check_columns,
     find_split_word,
     parse_entry,
+    parse_is_cc,
     parse_record,
     shorten,
 )
@@ -43,6 +44,8 @@ class Row:
     file: Path
     place: int | str
     """The line of a table, the key of a JSON entry."""
+    is_cc: bool | None = None
+    """Whether the video is under a Creative Commons licence; None where the list does not say."""
 
     def __str__(self) -> str:
         kind = "line" if isinstance(self.place, int) else "entry"
@@ -183,12 +186,15 @@ def read_table(file: Path) -> Iterator[Row]:
             default_word = find_split_word(file.name)
     except ValueError as error:
         raise InputError(f"{file} line {number}: {error}") from error
+    # In a table of one's own videos it is one of the other columns.
+    at = columns.index("is_cc") if "is_cc" in columns and "path" not in columns else None
     for number, fields in records:
         try:
             clip, word = parse_record(columns, fields, default_word)
+            is_cc = None if at is None else parse_is_cc(fields[at])
         except ValueError as error:
             raise InputError(f"{file} line {number}: {error}") from error
-        yield Row(clip, word, file, number)
+        yield Row(clip, word, file, number, is_cc)
 
 
 def read_json(file: Path) -> Iterator[Row]:

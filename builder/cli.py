@@ -10,13 +10,22 @@ import sys
 
 import click
 
-from builder import commands
+from builder import annotation_commands, clip_commands, commands
+from builder.ledger import FetchError
 from builder.options import spread_values
 from builder.types import BuildError, InputError
 from clip_kinetics700 import __version__
 from clip_kinetics700.damage import DamageError
 
-FAILED = (click.ClickException, InputError, BuildError, DamageError, OSError, MemoryError)
+FAILED = (
+    click.ClickException,
+    InputError,
+    BuildError,
+    DamageError,
+    FetchError,
+    OSError,
+    MemoryError,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,6 +42,9 @@ for command in (
     commands.convert_command,
     commands.index_command,
     commands.info_command,
+    annotation_commands.annotations_command,
+    clip_commands.download_command,
+    clip_commands.status_command,
 ):
     cli.add_command(command)
 

@@ -13,9 +13,15 @@ from typing import Any, TypeVar
 
 import click
 
-from builder.config import AssembleConfig, ConvertConfig, EncodeConfig, SourceConfig
+from builder.clip_options import PATH
+from builder.config import (
+    AssembleConfig,
+    ConvertConfig,
+    DownloadConfig,
+    EncodeConfig,
+    SourceConfig,
+)
 from builder.options import (
-    PATH,
     assemble_options,
     convert_options,
     encode_options,
@@ -190,7 +196,9 @@ def info_command(*, as_json: bool, quiet: bool, **options: Any) -> int:
     return 0
 
 
-Config = TypeVar("Config", EncodeConfig, AssembleConfig, SourceConfig, ConvertConfig)
+Config = TypeVar(
+    "Config", EncodeConfig, AssembleConfig, SourceConfig, ConvertConfig, DownloadConfig
+)
 
 
 def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:

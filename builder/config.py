@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.releases import CVDF_URL, DEEPMIND_URL
 from clip_kinetics700.damage import OnError
 from clip_kinetics700.schema import SAMPLES_PER_SHARD
 
@@ -20,10 +21,23 @@ FRAMES_PER_TASK = 64
 class EncodeConfig:
     """Annotations and videos in, parts out."""
 
-    annotations: tuple[Path, ...]
-    videos: Path
+    annotations: tuple[Path, ...] = ()
+    """Empty means those of the version, fetched."""
+    videos: Path | None = None
     work: Path
     """Directory of the stored configuration, the plan and the parts."""
+    clip_source: str | None = None
+    """`cvdf` streams its archives; the videos directory comes first where both are given."""
+    version: str | None = None
+    """Release of Kinetics: which archives there are, and which annotations to fetch."""
+    base_url: str = CVDF_URL
+    """CVDF's address, that of a mirror, or a directory with the same tree."""
+    cache: Path | None = None
+    """Directory of fetched annotations; None means the user's cache."""
+    annotations_url: str = DEEPMIND_URL
+    """Address of DeepMind's annotations, or a directory with them."""
+    retry_errors: tuple[str, ...] | None = None
+    """Reasons for which failed clips are tried again: empty for all, None for none."""
     model: str = DEFAULT_MODEL
     revision: str | None = None
     splits: tuple[str, ...] = ()
@@ -84,3 +98,35 @@ class ConvertConfig:
     formats: tuple[str, ...] = FORMATS
     max_failures: float = 0.5
     date: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadConfig:
+    """Which clips of Kinetics, from where, into which directory."""
+
+    output: Path
+    annotations: tuple[Path, ...] = ()
+    """Empty means those of the version, fetched."""
+    version: str | None = None
+    splits: tuple[str, ...] = ()
+    """Empty means every split the annotations hold."""
+    classes: tuple[str, ...] = ()
+    """Empty means all."""
+    max_samples: int | None = None
+    """Of each split; what is on disk counts first."""
+    shuffle: bool = False
+    """Random clips instead of those that cost least to get."""
+    seed: int = 0
+    num_workers: int = 4
+    """Clips or archives at a time; YouTube is asked for one at a time."""
+    source: tuple[str, ...] = ("cvdf",)
+    """Directories, `cvdf`, `youtube`, in the order in which they are asked."""
+    base_url: str = CVDF_URL
+    annotations_url: str = DEEPMIND_URL
+    cache: Path | None = None
+    retry_errors: tuple[str, ...] | None = None
+    cookies: Path | None = None
+    """Netscape file of a browser that is signed in to YouTube."""
+    youtube_interval: float = 5.0
+    """Seconds between the begins of two downloads from YouTube."""
+    youtube_address: str = "https://www.youtube.com/watch?v={id}"

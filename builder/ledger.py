@@ -41,6 +41,16 @@ FETCH_REASONS = {
 }
 """Why a clip was not got, beside `http_404` and its like."""
 
+PASSING_REASONS = (
+    "truncated",
+    "checksum",
+    "timed_out",
+    "connection",
+    "rate_limited",
+    "http_408",
+    "http_429",
+)
+
 
 class FetchError(Exception):
     """A clip, or an archive of clips, cannot be had: for which reason, and one line about it."""
@@ -49,6 +59,16 @@ class FetchError(Exception):
         """Take a reason, one of `FETCH_REASONS` or `http_NNN`, and one line that names the file."""
         super().__init__(message)
         self.reason = reason
+
+
+def is_reason(word: str) -> bool:
+    """Tell whether a word is a reason for which a clip is not got."""
+    return word in FETCH_REASONS or HTTP_REASON.fullmatch(word) is not None
+
+
+def is_passing(error: FetchError) -> bool:
+    """Tell whether what went wrong may go right the next time."""
+    return error.reason in PASSING_REASONS or error.reason.startswith("http_5")
 
 
 @dataclass(frozen=True, slots=True)

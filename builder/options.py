@@ -1,13 +1,19 @@
 """The options of the command line and how their words are read; defaults come from config.py."""
 
 import math
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from builder.clip_options import (
+    PATH,
+    add_options,
+    release_options,
+    retry_option,
+    split_names,
+)
 from builder.config import (
     DTYPES,
     FORMATS,
@@ -16,18 +22,6 @@ from builder.config import (
     EncodeConfig,
     SourceConfig,
 )
-from clip_kinetics700.schema import normalize_split
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def split_names(_context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
-    """Read `train,val` as split names; nothing means all."""
-    words = value.split(",") if value else []
-    try:
-        return tuple(dict.fromkeys(normalize_split(word) for word in words))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param=option) from error
 
 
 def format_names(_context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -81,23 +75,11 @@ def spread_values(words: list[str], option: str) -> list[str]:
     return spread if option in spread or option not in words else words
 
 
-def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Return one decorator that adds several options in the order given."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-PATH = click.Path(path_type=Path)
 # More than anything counted here; beyond it, numbers stop fitting where they are used.
 COUNT = click.IntRange(min=1, max=10**9)
 POSITIVE = FiniteRange(min=0, max=10**6, min_open=True)
 # The defaults stand in builder/config.py and only there.
-ENCODE_DEFAULTS = EncodeConfig(annotations=(), videos=Path(), work=Path())
+ENCODE_DEFAULTS = EncodeConfig(work=Path())
 ASSEMBLE_DEFAULTS = AssembleConfig(source=Path(), output=Path())
 SOURCE_DEFAULTS = SourceConfig(source="")
 CONVERT_DEFAULTS = ConvertConfig(source=SOURCE_DEFAULTS, output=Path())
@@ -118,10 +100,18 @@ encode_options = add_options(
         "--annotations",
         type=PATH,
         multiple=True,
-        required=True,
         help="CSV, JSON or plain tables (path,caption,...), or directories of them; one or more.",
     ),
-    click.option("--videos", type=PATH, required=True, help="Directory with the video files."),
+    click.option("--videos", type=PATH, help="Directory with the video files."),
+    click.option(
+        "--source",
+        "clip_source",
+        type=click.Choice(("cvdf",)),
+        default=ENCODE_DEFAULTS.clip_source,
+        help="Where clips are that --videos has not: cvdf streams its archives.",
+    ),
+    release_options,
+    retry_option,
     click.option(
         "--model",
         default=ENCODE_DEFAULTS.model,

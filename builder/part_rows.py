@@ -1,8 +1,12 @@
-"""Finished parts of a work directory in, results in plan order out: what assembly reads."""
+"""Finished parts of a work directory in, results in plan order out: what assembly reads.
 
-from collections.abc import Iterator, Sequence
+A row may lie in several parts: in that of the videos directory, in two archives, in another try.
+Which of them counts follows from what they hold, never from when they were made.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +14,38 @@ import numpy.typing as npt
 from builder.manifest import Totals
 from builder.parts import PartReader, PartReport, is_done, report_path
 from builder.plan import cut_parts
-from builder.types import BuildError, Clip, EncodedClip, Failure, InputError, Part
-from builder.work import WorkConfig, parts_directory, read_work
+from builder.sources import NO_FILE
+from builder.types import BuildError, Clip, EncodedClip, Failure, InputError
+from builder.work import WorkConfig, list_reports, parts_directory, read_sources, read_work
 
 # Of the package's test video; what a change of driver or library leaves is far above it.
 SAME_ENCODER_COSINE = 0.9999
-NOT_ENCODED = "the clip is in no finished part"
+
+
+class Unit(NamedTuple):
+    """A part that there must be; others are further tries of it."""
+
+    rank: int
+    """0 for the videos directory, then archives in their order."""
+    rows: Sequence[int] | None
+    """Its rows; None where its archive tells."""
+
+
+class Place(NamedTuple):
+    """Where a row lies, so that the least of several places is the one that counts."""
+
+    is_failure: bool
+    is_missing: bool
+    """It says nothing but that this source has no file."""
+    unit: int
+    """The videos directory before archives, these in their order, overlays first."""
+    earlier: int
+    """Minus the number of the try."""
+    part: int
+    at: int
+    """Index of the row in the part."""
+    n_frames: int
+    reason: str
 
 
 class PartRows:
@@ -28,68 +58,103 @@ class PartRows:
             InputError: it is no work directory, or parts are not finished.
         """
         config, self._clips = read_work(work)
-        parts = list_finished_parts(work, config, self._clips)
-        self._readers = [PartReader(parts_directory(work), part.name) for part in parts]
-        check_reports([reader.report for reader in self._readers], parts)
+        units = list_finished_units(work, config, self._clips)
+        directory = parts_directory(work)
+        order = {name: place for place, name in enumerate(units)}
+        names = sorted(list_reports(work), key=lambda name: (order[split_name(name)[0]], name))
+        self._readers = [PartReader(directory, name) for name in names]
+        check_reports(self.reports, units, len(self._clips))
         self.newest_report_ns = max(
-            report_path(parts_directory(work), part.name).stat().st_mtime_ns for part in parts
+            report_path(directory, name).stat().st_mtime_ns for name in names
         )
-        # Where each plan row lies: number of its part, and index in it; -1 for no part.
-        self._part_of_row = np.full(len(self._clips), -1, np.int32)
-        self._index_of_row = np.zeros(len(self._clips), np.int64)
-        for number, reader in enumerate(self._readers):
-            rows = np.asarray(reader.report.rows, np.int64)
-            self._part_of_row[rows] = number
-            self._index_of_row[rows] = np.arange(len(rows))
+        self.places = self._find_places(units)
         self.configuration: dict[str, Any] = config.configuration
         self.class_names = config.class_names
         self.canary = self._readers[0].report.canary
         self.width = int(config.configuration["embedding_width"])
         self.totals = self._count()
 
+    @property
+    def clips(self) -> Sequence[Clip]:
+        """The plan."""
+        return self._clips
+
+    @property
+    def reports(self) -> list[PartReport]:
+        """The reports of all parts, in the order of `Place.part`."""
+        return [reader.report for reader in self._readers]
+
+    def list_results(self) -> Iterator[tuple[PartReport, list[str | None]]]:
+        """Yield the report of each part and why its rows failed, None where they did not."""
+        for reader in self._readers:
+            yield reader.report, reader.list_reasons()
+
     def results(self, split: str) -> Iterator[tuple[Clip, EncodedClip | Failure]]:
         """Yield every row of a split in plan order."""
         for row, clip in enumerate(self._clips):
             if clip.split != split:
                 continue
-            number = self._part_of_row[row]
-            if number < 0:
-                yield clip, Failure(row, "source", "missing", NOT_ENCODED)
+            place = self.places[row]
+            if place is None or place.is_missing:
+                yield clip, Failure(row, "source", "missing", NO_FILE)
             else:
-                yield clip, self._readers[number].result(int(self._index_of_row[row]))
+                yield clip, self._readers[place.part].result(place.at)
+
+    def _find_places(self, units: dict[str, Unit]) -> list[Place | None]:
+        """Return for each row of the plan where its result lies; None for no part."""
+        places: list[Place | None] = [None] * len(self._clips)
+        for number, reader in enumerate(self._readers):
+            name, attempt = split_name(reader.report.name)
+            frames, reasons = reader.list_frames(), reader.list_reasons()
+            for index, row in enumerate(reader.report.rows):
+                reason = reasons[index]
+                place = Place(
+                    is_failure=reason is not None,
+                    is_missing=reason == "missing",
+                    unit=units[name].rank,
+                    earlier=-attempt,
+                    part=number,
+                    at=index,
+                    n_frames=frames[index] or 0,
+                    reason=reason or "",
+                )
+                other = places[row]
+                places[row] = place if other is None else min(place, other)
+        return places
 
     def _count(self) -> dict[str, Totals]:
         totals: dict[str, Totals] = {}
-        for clip in self._clips:
-            totals.setdefault(clip.split, Totals()).rows += 1
-        for reader in self._readers:
-            report = reader.report
-            split_totals = totals[self._clips[report.rows[0]].split]
-            split_totals.samples += report.n_samples
-            split_totals.frames += report.n_frames
-            for reason, count in reader.count_reasons().items():
-                split_totals.add_failures(reason, count)
-        for row in np.flatnonzero(self._part_of_row < 0):
-            totals[self._clips[row].split].add_failures("missing", 1)
+        for clip, place in zip(self._clips, self.places, strict=True):
+            split_totals = totals.setdefault(clip.split, Totals())
+            split_totals.rows += 1
+            if place is None or place.is_failure:
+                reason = "missing" if place is None else place.reason
+                split_totals.add_failures(reason, 1)
+            else:
+                split_totals.samples += 1
+                split_totals.frames += place.n_frames
         return totals
 
 
-def check_reports(reports: Sequence[PartReport], parts: Sequence[Part]) -> None:
+def check_reports(reports: Sequence[PartReport], units: Mapping[str, Unit], n_rows: int) -> None:
     """Refuse parts of other rows than the plan's, and parts that another encoder made.
 
     Raises:
         BuildError: names the first such part.
     """
     first = np.asarray(reports[0].canary, np.float64)
-    for report, part in zip(reports, parts, strict=True):
+    for report in reports:
         canary = np.asarray(report.canary, np.float64)
-        if report.rows != list(part.rows):
+        rows = np.asarray(report.rows, np.int64)
+        stated = units[report.name].rows if report.name in units else None
+        is_inside = len(np.unique(rows)) == len(rows) and ((rows >= 0) & (rows < n_rows)).all()
+        if not is_inside or (stated is not None and report.rows != list(stated)):
             fault = "its rows are not those of the plan"
         elif canary.shape != first.shape or cosine(canary, first) < SAME_ENCODER_COSINE:
             fault = f"its encoder gives another embedding than that of {reports[0].name}"
         else:
             continue
-        raise BuildError(f"part {part.name}: {fault}; delete {part.name}.json and encode again")
+        raise BuildError(f"part {report.name}: {fault}; delete {report.name}.json and encode again")
 
 
 def cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
@@ -97,17 +162,30 @@ def cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def list_finished_parts(work: Path, config: WorkConfig, clips: list[Clip]) -> list[Part]:
-    """Return the parts of a plan.
+def split_name(name: str) -> tuple[str, int]:
+    """Return the name of a part's first try and the number of this one, 0 for the first."""
+    first, _, number = name.partition(".retry")
+    return first, int(number or 0)
+
+
+def list_finished_units(work: Path, config: WorkConfig, clips: list[Clip]) -> dict[str, Unit]:
+    """Return the parts that there must be, by name.
 
     Raises:
         InputError: some are not finished; the first is named.
+        BuildError: a part is there that no source of this build has made.
     """
-    parts = cut_parts(clips, config.rows_per_part)
-    unfinished = [part.name for part in parts if not is_done(parts_directory(work), part)]
+    sources = read_sources(work)
+    parts = cut_parts(clips, config.rows_per_part) if sources.has_videos else []
+    units = {part.name: Unit(0, part.rows) for part in parts}
+    units |= {name: Unit(rank, None) for rank, name in enumerate(sources.archives, 1)}
+    unfinished = [name for name in units if not is_done(parts_directory(work), name)]
     if unfinished:
         raise InputError(
-            f"{work}: {len(unfinished)} of {len(parts)} parts are not finished, the first is "
+            f"{work}: {len(unfinished)} of {len(units)} parts are not finished, the first is "
             f"{unfinished[0]}; run encode again with the same options, for every rank"
         )
-    return parts
+    for name in list_reports(work):
+        if split_name(name)[0] not in units:
+            raise BuildError(f"part {name}: is of no source of this build; delete {name}.json")
+    return units

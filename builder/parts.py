@@ -6,9 +6,8 @@ written last and is the only sign that the part is done.
 
 import json
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,16 @@ class PartReport:
     arrow_bytes: int
     canary: list[float]
     """Embedding of the canary video by the encoder that made this part."""
+    source: str = "videos"
+    """Where the clips are of: `videos`, the directory, or the name of an archive."""
+    error: list[str] | None = None
+    """Reason and message where the archive could not be read to its end: it gives no rows then."""
+    n_clips_seen: int | None = None
+    """Clips in the archive, those that were not wanted too."""
+    refusals: list[str] = field(default_factory=list)
+    """One line for each member of the archive that was refused."""
+    seconds: float = 0.0
+    """What it took; the only thing here that the next run would not repeat."""
 
 
 def part_schema(width: int) -> pa.Schema:
@@ -57,7 +66,7 @@ def part_schema(width: int) -> pa.Schema:
     )
 
 
-def write_part(
+def write_results(
     directory: Path,
     part: Part,
     results: Iterable[EncodedClip | Failure],
@@ -65,10 +74,10 @@ def write_part(
     width: int,
     canary: Float32Array,
 ) -> PartReport:
-    """Write a part from the results of its rows, in order; the report comes last.
+    """Write the Arrow file of a part from the results of its rows; the part is not finished yet.
 
     Raises:
-        BuildError: the results are not exactly one a row.
+        BuildError: the results are not exactly one a row, in order, of a part whose rows are known.
     """
     rows: list[int] = []
     n_failures = n_frames = 0
@@ -83,9 +92,10 @@ def write_part(
                 n_frames += sum(
                     r.info.n_frames for r in batch if isinstance(r, EncodedClip) and r.info
                 )
-        if rows != list(part.rows):
-            raise BuildError(f"part {part.name}: {len(rows)} results for {len(part.rows)} rows")
-    report = PartReport(
+        if part.archive is None and rows != list(part.rows or ()):
+            n_rows = len(part.rows or ())
+            raise BuildError(f"part {part.name}: {len(rows)} results for {n_rows} rows")
+    return PartReport(
         name=part.name,
         rows=rows,
         n_samples=len(rows) - n_failures,
@@ -93,8 +103,20 @@ def write_part(
         n_frames=n_frames,
         arrow_bytes=arrow_path.stat().st_size,
         canary=canary.tolist(),
+        source="videos" if part.archive is None else part.archive.name,
     )
-    write_json(report_path(directory, part.name), {f: getattr(report, f) for f in report.__slots__})
+
+
+def finish_part(directory: Path, report: PartReport, **facts: Any) -> PartReport:
+    """Write the report of a part whose Arrow file is there: now it is finished.
+
+    Args:
+        directory: of the parts.
+        report: what `write_results` returned.
+        facts: fields of the report that only the whole run of the part knows.
+    """
+    report = replace(report, **facts)
+    write_json(report_path(directory, report.name), asdict(report))
     return report
 
 
@@ -164,9 +186,9 @@ def report_path(directory: Path, name: str) -> Path:
     return directory / f"{name}.json"
 
 
-def is_done(directory: Path, part: Part) -> bool:
+def is_done(directory: Path, name: str) -> bool:
     """Say whether a part is finished: its report is there."""
-    return report_path(directory, part.name).is_file()
+    return report_path(directory, name).is_file()
 
 
 def read_report(directory: Path, name: str) -> PartReport:
@@ -215,12 +237,13 @@ class PartReader:
         number = bisect_right(self._starts, index) - 1
         return self._batches[number].result(index - self._starts[number])
 
-    def count_reasons(self) -> Counter[str]:
-        """Return how many rows failed for each reason."""
-        reasons: Counter[str] = Counter()
-        for batch in self._batches:
-            reasons.update(reason for reason in batch.reasons() if reason is not None)
-        return reasons
+    def list_frames(self) -> list[int | None]:
+        """Return how many frames each row has, in the order of `report.rows`; None if it failed."""
+        return [count for batch in self._batches for count in batch.values("n_frames")]
+
+    def list_reasons(self) -> list[str | None]:
+        """Return why each row failed, in the order of `report.rows`; None if it did not."""
+        return [reason for batch in self._batches for reason in batch.values("reason")]
 
 
 class _Batch:
@@ -236,9 +259,9 @@ class _Batch:
     def __len__(self) -> int:
         return len(self._columns["row"])
 
-    def reasons(self) -> list[str | None]:
-        reasons: list[str | None] = self._columns["reason"].to_pylist()
-        return reasons
+    def values(self, name: str) -> list[Any]:
+        values: list[Any] = self._columns[name].to_pylist()
+        return values
 
     def result(self, index: int) -> EncodedClip | Failure:
         def get(name: str) -> Any:

@@ -21,7 +21,7 @@ from builder.assemble import (
 )
 from builder.config import AssembleConfig, EncodeConfig
 from builder.decode import check_ffmpeg
-from builder.engines import LocalEngine
+from builder.engines import LocalEngine, Run
 from builder.manifest import read_manifest
 from builder.output import WORK_NAME, check_directory, is_complete, refuse_foreign
 from builder.part_rows import PartRows
@@ -30,6 +30,7 @@ from builder.pool import DecodePool
 from builder.prepare import plan_encode, prepare_engine
 from builder.processed_rows import ProcessedRows, is_processed_dataset
 from builder.progress import track_progress
+from builder.retries import plan_retries
 from builder.types import InputError, Part
 from builder.work import is_work_directory
 from clip_kinetics700.schema import MANIFEST_NAME
@@ -61,15 +62,17 @@ def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
     check_ffmpeg()
     plan = plan_encode(config)
     engine = prepare_engine(config, plan)
-    todo = [part for part in plan.own_parts if not is_done(engine.parts, part)]
+    todo = [part for part in plan.own_parts if not is_done(engine.parts, part.name)]
     if len(todo) < len(plan.own_parts):
         n_done = len(plan.own_parts) - len(todo)
         log.info("%d of %d parts were done before", n_done, len(plan.own_parts))
+    if config.retry_errors is not None:
+        todo += plan_retries(engine.parts, plan.own_parts, config.retry_errors)
     reports, seconds = run_parts(config, engine, todo, quiet=quiet) if todo else ([], 0.0)
     return EncodeSummary(
         n_clips=sum(len(report.rows) for report in reports),
         n_parts=len(reports),
-        n_parts_left=sum(not is_done(engine.parts, part) for part in plan.parts),
+        n_parts_left=sum(not is_done(engine.parts, part.name) for part in plan.parts),
         seconds=seconds,
     )
 
@@ -78,7 +81,10 @@ def run_parts(
     config: EncodeConfig, engine: LocalEngine, parts: list[Part], *, quiet: bool
 ) -> tuple[list[PartReport], float]:
     """Encode parts; return their reports and the seconds it took once all was started."""
-    n_clips = sum(len(part.rows) for part in parts)
+    n_clips = sum(len(part.rows) for part in parts if part.rows is not None)
+    if any(part.rows is None for part in parts):
+        # Which clips an archive holds shows only when it is read: at most all that are wanted.
+        n_clips += len(engine.archive_rows)
     with (
         lock_rank(config),
         DecodePool(decode_workers(config), config.task_timeout_seconds) as pool,
@@ -86,7 +92,7 @@ def run_parts(
         canary = engine.encode_canary(pool)
         begin = time.monotonic()
         with track_progress("encode", n_clips, unit="clips", quiet=quiet) as advance:
-            reports = list(engine.run(parts, pool=pool, canary=canary, advance=advance))
+            reports = list(engine.run(parts, Run(pool, canary, advance)))
         return reports, time.monotonic() - begin
 
 

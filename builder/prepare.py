@@ -4,12 +4,16 @@ All that can be wrong with the input is found here, before a byte is written.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from builder.annotation_cache import fetch_annotations
 from builder.annotations import read_annotations, resolve_class_list
+from builder.archive_lists import choose_archives, list_archives
 from builder.config import EncodeConfig
 from builder.decode import ffmpeg_version
 from builder.encode import (
@@ -25,13 +29,15 @@ from builder.model_files import ModelFiles, find_model
 from builder.output import check_directory
 from builder.plan import cut_parts, order_clips, plan_digest
 from builder.preprocess import Preprocessing
+from builder.releases import VERSIONS
 from builder.sources import VideoIndex, find_clip, index_videos
-from builder.types import Clip, Failure, InputError, Part
+from builder.types import Archive, Clip, Failure, InputError, Part
 from builder.work import (
+    Sources,
     WorkConfig,
-    parts_directory,
     read_work_config,
     refuse_differences,
+    store_sources,
     store_work,
 )
 
@@ -42,13 +48,19 @@ class Plan:
 
     clips: list[Clip]
     class_names: tuple[str, ...] | None
-    videos: VideoIndex
+    videos: VideoIndex | None
+    archives: list[Archive]
     parts: list[Part]
-    """Parts of the whole plan."""
+    """Parts of the whole plan: runs of rows for the videos directory, then one for each archive."""
     own_parts: list[Part]
     """Parts of this rank."""
     configuration: dict[str, Any]
     """What of the manifest's configuration follows from the plan alone."""
+
+    @property
+    def sources(self) -> Sources:
+        """Where the clips are from."""
+        return Sources(self.videos is not None, tuple(archive.name for archive in self.archives))
 
     def count_found(self) -> dict[str, Counter[str]]:
         """Return for each split how many clips have a file, and why the others have none."""
@@ -59,22 +71,37 @@ class Plan:
             counts.setdefault(clip.split, Counter())[outcome] += 1
         return counts
 
+    def list_archive_rows(self) -> dict[str, int]:
+        """Return the rows that archives are to give, by name: the videos directory comes first."""
+        if not self.archives:
+            return {}
+        return {
+            clip.file_stem: row
+            for row, clip in enumerate(self.clips)
+            if clip.path is None and isinstance(find_clip(self.videos, clip, row), Failure)
+        }
+
 
 def plan_encode(config: EncodeConfig) -> Plan:
-    """Read annotations, look for the videos and cut the work; writes nothing."""
+    """Read annotations, look for the clips and cut the work; writes nothing to the output."""
     if not 0 <= config.rank < config.world_size:
         raise InputError(
             f"--rank {config.rank}: must be from 0 to {config.world_size - 1}, "
             f"one less than --world-size {config.world_size}"
         )
     check_directory("--output", config.work)
-    videos = index_videos(config.videos)
-    clips = order_clips(read_annotations(config.annotations, splits=config.splits), config.seed)
-    parts = cut_parts(clips, config.rows_per_part)
+    check_sources(config)
+    videos = None if config.videos is None else index_videos(config.videos)
+    annotations = find_annotations(config)
+    clips = order_clips(read_annotations(annotations, splits=config.splits), config.seed)
+    archives = find_archives(config, clips)
+    parts = [] if videos is None else cut_parts(clips, config.rows_per_part)
+    parts += [Part(archive.name, None, archive) for archive in archives]
     plan = Plan(
         clips=clips,
         class_names=resolve_class_list(clips, config.class_list),
         videos=videos,
+        archives=archives,
         parts=parts,
         own_parts=parts[config.rank :: config.world_size],
         configuration={
@@ -87,6 +114,41 @@ def plan_encode(config: EncodeConfig) -> Plan:
     )
     refuse_other_plan(config, plan)
     return plan
+
+
+def check_sources(config: EncodeConfig) -> None:
+    """Refuse options that name no clips, or archives of no release."""
+    if config.videos is None and config.clip_source is None:
+        raise InputError("no clips are named: give --videos DIR, --source cvdf, or both")
+    if not config.annotations and config.version is None:
+        raise InputError("no annotations are named: give --annotations FILE or --version")
+    if config.clip_source is not None and config.version is None:
+        versions = ", ".join(VERSIONS)
+        raise InputError(f"--source {config.clip_source} needs --version, one of {versions}")
+
+
+def find_annotations(config: EncodeConfig) -> Sequence[Path]:
+    """Return the annotation files that are given, or else fetched."""
+    if config.annotations or config.version is None:
+        return config.annotations
+    return fetch_annotations(
+        config.version,
+        splits=config.splits,
+        cache=config.cache,
+        base_url=config.base_url,
+        annotations_url=config.annotations_url,
+    )
+
+
+def find_archives(config: EncodeConfig, clips: Sequence[Clip]) -> list[Archive]:
+    """Return the archives that may hold clips of the plan; none where none are asked for."""
+    if config.clip_source is None or config.version is None:
+        return []
+    labels: dict[str, set[str]] = {}
+    for clip in clips:
+        labels.setdefault(clip.split, set()).update([clip.label] if clip.label else [])
+    archives = list_archives(config.version, labels, config.base_url)
+    return choose_archives(archives, config.version, labels, {})
 
 
 def refuse_other_plan(config: EncodeConfig, plan: Plan) -> None:
@@ -124,12 +186,14 @@ def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
     if stored != chosen:
         # Another rank has chosen meanwhile what `auto` means.
         encoder = load(stored)
+    store_sources(config.work, plan.sources)
     return LocalEngine(
         clips=plan.clips,
         videos=plan.videos,
+        archive_rows=plan.list_archive_rows(),
         encoder=encoder,
         frames_per_second=config.frames_per_second,
-        parts=parts_directory(config.work),
+        work=config.work,
     )
 
 

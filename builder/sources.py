@@ -28,6 +28,10 @@ NO_VIDEO = re.compile(
 
 logger = logging.getLogger(__name__)
 
+# A dataset does not tell which source its clips came of, so neither do these.
+NO_FILE = "no source holds a file of this clip"
+NO_BYTES = "the file of this clip holds 0 bytes"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoIndex:
@@ -49,7 +53,7 @@ class VideoIndex:
         if clip.path is not None:
             file = self.videos / clip.path
             return None if read_size(file) is None else file
-        name = f"{clip.video_id}_{clip.time_start:06d}_{clip.time_end:06d}"
+        name = clip.file_stem
         if name not in self.places:
             return None
         ranked = []
@@ -86,14 +90,14 @@ def index_videos(videos: Path) -> VideoIndex:
     return VideoIndex(videos, places, others)
 
 
-def find_clip(index: VideoIndex, clip: Clip, row: int) -> Path | Failure:
+def find_clip(index: VideoIndex | None, clip: Clip, row: int) -> Path | Failure:
     """Return the clip's file, or why there is none to decode."""
-    file = index.find(clip)
+    file = None if index is None else index.find(clip)
     size = None if file is None else read_size(file)
     if file is None or size is None:
-        return Failure(row, "source", "missing", "the videos directory holds no file of this clip")
+        return Failure(row, "source", "missing", NO_FILE)
     if size == 0:
-        return Failure(row, "source", "empty_file", "the file of this clip holds 0 bytes")
+        return Failure(row, "source", "empty_file", NO_BYTES)
     return file
 
 

@@ -51,6 +51,11 @@ class Clip:
             return self.path
         return f"{self.video_id},{self.time_start},{self.time_end}"
 
+    @property
+    def file_stem(self) -> str:
+        """What the file of a clip of Kinetics is called, without its extension."""
+        return f"{self.video_id}_{self.time_start:06d}_{self.time_end:06d}"
+
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
@@ -112,13 +117,34 @@ class EncodedClip:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A unit of work: plan rows of one split that are encoded together."""
+class Archive:
+    """One archive of clips, a tar."""
 
     name: str
-    """`SPLIT-NNNNN`, the stem of the part's files."""
-    rows: Sequence[int]
-    """Indices into the plan, in order."""
+    """Of one release this one alone has it; letters, digits, `-` and `_`."""
+    path: str
+    """Where it lies: a URL or a local path."""
+    split: str | None
+    """Of which split it is; None for an overlay, which is of all."""
+    label: str | None = None
+    """The class that it is named after; None where the name does not tell."""
+
+    @property
+    def is_overlay(self) -> bool:
+        """Tell whether its clips replace those of other archives."""
+        return self.split is None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A unit of work: plan rows that are encoded together."""
+
+    name: str
+    """`SPLIT-NNNNN`, or the archive's, the stem of the part's files; `.retryN` for another try."""
+    rows: Sequence[int] | None
+    """Indices into the plan, in order; None for all that an archive turns out to hold."""
+    archive: Archive | None = None
+    """Where the clips are; None for the videos directory."""
 
 
 class Encoder(Protocol):

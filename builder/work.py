@@ -19,6 +19,8 @@ from builder.write import write_json
 CONFIG_NAME = "config.json"
 PLAN_NAME = "plan.parquet"
 PARTS_NAME = "parts"
+SOURCES_NAME = "sources.json"
+SPOOL_NAME = "spool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,16 @@ class WorkConfig:
     device_type: str
     """`cpu` or `cuda`: their bits differ, so one directory takes one of them."""
     rows_per_part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the clips of a build are from: it may get more of them, and it never forgets one."""
+
+    has_videos: bool = True
+    """Whether a videos directory is one: then the plan is cut into parts of it."""
+    archives: tuple[str, ...] = ()
+    """Names of archives, each of which is a part, in the order in which they are preferred."""
 
 
 def parts_directory(work: Path) -> Path:
@@ -100,6 +112,40 @@ def read_work(work: Path) -> tuple[WorkConfig, list[Clip]]:
     if config is None or not (work / PLAN_NAME).is_file():
         raise InputError(f"{work}: holds no plan and parts of `clip-kinetics700 encode`")
     return config, read_plan(work / PLAN_NAME)
+
+
+def read_sources(work: Path) -> Sources:
+    """Return the sources of all runs so far.
+
+    Raises:
+        InputError: what is stored is not ours.
+    """
+    path = work / SOURCES_NAME
+    if not path.is_file():
+        return Sources()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Sources(bool(document["has_videos"]), tuple(document["archives"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is not the list of sources of a build") from error
+
+
+def store_sources(work: Path, sources: Sources) -> None:
+    """Add the sources of a run to those that are stored; the order of earlier ones stays."""
+    with FileLock(work / "config.lock"):
+        path = work / SOURCES_NAME
+        stored = read_sources(work) if path.is_file() else Sources(has_videos=False)
+        merged = Sources(
+            stored.has_videos or sources.has_videos,
+            tuple(dict.fromkeys([*stored.archives, *sources.archives])),
+        )
+        if merged != stored:
+            write_json(path, asdict(merged))
+
+
+def list_reports(work: Path) -> list[str]:
+    """Return the names of all finished parts."""
+    return sorted(path.stem for path in parts_directory(work).glob("*.json"))
 
 
 def refuse_differences(place: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:

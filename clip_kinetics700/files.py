@@ -8,18 +8,22 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.asyn import sync
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 BUFFER_SIZE = 1 << 20
 HTTP_PREFIXES = ("http://", "https://")
 ATTEMPTS = 4
 # Before the second attempt; twice as long before each one after.
 PAUSE_SECONDS = 0.5
+# What a server that is asked too much may make us wait before the next attempt, by `Retry-After`.
+MAX_PAUSE_SECONDS = 60.0
 # Of a connection on which nothing comes; one range is a few megabytes.
 SILENCE_SECONDS = 30
 PARTIAL_CONTENT, NOT_FOUND, RANGE_NOT_SATISFIABLE = 206, 404, 416
@@ -38,6 +42,16 @@ class Place(NamedTuple):
     file_system: Any
     name: str
     """What the file system calls it."""
+
+
+class Answer(NamedTuple):
+    """Bytes of a remote file, and what its server says of all of it."""
+
+    data: bytes
+    size: int | None
+    """Of the whole file; None where the server does not say."""
+    version: str | None
+    """Its ETag, or when it was changed last: two answers that differ are of two files."""
 
 
 def is_remote(path: str) -> bool:
@@ -73,7 +87,7 @@ def read_range(place: Place, begin: int, end: int) -> bytes:
     if end <= begin:
         return b""
     if place.url.startswith(HTTP_PREFIXES):
-        return _read_http(place, begin, end)[0]
+        return _read_http(place, begin, end).data
     # A file of the Hub would read five megabytes ahead.
     options = {"cache_type": "none"} if place.url.startswith("hf://") else {}
     return retry(
@@ -81,8 +95,8 @@ def read_range(place: Place, begin: int, end: int) -> bytes:
     )
 
 
-def read_begin(place: Place, nbytes: int) -> tuple[bytes, int | None]:
-    """Return the first bytes of a remote file and how long all of it is, None where unknown.
+def read_begin(place: Place, nbytes: int, *, begin: int = 0) -> Answer:
+    """Return bytes of a remote file from `begin` on, and what its server says of all of it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -90,25 +104,25 @@ def read_begin(place: Place, nbytes: int) -> tuple[bytes, int | None]:
         OSError: it cannot be read, also not after several attempts.
     """
     if place.url.startswith(HTTP_PREFIXES):
-        return _read_http(place, 0, nbytes)
-    size = retry(lambda: place.file_system.size(place.name), place.url)
-    return read_range(place, 0, nbytes), size
+        return _read_http(place, begin, begin + nbytes)
+    info = retry(lambda: place.file_system.info(place.name), place.url)
+    version = info.get("ETag") or info.get("LastModified")
+    data = read_range(place, begin, begin + nbytes)
+    return Answer(data, info["size"], None if version is None else str(version))
 
 
-def _read_http(place: Place, begin: int, end: int) -> tuple[bytes, int | None]:
-    """Return `[begin, end)` of a file of a web server and how long all of it is."""
+def _read_http(place: Place, begin: int, end: int) -> Answer:
+    """Return `[begin, end)` of a file of a web server and what it says of all of it."""
     file_system, name = place.file_system, place.name
 
-    def read() -> tuple[bytes, int | None]:
-        data, size = sync(file_system.loop, _request_range, file_system, name, begin, end)
-        return data, size
+    def read() -> Answer:
+        answer: Answer = sync(file_system.loop, _request_range, file_system, name, begin, end)
+        return answer
 
     return retry(read, place.url)
 
 
-async def _request_range(
-    file_system: Any, url: str, begin: int, end: int
-) -> tuple[bytes, int | None]:
+async def _request_range(file_system: Any, url: str, begin: int, end: int) -> Answer:
     """Return what a web server answers; fsspec would fetch all of a file to look at the answer."""
     from aiohttp import ClientTimeout
 
@@ -125,18 +139,19 @@ async def _request_range(
             raise FileNotFoundError(f"no file {url}")
         found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
         size = int(found[2]) if found and found[2] != "*" else None
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if response.status == RANGE_NOT_SATISFIABLE:
-            return b"", size
+            return Answer(b"", size, version)
         response.raise_for_status()
         if response.status == PARTIAL_CONTENT and found and found[1] == str(begin):
-            return await response.read(), size
+            return Answer(await response.read(), size, version)
         size = response.content_length
         if begin or size is None or size > end:
             raise NoRangesError(f"{url}: its server knows no byte ranges")
-        return await response.read(), size
+        return Answer(await response.read(), size, version)
 
 
-def retry(read: Callable[[], Answer], path: str) -> Answer:
+def retry(read: Callable[[], Result], path: str) -> Result:
     """Return what a read of a remote file returns, tried again after a failure in passing.
 
     Raises:
@@ -153,7 +168,7 @@ def retry(read: Callable[[], Answer], path: str) -> Answer:
             kind = ConnectionError if is_last else OSError
             kind = PermissionError if isinstance(answer, PermissionError) else kind
             raise kind(f"{path}: {reason} (attempt {attempt})") from answer
-        time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        time.sleep(max(PAUSE_SECONDS * 2 ** (attempt - 1), _asked_pause(answer)))
         attempt += 1
     return answer
 
@@ -167,7 +182,18 @@ def is_passing(error: BaseException) -> bool:
     return not isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError)
 
 
-def _attempt(read: Callable[[], Answer]) -> Answer | BaseException:
+def _asked_pause(error: BaseException) -> float:
+    """Return the seconds a server asks to be left alone, by number or by date; 0 if it does not."""
+    response = getattr(error, "response", None)
+    headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
+    text = headers.get("Retry-After", "")
+    seconds = float(text) if text.isascii() and text.isdigit() else 0.0
+    with suppress(TypeError, ValueError):
+        seconds = seconds or parsedate_to_datetime(text).timestamp() - time.time()
+    return min(max(seconds, 0.0), MAX_PAUSE_SECONDS)
+
+
+def _attempt(read: Callable[[], Result]) -> Result | BaseException:
     """Return what a read returns, or what the network made of it."""
     try:
         return read()

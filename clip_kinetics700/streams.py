@@ -66,16 +66,25 @@ def read_chunks(url: str) -> Iterator[bytes | memoryview]:
     """
     place = locate(url)
     try:
-        data, size = read_begin(place, FIRST_RANGE_BYTES)
+        data, size, _ = read_begin(place, FIRST_RANGE_BYTES)
     except NoRangesError:
         data, size = b"", None
     if size is None:
         yield from _read_in_one(place)
         return
     yield data
+    yield from read_rest(url, len(data), size)
+
+
+def read_rest(url: str, begin: int, size: int) -> Iterator[memoryview]:
+    """Yield `[begin, size)` of a remote file, the next chunks being fetched meanwhile.
+
+    Raises:
+        OSError: it cannot be read, or ends before.
+    """
     reader = RangeReader(MAX_RANGES_AHEAD)
     ahead: deque[Callable[[], Views]] = deque()
-    begin, nbytes, n_ahead = len(data), FIRST_RANGE_BYTES, 2
+    nbytes, n_ahead = FIRST_RANGE_BYTES, 2
     while begin < size or ahead:
         while begin < size and len(ahead) < n_ahead:
             nbytes = min(GROWTH * nbytes, MAX_RANGE_BYTES)
@@ -141,7 +150,7 @@ class RemoteFile(io.RawIOBase):
             OSError: it cannot be read, or its server does not say how long it is.
         """
         self._url = url
-        _, size = read_begin(locate(url), 1)
+        size = read_begin(locate(url), 1).size
         if size is None:
             raise OSError(f"{url}: its server does not say how long it is")
         self._size = size

@@ -8,10 +8,10 @@ import gzip
 import io
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from .files import BUFFER_SIZE, is_remote
 from .maps import GZIP_MAGIC, map_file
@@ -26,12 +26,16 @@ MAX_MEMBER = 1 << 33
 NAME_NBYTES = 100
 FILE = tarfile.REGTYPE[0]
 GNU_LONG_NAME = tarfile.GNUTYPE_LONGNAME[0]
+# A file with holes in it: what is stored are pieces, so its bytes are not the file's.
+SPARSE = tarfile.GNUTYPE_SPARSE[0]
 PAX_OF_ONE_FILE = (tarfile.XHDTYPE[0], tarfile.SOLARIS_XHDTYPE[0])
 # Headers that only extend the next one: PAX, and GNU's long names.
 EXTENSIONS = frozenset(
     {*PAX_OF_ONE_FILE, tarfile.XGLTYPE[0], GNU_LONG_NAME, tarfile.GNUTYPE_LONGLINK[0]}
 )
 PLAIN_KINDS = EXTENSIONS | {FILE}
+
+SPARSE_FIELD = "sparse"
 
 
 class Member(NamedTuple):
@@ -54,6 +58,10 @@ class Header(NamedTuple):
     """The name, directories included."""
     nbytes: int
     """How many bytes follow."""
+
+
+Refuse: TypeAlias = Callable[[Header], bool]
+"""Tells whether a member is to be passed over unread: a file, a link, a device, a directory."""
 
 
 class Stream(Protocol):
@@ -94,19 +102,24 @@ def open_tar(path: str) -> Iterator[Stream]:
             yield raw
 
 
-def read_members(stream: Stream) -> Iterator[Member]:
+def read_members(stream: Stream, *, refuse: Refuse | None = None) -> Iterator[Member]:
     """Yield the files of a tar in order; links, devices and directories are passed over.
+
+    Args:
+        stream: the tar.
+        refuse: is asked of every member before its bytes are read; those it refuses never are in
+            memory, however large they say they are.
 
     Raises:
         ValueError: a header is damaged, or the tar ends before its end mark, and at which byte.
     """
     try:
-        yield from _read_strictly(stream)
+        yield from _read_strictly(stream, refuse)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"damaged gzip stream: {error}") from error
 
 
-def _read_strictly(stream: Stream) -> Iterator[Member]:
+def _read_strictly(stream: Stream, refuse: Refuse | None) -> Iterator[Member]:
     """Yield the files of a tar; what gzip says of its stream goes on upwards."""
     read, offset = stream.read, 0
     extended: dict[str, str] = {}
@@ -115,6 +128,17 @@ def _read_strictly(stream: Stream) -> Iterator[Member]:
         kind, name, nbytes = _read_plain_header(block) or _read_odd_header(block, offset)
         if extended and kind == FILE:
             name, nbytes = extended.get("path", name), _parse_size(extended, name, nbytes)
+        kind = SPARSE if SPARSE_FIELD in extended else kind
+        if (
+            refuse is not None
+            and kind not in EXTENSIONS
+            and refuse(Header(kind, extended.get("path", name), nbytes))
+        ):
+            offset = _pass_over(stream, offset + BLOCK, nbytes)
+            extended = {}
+            continue
+        if kind == SPARSE:
+            raise ValueError(f"a sparse tar member at byte {offset}")
         if nbytes > (MAX_MEMBER if kind == FILE else MAX_LONG_HEADER):
             what = "member" if kind == FILE else "header"
             raise ValueError(f"a tar {what} of {nbytes} bytes at byte {offset}")
@@ -130,6 +154,16 @@ def _read_strictly(stream: Stream) -> Iterator[Member]:
             extended = {}
         offset += padded
     _check_end(stream, offset)
+
+
+def _pass_over(stream: Stream, offset: int, nbytes: int) -> int:
+    """Read on behind the data of a member, in pieces; return the offset of the next header."""
+    end = offset + ((nbytes + BLOCK - 1) & -BLOCK)
+    while offset < end:
+        wanted = min(BUFFER_SIZE, end - offset)
+        _check_whole(stream.read(wanted), wanted, offset)
+        offset += wanted
+    return offset
 
 
 def _check_whole(data: bytes | memoryview, nbytes: int, offset: int) -> None:
@@ -183,8 +217,10 @@ def _read_odd_header(block: bytes, offset: int) -> Header:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise ValueError(f"no tar header at byte {offset}: {error}") from error
-    kind = FILE if header.isreg() else header.type[0]
-    has_data = kind == FILE or kind in EXTENSIONS or header.type not in tarfile.SUPPORTED_TYPES
+    if header.size < 0:
+        raise ValueError(f"a tar member of {header.size} bytes at byte {offset}")
+    kind = FILE if header.isreg() and header.type[0] != SPARSE else header.type[0]
+    has_data = header.isreg() or kind in EXTENSIONS or header.type not in tarfile.SUPPORTED_TYPES
     name = _decode_name(header.name.encode("utf-8", "surrogateescape"))
     return Header(kind, name, header.size if has_data else 0)
 
@@ -206,7 +242,7 @@ def _decode_name(name: bytes) -> str:
 
 
 def _read_extension(kind: int, data: bytes, offset: int) -> dict[str, str]:
-    """Return the fields of an extension that matter here, `path` and `size`."""
+    """Return the fields of an extension that matter here: `path`, `size`, whether it is sparse."""
     if kind == GNU_LONG_NAME:
         return {"path": _decode_name(data.rstrip(b"\0"))}
     if kind not in PAX_OF_ONE_FILE:
@@ -220,4 +256,6 @@ def _read_extension(kind: int, data: bytes, offset: int) -> dict[str, str]:
             raise ValueError(f"damaged PAX header at byte {offset}")
         fields[keyword.decode("utf-8", "replace")] = _decode_name(value)
         data = data[length:]
-    return {key: fields[key] for key in ("path", "size") if key in fields}
+    if any(key.startswith("GNU.sparse.") for key in fields):
+        fields[SPARSE_FIELD] = ""
+    return {key: fields[key] for key in ("path", "size", SPARSE_FIELD) if key in fields}

@@ -31,10 +31,15 @@ def build_dataset(
     kinetics: MiniKinetics, model: Path, output: Path, **options: Any
 ) -> dict[str, Any] | None:
     """Build in this process; the options are fields of EncodeConfig."""
-    defaults = {"dtype": "float32", "batch_size": 8, "decode_workers": 1, "rows_per_part": 500}
+    defaults: dict[str, Any] = {
+        "annotations": (kinetics.annotations,),
+        "videos": kinetics.videos,
+        "dtype": "float32",
+        "batch_size": 8,
+        "decode_workers": 1,
+        "rows_per_part": 500,
+    }
     encode_config = EncodeConfig(
-        annotations=(kinetics.annotations,),
-        videos=kinetics.videos,
         work=output / ".build",
         model=str(model),
         **{**defaults, **options},

@@ -3,47 +3,41 @@
 In: a directory. Out: a URL, and what was asked for: requests, bytes, how many at a time.
 """
 
-import re
+import select
 import socket
 import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, unquote
 
-RANGE = re.compile(r"bytes=(\d+)-(\d+)")
-Action = Literal["reset", "cut", "stall"]
+from tests.faults import RANGE, Action, Answer, Chance, Fault, Faults, damage_answer, read_range
 
-
-@dataclass(slots=True)
-class Fault:
-    """What goes wrong with the next requests for some files."""
-
-    pattern: str
-    """Found in the path of the URL."""
-    action: Action | int
-    """Reset the connection, cut the body in half, never answer, or answer with this status."""
-    times: int
-    """How often; -1 is always."""
+PIECE_BYTES = 1 << 16
 
 
 @dataclass(slots=True)
 class Request:
-    """One request that was answered."""
+    """One request."""
 
     method: str
     path: str
+    """With the query, without quotes."""
     status: int
+    """0 where nothing is answered."""
     nbytes: int
-    """Of the body."""
+    """Of the body, so far as they are handed to the socket."""
+    range_asked: str = ""
+    """The header `Range`."""
 
 
 @dataclass
@@ -55,38 +49,107 @@ class Served:
     knows_ranges: bool
     lists: bool
     url: str = ""
-    requests: list[Request] = field(default_factory=list)
     max_at_once: int = 0
     """Most requests that were being answered at a time."""
     n_stalled: int = 0
-    """Requests that wait for an answer until the server ends."""
+    """Requests that wait for an answer, or the rest of one, until the server ends."""
+    etag_of: dict[str, str | None] = field(default_factory=dict)
+    """What to say of files, by path without a slash before it; None for neither tag nor time."""
     ended: threading.Event = field(default_factory=threading.Event)
     _at_once: int = 0
-    _faults: list[Fault] = field(default_factory=list)
+    _requests: list[Request] = field(default_factory=list)
+    _plan: Faults = field(default_factory=Faults)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fail(self, pattern: str, action: Action | int, *, times: int = -1) -> None:
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked for so far."""
+        with self._lock:
+            return list(self._requests)
+
+    @property
+    def _faults(self) -> list[Fault]:
+        return self._plan.planned
+
+    def fail(
+        self,
+        pattern: str,
+        action: Action | int,
+        *,
+        times: int = -1,
+        retry_after: str | None = None,
+    ) -> None:
         """Let requests for files whose path holds the pattern go wrong."""
-        self._faults.append(Fault(pattern, action, times))
+        with self._lock:
+            self._plan.planned.append(Fault(pattern, action, times, retry_after))
+
+    def fail_randomly(
+        self,
+        seed: int,
+        probability: float,
+        actions: Sequence[Action | int],
+        *,
+        pattern: str = "",
+        retry_after: str | None = None,
+    ) -> None:
+        """Let each request that no other fault is for go wrong with some probability.
+
+        The same requests fail whatever order they come in; one asked again has another chance.
+        """
+        with self._lock:
+            self._plan.chance = Chance(seed, probability, actions, pattern, retry_after)
+
+    def heal(self) -> None:
+        """Let nothing go wrong from now on."""
+        with self._lock:
+            self._plan = Faults()
 
     def nbytes(self, pattern: str = "") -> int:
         """Sum the bytes of bodies that were sent of such files."""
-        return sum(request.nbytes for request in self.requests if pattern in request.path)
+        with self._lock:
+            return sum(request.nbytes for request in self._requests if pattern in request.path)
 
     def forget(self) -> None:
         """Begin to count anew."""
         with self._lock:
-            self.requests.clear()
+            self._requests.clear()
             self.max_at_once = 0
 
-    def take_fault(self, path: str) -> Action | int | None:
-        """Return what is to go wrong with this request."""
+    def note(self, request: Request) -> Fault | None:
+        """Count a request; return what is to go wrong with it."""
         with self._lock:
-            for fault in self._faults:
-                if fault.pattern in path and fault.times:
-                    fault.times -= 1
-                    return fault.action
-        return None
+            self._requests.append(request)
+            return self._plan.take(request.path.partition("?")[0], request.range_asked)
+
+    def send(self, connection: socket.socket, request: Request, data: memoryview) -> int:
+        """Hand bytes to a socket that has room, and count them; return how many it took."""
+        with self._lock:
+            # Counted before they go: who has received bytes finds them counted.
+            request.nbytes += len(data)
+            n_sent = 0
+            try:
+                n_sent = connection.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+            finally:
+                request.nbytes -= len(data) - n_sent
+        return n_sent
+
+    def wait(self) -> None:
+        """Be silent until the server ends."""
+        with self._lock:
+            self.n_stalled += 1
+        self.ended.wait()
+
+    def describe(self, path: Path) -> dict[str, str]:
+        """Return what an answer says of a file, whichever part of it is sent."""
+        status = path.stat()
+        headers = {"Accept-Ranges": "bytes"} if self.knows_ranges else {}
+        tag = f'"{status.st_size:x}-{status.st_mtime_ns:x}"'
+        said = self.etag_of.get(path.relative_to(self.directory).as_posix(), tag)
+        if said is not None:
+            headers |= {"ETag": said, "Last-Modified": formatdate(status.st_mtime, usegmt=True)}
+        return headers
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -122,67 +185,67 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _answer(self) -> None:
-        url_path = unquote(self.path.partition("?")[0])
-        path = self.served.directory / url_path.lstrip("/")
-        fault = self.served.take_fault(url_path)
-        if fault == "reset":
+        path = unquote(self.path.partition("?")[0])
+        request = Request(self.command, unquote(self.path), 0, 0, self.headers.get("Range", ""))
+        fault = self.served.note(request)
+        action = None if fault is None else fault.action
+        if action == "reset":
             # Closed without lingering, a connection is reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
-            self.served.requests.append(Request(self.command, url_path, 0, 0))
             self.connection.close()
-        elif fault == "stall":
-            self.served.n_stalled += 1
-            self.served.ended.wait()
-        elif isinstance(fault, int):
-            self._send(fault, b"fault")
-        elif path.is_dir() and self.served.lists:
+        elif action == "stall":
+            self.served.wait()
+        elif fault is not None and isinstance(action, int):
+            wait = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
+            self._send(request, Answer(action, b"fault", wait))
+        else:
+            self._send(request, self._find(self.served.directory / path.lstrip("/")), action)
+
+    def _find(self, path: Path) -> Answer:
+        """Return the whole answer to a request."""
+        if path.is_dir() and self.served.lists:
             links = "".join(
                 f'<a href="{quote(name)}">{escape(name)}</a>\n' for name in list_names(path)
             )
-            self._send(HTTPStatus.OK, f"<html>{links}</html>".encode(), kind="text/html")
-        elif path.is_file():
-            self._send_file(path, is_cut=fault == "cut")
-        else:
-            self._send(HTTPStatus.NOT_FOUND, b"no such file")
-
-    def _send_file(self, path: Path, *, is_cut: bool) -> None:
+            page = f"<html>{links}</html>".encode()
+            return Answer(HTTPStatus.OK, page, {"Content-Type": "text/html"})
+        if not path.is_file():
+            return Answer(HTTPStatus.NOT_FOUND, b"no such file")
+        headers = self.served.describe(path)
         asked = RANGE.fullmatch(self.headers.get("Range", ""))
-        if asked is None or not self.served.knows_ranges:
-            self._send(HTTPStatus.OK, path.read_bytes(), is_cut=is_cut)
-            return
-        size = path.stat().st_size
-        begin, end = int(asked[1]), min(int(asked[2]) + 1, size)
-        if begin >= end:
-            status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-            self._send(status, b"", content_range=f"bytes */{size}")
-            return
-        with path.open("rb") as file:
-            file.seek(begin)
-            data = file.read(end - begin)
-        content_range = f"bytes {begin}-{end - 1}/{size}"
-        self._send(HTTPStatus.PARTIAL_CONTENT, data, content_range=content_range, is_cut=is_cut)
+        known = self.headers.get("If-Range")
+        is_other = known is not None and known not in headers.values()
+        if asked is None or is_other or not self.served.knows_ranges:
+            return Answer(HTTPStatus.OK, path.read_bytes(), headers)
+        return read_range(path, asked, headers)
 
-    def _send(
-        self,
-        status: int,
-        body: bytes,
-        *,
-        kind: str = "application/octet-stream",
-        content_range: str | None = None,
-        is_cut: bool = False,
-    ) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", kind)
-        if content_range is not None:
-            self.send_header("Content-Range", content_range)
+    def _send(self, request: Request, answer: Answer, action: Action | int | None = None) -> None:
+        answer, body = damage_answer(answer, action)
+        request.status = int(answer.status)
+        self.send_response(answer.status)
+        headers = {"Content-Type": "application/octet-stream", **answer.headers}
+        headers["Content-Length"] = str(len(answer.body))
+        if answer.content_range is not None:
+            headers["Content-Range"] = answer.content_range
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        sent = body[: len(body) // 2] if is_cut else body
-        sent = b"" if self.command == "HEAD" else sent
-        self.served.requests.append(Request(self.command, self.path, status, len(sent)))
-        self.wfile.write(sent)
-        self.close_connection = self.close_connection or is_cut
+        if self.command == "HEAD":
+            return
+        self._write(request, body)
+        if answer.is_silent_after:
+            self.served.wait()
+        self.close_connection = self.close_connection or len(body) < len(answer.body)
+
+    def _write(self, request: Request, body: bytes) -> None:
+        """Send a body piece by piece, as the client takes it."""
+        room = select.poll()
+        room.register(self.connection, select.POLLOUT)
+        rest = memoryview(body)
+        while rest and not self.served.ended.is_set():
+            if room.poll(100):
+                rest = rest[self.served.send(self.connection, request, rest[:PIECE_BYTES]) :]
 
 
 def list_names(directory: Path) -> list[str]:

@@ -275,7 +275,7 @@ def test_the_commands_defaults_are_the_configurations(command: str, kinds: tuple
     fields = [item for kind in kinds for item in kind.__dataclass_fields__.items()]
     configs = {name: field.default for name, field in fields}
     for parameter in cli.commands[command].params:
-        if parameter.name in ("splits", "formats") or parameter.name not in configs:
+        if parameter.name in ("annotations", "splits", "formats") or parameter.name not in configs:
             continue
         if not parameter.required:
             assert parameter.default == configs[parameter.name], parameter.name

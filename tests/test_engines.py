@@ -54,7 +54,7 @@ def test_embeddings_that_are_no_numbers_stop_the_build(value: float) -> None:
     clip = Clip("train", "abcdefghijk", 1, 11, None, "")
     encoder: Any = SimpleNamespace(dtype="float16")
     videos: Any = None
-    engine = LocalEngine([clip], videos, encoder, 1.0, Path())
+    engine = LocalEngine([clip], videos, {}, encoder, 1.0, Path())
     info = VideoInfo(1, 1.0, 25.0, 8, 8)
     encoded = EncodedClip(0, np.full((1, 4), value, np.float16), np.zeros(1, np.float32), info)
     with pytest.raises(BuildError, match=r"clip abcdefghijk,1,11: .*not finite"):

@@ -1,0 +1,176 @@
+"""The sources of a download, each asked for clips: a directory, CVDF's archives, YouTube.
+
+In: the clips that are wanted. Out: files under their final names, and attempts in the ledger.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from builder.archive_files import Store, forget, read_catalogue, take_clips
+from builder.archive_lists import choose_archives, list_archives
+from builder.clip_folder import land_file, place_clip
+from builder.config import DownloadConfig
+from builder.download_run import Download
+from builder.ledger import FetchError, failed, got
+from builder.sources import index_videos
+from builder.types import Archive, Clip
+from builder.wanted import Wanted
+from builder.youtube import BotWallError, Youtube, YoutubeConfig
+from clip_kinetics700.schema import SPLITS
+
+log = logging.getLogger(__name__)
+
+CVDF, YOUTUBE = "cvdf", "youtube"
+
+
+def ask_source(run: Download, source: str, wanted: Wanted) -> None:
+    """Get what a source has of the wanted clips."""
+    clips = [clip for clip in wanted.list_open() if run.may_try(clip, source)]
+    if not clips:
+        return
+    if source == CVDF:
+        ask_archives(run, clips, wanted)
+    elif source == YOUTUBE:
+        ask_youtube(run, clips, wanted)
+    else:
+        ask_directory(run, clips, wanted, Path(source))
+
+
+def ask_directory(run: Download, clips: Iterable[Clip], wanted: Wanted, directory: Path) -> None:
+    """Copy the clips that a directory has."""
+    index = index_videos(directory)
+
+    def copy(clip: Clip) -> None:
+        if wanted.claim(clip.file_stem) is None:
+            return
+        begin = time.monotonic()
+        path = index.find(clip)
+        try:
+            if path is None:
+                raise FetchError("not_in_directory", f"{directory} has no file of this clip")
+            if path.stat().st_size == 0:
+                raise FetchError("empty_file", f"{path.name} holds 0 bytes")
+            land_file(path, place_clip(run.config.output, clip, path.suffix[1:]))
+        except FetchError as error:
+            wanted.give_back([clip])
+            run.write([failed(clip, str(directory), error)])
+            return
+        seconds = round(time.monotonic() - begin, 3)
+        n_bytes = path.stat().st_size
+        run.write([got(clip, str(directory), n_bytes=n_bytes, seconds=seconds)])
+
+    run.each(copy, clips)
+
+
+def ask_archives(run: Download, clips: list[Clip], wanted: Wanted) -> None:
+    """Take the clips out of CVDF's archives."""
+    errors: dict[str | None, FetchError] = {}
+    asked = {clip.file_stem for clip in clips}
+    archives = find_archives(run.config, clips, run.store)
+
+    def take(archive: Archive) -> None:
+        try:
+            take_archive(run, archive, wanted, asked)
+        except FetchError as error:
+            log.warning("%s", error)
+            errors[archive.split] = error
+
+    # An overlay's clips count more than those of the archives that follow.
+    for is_overlay in (True, False):
+        run.each(take, [a for a in archives if a.is_overlay == is_overlay])
+    missing = FetchError("not_in_archive", "no archive of the release holds this clip")
+    run.write(
+        [
+            failed(clip, CVDF, errors.get(clip.split, missing))
+            for clip in wanted.list_open()
+            if clip.file_stem in asked and (clip.identity, CVDF) not in run.fresh
+        ]
+    )
+
+
+def find_archives(config: DownloadConfig, clips: Sequence[Clip], store: Store) -> list[Archive]:
+    """Return the archives that may hold some of the clips, from what is known of them."""
+    labels: dict[str, set[str]] = {}
+    for clip in clips:
+        labels.setdefault(clip.split, set()).update([clip.label] if clip.label else [])
+    splits = [split for split in SPLITS if split in labels]
+    archives = list_archives(config.version or "", splits, config.base_url)
+    names = {clip.file_stem for clip in clips}
+    known = {archive.name: read_catalogue(store, archive) for archive in archives}
+    archives = [a for a in archives if known[a.name] is None or names & (known[a.name] or set())]
+    return choose_archives(archives, config.version or "", labels, {})
+
+
+def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str]) -> None:
+    """Land the wanted clips of one archive.
+
+    Raises:
+        FetchError: it cannot be read to its end; its clips are wanted as before.
+    """
+    if not any(clip.file_stem in asked for clip in wanted.list_open()):
+        return
+    begin = time.monotonic()
+    claimed: dict[str, Clip] = {}
+
+    def claim(name: str) -> bool:
+        if name in asked and name not in claimed:
+            clip = wanted.claim(name)
+            if clip is not None:
+                claimed[name] = clip
+        return name in claimed
+
+    try:
+        files, _ = take_clips(archive, claim, run.store)
+    except BaseException:
+        wanted.give_back(claimed.values())
+        raise
+    seconds = round((time.monotonic() - begin) / max(1, len(files)), 3)
+    attempts = []
+    for name, file in files.items():
+        clip, n_bytes = claimed[name], file.stat().st_size
+        if n_bytes == 0:
+            wanted.give_back([clip])
+            empty = FetchError("empty_file", f"{file.name} holds 0 bytes")
+            attempts.append(failed(clip, CVDF, empty, archive=archive.name))
+            continue
+        final = place_clip(run.config.output, clip, file.suffix[1:])
+        final.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(final)
+        attempts.append(got(clip, CVDF, n_bytes=n_bytes, seconds=seconds, archive=archive.name))
+    run.write(attempts)
+    forget(archive, run.store)
+
+
+def ask_youtube(run: Download, clips: Sequence[Clip], wanted: Wanted) -> None:
+    """Download what is left, one clip after another.
+
+    Raises:
+        BotWallError: YouTube asks who we are, again and again.
+    """
+    config = run.config
+    youtube = Youtube(
+        YoutubeConfig(
+            cookies=config.cookies,
+            seconds_between=config.youtube_interval,
+            address=config.youtube_address,
+        )
+    )
+    for clip in clips:
+        if wanted.claim(clip.file_stem) is None:
+            continue
+        begin = time.monotonic()
+        final = place_clip(config.output, clip, "mp4")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            youtube.fetch(clip, final)
+        except FetchError as error:
+            wanted.give_back([clip])
+            seconds = round(time.monotonic() - begin, 3)
+            run.write([failed(clip, YOUTUBE, error, seconds=seconds)])
+            if isinstance(error, BotWallError):
+                raise
+            continue
+        seconds = round(time.monotonic() - begin, 3)
+        run.write([got(clip, YOUTUBE, n_bytes=final.stat().st_size, seconds=seconds)])

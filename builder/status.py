@@ -1,0 +1,128 @@
+"""A download or a build in, what came of its clips out: how many are there, and why others are not.
+
+In: a directory of either. Out: counts by split, class, source and reason.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.clip_folder import STATE_NAME, find_held
+from builder.download import KNOWN_NAME
+from builder.ledger import FAILED, GOT, LEDGER_NAME, Attempt, describe_clip, read_attempts
+from builder.output import WORK_NAME
+from builder.part_rows import PartRows
+from builder.plan import read_plan
+from builder.sources import index_videos
+from builder.types import Clip, InputError
+from builder.work import is_work_directory
+
+
+@dataclass(slots=True)
+class Status:
+    """What came of the clips of a directory."""
+
+    kind: str
+    """`download` or `build`."""
+    rows: Counter[str] = field(default_factory=Counter)
+    """Clips by split."""
+    held: Counter[str] = field(default_factory=Counter)
+    """Those that are there, by split."""
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    """Those that are not, by split and by the reason of the last attempt."""
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
+    """Attempts by source and by what came of them."""
+    classes: dict[str, list[int]] = field(default_factory=dict)
+    """Clips, and those that are not there, by class."""
+
+    def add(self, clip: Clip, reason: str | None) -> None:
+        """Count a clip; None means that it is there."""
+        self.rows[clip.split] += 1
+        counts = self.classes.setdefault(clip.label or "", [0, 0])
+        counts[0] += 1
+        if reason is None:
+            self.held[clip.split] += 1
+        else:
+            counts[1] += 1
+            self.reasons.setdefault(clip.split, Counter())[reason] += 1
+
+    def count_attempts(self, attempts: Iterable[Attempt]) -> None:
+        """Count attempts by their source."""
+        for attempt in attempts:
+            outcome = attempt.reason if attempt.outcome == FAILED else GOT
+            self.sources.setdefault(attempt.source, Counter())[str(outcome)] += 1
+
+    def document(self) -> dict[str, Any]:
+        """Return the counts for JSON."""
+        return {
+            "kind": self.kind,
+            "splits": {
+                split: {
+                    "clips": self.rows[split],
+                    "held": self.held[split],
+                    "missing_share": 1 - self.held[split] / self.rows[split],
+                    "reasons": dict(self.reasons.get(split, {})),
+                }
+                for split in self.rows
+            },
+            "sources": {name: dict(counts) for name, counts in self.sources.items()},
+            "classes": {
+                name: {"clips": counts[0], "missing": counts[1]}
+                for name, counts in sorted(self.classes.items())
+            },
+        }
+
+
+def read_status(directory: Path) -> Status:
+    """Return what came of the clips of a download or of a build.
+
+    Raises:
+        InputError: the directory is neither, or a build that is not finished.
+    """
+    if (directory / STATE_NAME / KNOWN_NAME).is_file():
+        return read_download(directory)
+    for work in (directory, directory / WORK_NAME):
+        if is_work_directory(work):
+            return read_build(work)
+    raise InputError(
+        f"{directory}: holds neither a download of `clip-kinetics700 download` nor a build"
+    )
+
+
+def read_download(directory: Path) -> Status:
+    """Return the status of a directory of clips."""
+    status = Status("download")
+    clips = read_plan(directory / STATE_NAME / KNOWN_NAME)
+    held = {clip.identity for clip, _ in find_held(clips, index_videos(directory))}
+    last: dict[str, str | None] = {}
+    attempts = list(read_attempts(directory / STATE_NAME / LEDGER_NAME))
+    status.count_attempts(attempts)
+    for attempt in attempts:
+        last[attempt.identity] = attempt.reason
+    for clip in clips:
+        reason = None if clip.identity in held else last.get(clip.identity) or "not_asked"
+        status.add(clip, reason)
+    return status
+
+
+def read_build(work: Path) -> Status:
+    """Return the status of a build whose parts are finished."""
+    status = Status("build")
+    rows = PartRows(work)
+    status.count_attempts(list_build_attempts(rows))
+    for clip, place in zip(rows.clips, rows.places, strict=True):
+        reason = "missing" if place is None else place.reason if place.is_failure else None
+        status.add(clip, reason)
+    return status
+
+
+def list_build_attempts(rows: PartRows) -> Iterator[Attempt]:
+    """Yield one attempt for each row of each part."""
+    for report, reasons in rows.list_results():
+        for row, reason in zip(report.rows, reasons, strict=True):
+            outcome = GOT if reason is None else FAILED
+            clip = rows.clips[row]
+            if clip.path is None:
+                yield Attempt(*describe_clip(clip), report.source, outcome, reason)
