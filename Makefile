@@ -3,7 +3,7 @@
 PYTHON_IN_VENV = .venv/bin/python
 ARGS =
 
-.PHONY: help install demo test lint bench bench-reading test-versions wheel-test clean
+.PHONY: help install demo test lint bench bench-reading bench-archives test-versions wheel-test clean
 
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint           ruff and mypy --strict"
 	@echo "make bench          how fast building is: the measurements that the README quotes"
 	@echo "make bench-reading  how fast reading is, also at full size: 8.5 GB of disk, 8 minutes"
+	@echo "make bench-archives how fast archives are streamed, stage by stage"
 	@echo "make test-versions  the published layout in four versions of datasets"
 	@echo "make wheel-test     the built wheel in a fresh environment"
 	@echo "make install        only the environment, in .venv"
@@ -36,6 +37,9 @@ bench: install
 bench-reading: install
 	@$(PYTHON_IN_VENV) -m benchmarks.reading
 	@$(PYTHON_IN_VENV) -m benchmarks.full_size
+
+bench-archives: install
+	@$(PYTHON_IN_VENV) -m benchmarks.archives
 
 test-versions: install
 	@$(PYTHON_IN_VENV) tests/versions/run.py

@@ -102,7 +102,12 @@ encode_options = add_options(
         multiple=True,
         help="CSV, JSON or plain tables (path,caption,...), or directories of them; one or more.",
     ),
-    click.option("--videos", type=PATH, help="Directory with the video files."),
+    click.option(
+        "--videos",
+        type=PATH,
+        default=ENCODE_DEFAULTS.videos,
+        help="Directory with the video files.",
+    ),
     click.option(
         "--source",
         "clip_source",

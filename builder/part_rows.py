@@ -51,14 +51,19 @@ class Place(NamedTuple):
 class PartRows:
     """The results of a whole plan, whatever parts they lie in."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, *, is_finished: bool = True) -> None:
         """Open every part of a work directory.
+
+        Args:
+            work: the directory.
+            is_finished: all parts must be there; else those that are there are opened.
 
         Raises:
             InputError: it is no work directory, or parts are not finished.
         """
         config, self._clips = read_work(work)
-        units = list_finished_units(work, config, self._clips)
+        units = list_units(work, config, self._clips)
+        self.unfinished = check_units(work, units, is_finished=is_finished)
         directory = parts_directory(work)
         order = {name: place for place, name in enumerate(units)}
         names = sorted(list_reports(work), key=lambda name: (order[split_name(name)[0]], name))
@@ -168,19 +173,23 @@ def split_name(name: str) -> tuple[str, int]:
     return first, int(number or 0)
 
 
-def list_finished_units(work: Path, config: WorkConfig, clips: list[Clip]) -> dict[str, Unit]:
-    """Return the parts that there must be, by name.
-
-    Raises:
-        InputError: some are not finished; the first is named.
-        BuildError: a part is there that no source of this build has made.
-    """
+def list_units(work: Path, config: WorkConfig, clips: list[Clip]) -> dict[str, Unit]:
+    """Return the parts that there must be, by name, in the order in which they are preferred."""
     sources = read_sources(work)
     parts = cut_parts(clips, config.rows_per_part) if sources.has_videos else []
     units = {part.name: Unit(0, part.rows) for part in parts}
-    units |= {name: Unit(rank, None) for rank, name in enumerate(sources.archives, 1)}
+    return units | {name: Unit(rank, None) for rank, name in enumerate(sources.archives, 1)}
+
+
+def check_units(work: Path, units: Mapping[str, Unit], *, is_finished: bool) -> list[str]:
+    """Return the names of the parts that are not finished.
+
+    Raises:
+        InputError: some are not, though all must be, or none is.
+        BuildError: a part is there that no source of this build has made.
+    """
     unfinished = [name for name in units if not is_done(parts_directory(work), name)]
-    if unfinished:
+    if unfinished and (is_finished or len(unfinished) == len(units)):
         raise InputError(
             f"{work}: {len(unfinished)} of {len(units)} parts are not finished, the first is "
             f"{unfinished[0]}; run encode again with the same options, for every rank"
@@ -188,4 +197,4 @@ def list_finished_units(work: Path, config: WorkConfig, clips: list[Clip]) -> di
     for name in list_reports(work):
         if split_name(name)[0] not in units:
             raise BuildError(f"part {name}: is of no source of this build; delete {name}.json")
-    return units
+    return unfinished

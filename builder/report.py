@@ -76,6 +76,8 @@ def print_plan(plan: "Plan", config: EncodeConfig) -> None:
         table.add_row(split, *map("{:,}".format, numbers), str(parts[split]))
     console = Console(soft_wrap=True, markup=False)
     console.print(table)
+    if plan.archives:
+        console.print(f"{len(plan.archives)} archives would be read for the clips that are missing")
     directory = parts_directory(config.work)
     n_done = sum(is_done(directory, part.name) for part in plan.own_parts)
     console.print(

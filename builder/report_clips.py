@@ -50,6 +50,8 @@ def print_status(status: Status, directory: Path) -> None:
         table.add_row(split, f"{count:,}", f"{status.held[split]:,}", share, why)
     console.print(table)
     console.print(tabulate_sources(status))
+    for line in status.damaged:
+        console.print(f"damaged: {line}", soft_wrap=True)
     console.print(tabulate_classes(status))
 
 

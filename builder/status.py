@@ -13,7 +13,7 @@ from builder.clip_folder import STATE_NAME, find_held
 from builder.download import KNOWN_NAME
 from builder.ledger import FAILED, GOT, LEDGER_NAME, Attempt, describe_clip, read_attempts
 from builder.output import WORK_NAME
-from builder.part_rows import PartRows
+from builder.part_rows import PartRows, split_name
 from builder.plan import read_plan
 from builder.sources import index_videos
 from builder.types import Clip, InputError
@@ -36,6 +36,9 @@ class Status:
     """Attempts by source and by what came of them."""
     classes: dict[str, list[int]] = field(default_factory=dict)
     """Clips, and those that are not there, by class."""
+
+    damaged: list[str] = field(default_factory=list)
+    """One line for each archive that could not be read to its end in its last try."""
 
     def add(self, clip: Clip, reason: str | None) -> None:
         """Count a clip; None means that it is there."""
@@ -68,6 +71,7 @@ class Status:
                 for split in self.rows
             },
             "sources": {name: dict(counts) for name, counts in self.sources.items()},
+            "damaged_archives": self.damaged,
             "classes": {
                 name: {"clips": counts[0], "missing": counts[1]}
                 for name, counts in sorted(self.classes.items())
@@ -79,7 +83,7 @@ def read_status(directory: Path) -> Status:
     """Return what came of the clips of a download or of a build.
 
     Raises:
-        InputError: the directory is neither, or a build that is not finished.
+        InputError: the directory is neither, or a build of which no part is finished.
     """
     if (directory / STATE_NAME / KNOWN_NAME).is_file():
         return read_download(directory)
@@ -108,13 +112,17 @@ def read_download(directory: Path) -> Status:
 
 
 def read_build(work: Path) -> Status:
-    """Return the status of a build whose parts are finished."""
+    """Return the status of a build, as far as its parts are finished."""
     status = Status("build")
-    rows = PartRows(work)
+    rows = PartRows(work, is_finished=False)
     status.count_attempts(list_build_attempts(rows))
+    last = {split_name(report.name)[0]: report for report in rows.reports}
+    status.damaged = [": ".join(report.error) for report in last.values() if report.error]
     for clip, place in zip(rows.clips, rows.places, strict=True):
-        reason = "missing" if place is None else place.reason if place.is_failure else None
-        status.add(clip, reason)
+        if place is None:
+            status.add(clip, "not_done" if rows.unfinished else "missing")
+        else:
+            status.add(clip, place.reason if place.is_failure else None)
     return status
 
 

@@ -1,15 +1,21 @@
 """A dataset built straight from archives is the one built from a directory of their clips."""
 
 import json
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
 
+from builder.status import read_status
 from builder.types import InputError
-from tests.builds import RunBuild, published_hashes
+from tests.builds import PROJECT, SAMPLES_PER_SHARD, RunBuild, command_line, published_hashes
 from tests.cvdf import CvdfTree, make_cvdf_tree
 from tests.faults import Action
 from tests.hostile import EVIL_DIRECTORY, HOSTILE, SOUND
@@ -118,6 +124,49 @@ def test_ranks_share_archives(
     for rank in range(world_size):
         stream(tmp_path / "out", "600", trees["600"].root, rank=rank, world_size=world_size)
     assert published_hashes(tmp_path / "out") == published_hashes(dataset)
+
+
+def test_a_killed_stream_goes_on(
+    trees: dict[str, CvdfTree], stream: Stream, dataset: Path, mini_kinetics: MiniKinetics,
+    random_model: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    """After kill -9 in the middle of an archive a second run reads only what is not finished."""
+    output, tree = tmp_path / "out", trees["600"]
+    with serve(tree.root, latency_seconds=0.05) as served:
+        command = command_line(
+            "build", "--annotations", mini_kinetics.annotations, "--source", "cvdf",
+            "--version", "600", "--base-url", served.url, "--output", output,
+            "--model", random_model, "--dtype", "float32", "--batch-size", "8",
+            "--decode-workers", "1", "--samples-per-shard", str(SAMPLES_PER_SHARD),
+        )  # fmt: skip
+        with subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        ) as process:  # fmt: skip
+            while process.poll() is None and len(read_reports(output)) < 4:
+                time.sleep(0.005)
+            assert process.poll() is None
+            os.killpg(process.pid, signal.SIGKILL)
+        done = set(read_reports(output))
+        assert read_status(output).reasons["train"]["not_done"] > 0
+        served.forget()
+        stream(output, "600", served.url)
+        asked = {unquote(request.path) for request in served.requests if ".tar" in request.path}
+    assert published_hashes(output) == published_hashes(dataset)
+    assert 4 <= len(done) < len(tree.archives)
+    assert len(asked) == len(tree.archives) - len(done)
+
+
+def test_status_of_a_build_counts_as_its_manifest(
+    trees: dict[str, CvdfTree], stream: Stream, tmp_path: Path
+) -> None:
+    """Clips that are there and reasons for the others are those of the manifest."""
+    manifest = stream(tmp_path / "out", "600", trees["600"].root)
+    status = read_status(tmp_path / "out")
+    assert manifest is not None
+    for split, totals in manifest["totals"]["splits"].items():
+        assert status.held[split] == totals["samples"]
+        assert status.reasons.get(split, {}) == totals["failures_by_reason"]
 
 
 def copy_tree(tree: CvdfTree, target: Path) -> Path:
