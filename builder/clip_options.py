@@ -114,7 +114,10 @@ download_options = add_options(
         help="Clips of each split; those that are there count first.",
     ),
     click.option(
-        "--shuffle", is_flag=True, help="Random clips instead of those that cost least to get."
+        "--shuffle",
+        is_flag=True,
+        default=DOWNLOAD_DEFAULTS.shuffle,
+        help="Random clips instead of those that cost least to get.",
     ),
     click.option("--seed", type=int, default=DOWNLOAD_DEFAULTS.seed, show_default=True),
     click.option(

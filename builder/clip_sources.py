@@ -5,7 +5,7 @@ In: the clips that are wanted. Out: files under their final names, and attempts 
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from builder.archive_files import Store, forget, read_catalogue, take_clips
@@ -38,13 +38,14 @@ def ask_source(run: Download, source: str, wanted: Wanted) -> None:
         ask_directory(run, clips, wanted, Path(source))
 
 
-def ask_directory(run: Download, clips: Iterable[Clip], wanted: Wanted, directory: Path) -> None:
+def ask_directory(run: Download, clips: Sequence[Clip], wanted: Wanted, directory: Path) -> None:
     """Copy the clips that a directory has."""
-    index = index_videos(directory)
+    index, tried = index_videos(directory), set[str]()
 
     def copy(clip: Clip) -> None:
         if wanted.claim(clip.file_stem) is None:
             return
+        tried.add(clip.identity)
         begin = time.monotonic()
         path = index.find(clip)
         try:
@@ -61,33 +62,49 @@ def ask_directory(run: Download, clips: Iterable[Clip], wanted: Wanted, director
         n_bytes = path.stat().st_size
         run.write([got(clip, str(directory), n_bytes=n_bytes, seconds=seconds)])
 
-    run.each(copy, clips)
+    # Where one fails that was claimed, one that was not needed then may be needed now.
+    while left := [c for c in clips if c.identity not in tried and wanted.wants(c.file_stem)]:
+        run.each(copy, left)
 
 
 def ask_archives(run: Download, clips: list[Clip], wanted: Wanted) -> None:
     """Take the clips out of CVDF's archives."""
-    errors: dict[str | None, FetchError] = {}
+    errors: dict[tuple[str | None, str | None], FetchError] = {}
     asked = {clip.file_stem for clip in clips}
-    archives = find_archives(run.config, clips, run.store)
+    passed_over: list[Archive] = []
 
     def take(archive: Archive) -> None:
         try:
-            take_archive(run, archive, wanted, asked)
+            if not take_archive(run, archive, wanted, asked):
+                passed_over.append(archive)
         except FetchError as error:
             log.warning("%s", error)
-            errors[archive.split] = error
+            errors[archive.split, archive.label] = error
 
+    archives = find_archives(run.config, clips, run.store)
     # An overlay's clips count more than those of the archives that follow.
-    for is_overlay in (True, False):
-        run.each(take, [a for a in archives if a.is_overlay == is_overlay])
+    run.each(take, [archive for archive in archives if archive.is_overlay])
+    left = [archive for archive in archives if not archive.is_overlay]
+    # Where one fails whose clips were claimed, those of one that was passed over are needed now.
+    while left and any(clip.file_stem in asked for clip in wanted.list_open()):
+        passed_over.clear()
+        run.each(take, left)
+        left = list(passed_over)
     missing = FetchError("not_in_archive", "no archive of the release holds this clip")
     run.write(
         [
-            failed(clip, CVDF, errors.get(clip.split, missing))
+            failed(clip, CVDF, find_error(errors, clip) or missing)
             for clip in wanted.list_open()
             if clip.file_stem in asked and (clip.identity, CVDF) not in run.fresh
         ]
     )
+
+
+def find_error(
+    errors: Mapping[tuple[str | None, str | None], FetchError], clip: Clip
+) -> FetchError | None:
+    """Return what befell the archive that would hold a clip, or one that may hold it."""
+    return errors.get((clip.split, clip.label)) or errors.get((clip.split, None))
 
 
 def find_archives(config: DownloadConfig, clips: Sequence[Clip], store: Store) -> list[Archive]:
@@ -103,22 +120,28 @@ def find_archives(config: DownloadConfig, clips: Sequence[Clip], store: Store) -
     return choose_archives(archives, config.version or "", labels, {})
 
 
-def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str]) -> None:
+def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str]) -> bool:
     """Land the wanted clips of one archive.
+
+    Returns:
+        False where it may hold others, which are not needed as things stand.
 
     Raises:
         FetchError: it cannot be read to its end; its clips are wanted as before.
     """
     if not any(clip.file_stem in asked for clip in wanted.list_open()):
-        return
+        return False
     begin = time.monotonic()
     claimed: dict[str, Clip] = {}
+    denied: set[str] = set()
 
     def claim(name: str) -> bool:
         if name in asked and name not in claimed:
             clip = wanted.claim(name)
             if clip is not None:
                 claimed[name] = clip
+            elif wanted.has(name):
+                denied.add(name)
         return name in claimed
 
     try:
@@ -141,6 +164,7 @@ def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str
         attempts.append(got(clip, CVDF, n_bytes=n_bytes, seconds=seconds, archive=archive.name))
     run.write(attempts)
     forget(archive, run.store)
+    return not denied
 
 
 def ask_youtube(run: Download, clips: Sequence[Clip], wanted: Wanted) -> None:

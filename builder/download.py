@@ -17,14 +17,7 @@ from builder.annotations import read_annotations
 from builder.archive_files import Store
 from builder.archive_lists import measure_archive
 from builder.clip_folder import STATE_NAME, find_held, write_metadata
-from builder.clip_sources import (
-    CVDF,
-    YOUTUBE,
-    ask_archives,
-    ask_directory,
-    ask_youtube,
-    find_archives,
-)
+from builder.clip_sources import CVDF, YOUTUBE, ask_source, find_archives
 from builder.config import DownloadConfig
 from builder.download_run import Advance, Download, DownloadSummary
 from builder.ledger import LEDGER_NAME, FetchError, Ledger, read_attempts
@@ -120,19 +113,6 @@ def get_clips(run: Download, rest: list[Clip], need: dict[str, int | None]) -> N
             attempts = [run.last.get((clip.identity, source)) for source in run.config.source]
             reasons = [attempt.reason for attempt in attempts if attempt and attempt.reason]
             run.summary.reasons[reasons[-1] if reasons else "not_asked"] += 1
-
-
-def ask_source(run: Download, source: str, wanted: Wanted) -> None:
-    """Get what a source has of the wanted clips."""
-    clips = [clip for clip in wanted.list_open() if run.may_try(clip, source)]
-    if not clips:
-        return
-    if source == CVDF:
-        ask_archives(run, clips, wanted)
-    elif source == YOUTUBE:
-        ask_youtube(run, clips, wanted)
-    else:
-        ask_directory(run, clips, wanted, Path(source))
 
 
 @dataclass(frozen=True, slots=True)

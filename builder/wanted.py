@@ -56,6 +56,11 @@ class Wanted:
             clip = self._clips.get(name)
             return clip is not None and self.need[clip.split] != 0
 
+    def has(self, name: str) -> bool:
+        """Tell whether a clip is open, whether its split needs more or not."""
+        with self._lock:
+            return name in self._clips
+
     def claim(self, name: str) -> Clip | None:
         """Return a clip that the caller is to bring, or None where it is not wanted any more."""
         with self._lock:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builder.cli import cli
-from builder.config import AssembleConfig, ConvertConfig, EncodeConfig, SourceConfig
+from builder.config import AssembleConfig, ConvertConfig, DownloadConfig, EncodeConfig, SourceConfig
 from tests.builds import (
     PROJECT,
     Outcome,
@@ -268,14 +268,19 @@ def test_every_option_is_documented() -> None:
 
 @pytest.mark.parametrize(
     ("command", "kinds"),
-    [("build", (AssembleConfig, EncodeConfig)), ("convert", (ConvertConfig, SourceConfig))],
+    [
+        ("build", (AssembleConfig, EncodeConfig)),
+        ("convert", (ConvertConfig, SourceConfig)),
+        ("download", (DownloadConfig,)),
+    ],
 )
 def test_the_commands_defaults_are_the_configurations(command: str, kinds: tuple[Any, ...]) -> None:
     """Options take their defaults from builder/config.py, the one place that has them."""
     fields = [item for kind in kinds for item in kind.__dataclass_fields__.items()]
     configs = {name: field.default for name, field in fields}
+    read_from_words = ("annotations", "splits", "formats", "classes", "source")
     for parameter in cli.commands[command].params:
-        if parameter.name in ("annotations", "splits", "formats") or parameter.name not in configs:
+        if parameter.name in read_from_words or parameter.name not in configs:
             continue
         if not parameter.required:
             assert parameter.default == configs[parameter.name], parameter.name

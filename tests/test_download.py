@@ -147,6 +147,32 @@ def test_max_samples_counts_what_is_there(trees: dict[str, CvdfTree], tmp_path: 
     assert first.items() <= second.items()
 
 
+def test_a_failed_archive_is_made_up_for(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
+    """In the place of clips of a damaged archive others come, and none is called absent."""
+    tree = trees["600"]
+    with serve(tree.root) as served:
+        served.fail("train/yoga.tar", 404)
+        served.fail("train/archery.tar", 404)
+        get(tree, tmp_path, base_url=served.url, max_samples=5, splits=("train",))
+    assert len(list_clips(tmp_path)) == 5
+    assert {a.reason for a in read_ledger(tmp_path) if a.reason} <= {"empty_file"}
+
+
+def test_a_directory_makes_up_for_its_empty_files(
+    trees: dict[str, CvdfTree], tmp_path: Path
+) -> None:
+    """Of five files of which three are empty, two are got when two are wanted."""
+    held, names = tmp_path / "held", sorted(whole_clips(trees["600"]))
+    held.mkdir()
+    train = [
+        name for name in names if any(r.file_name == name and r.split == "train" for r in ROWS)
+    ]
+    for number, name in enumerate(train[:5]):
+        (held / name).write_bytes(b"clip" if number > 2 else b"")
+    get(trees["600"], tmp_path / "out", source=(str(held),), max_samples=2, splits=("train",))
+    assert set(list_clips(tmp_path / "out")) == set(train[3:5])
+
+
 def test_a_random_sample_is_that_of_its_seed(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
     """Shuffled, the clips follow from the seed; one that fails is replaced by the next."""
     tree = trees["400"]
