@@ -44,7 +44,8 @@ def print_status(status: Status, directory: Path) -> None:
     for name in ("split", "clips", "here", "missing"):
         table.add_column(name, justify="left" if name == "split" else "right")
     table.add_column("why they are missing", overflow="fold")
-    for split, count in status.rows.items():
+    for split in status.splits:
+        count = status.rows[split]
         share = f"{1 - status.held[split] / count:.1%}"
         why = join_counts(status.reasons.get(split, Counter()))
         table.add_row(split, f"{count:,}", f"{status.held[split]:,}", share, why)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.clip_folder import STATE_NAME, find_held
+from builder.clip_sources import CVDF
 from builder.download import KNOWN_NAME
 from builder.ledger import FAILED, GOT, LEDGER_NAME, Attempt, describe_clip, read_attempts
 from builder.output import WORK_NAME
@@ -18,6 +19,7 @@ from builder.plan import read_plan
 from builder.sources import index_videos
 from builder.types import Clip, InputError
 from builder.work import is_work_directory
+from clip_kinetics700.schema import SPLITS
 
 
 @dataclass(slots=True)
@@ -57,6 +59,11 @@ class Status:
             outcome = attempt.reason if attempt.outcome == FAILED else GOT
             self.sources.setdefault(attempt.source, Counter())[str(outcome)] += 1
 
+    @property
+    def splits(self) -> list[str]:
+        """The splits there are, in their order."""
+        return [split for split in SPLITS if split in self.rows]
+
     def document(self) -> dict[str, Any]:
         """Return the counts for JSON."""
         return {
@@ -68,7 +75,7 @@ class Status:
                     "missing_share": 1 - self.held[split] / self.rows[split],
                     "reasons": dict(self.reasons.get(split, {})),
                 }
-                for split in self.rows
+                for split in self.splits
             },
             "sources": {name: dict(counts) for name, counts in self.sources.items()},
             "damaged_archives": self.damaged,
@@ -133,4 +140,5 @@ def list_build_attempts(rows: PartRows) -> Iterator[Attempt]:
             outcome = GOT if reason is None else FAILED
             clip = rows.clips[row]
             if clip.path is None:
-                yield Attempt(*describe_clip(clip), report.source, outcome, reason)
+                source = "videos" if report.source == "videos" else CVDF
+                yield Attempt(*describe_clip(clip), source, outcome, reason)

@@ -290,3 +290,16 @@ def test_last_attempt_says_which_file_and_how_often() -> None:
     errors = [StatusError(500)] * 4
     with pytest.raises(ConnectionError, match=r"^u: status 500 \(attempt 4\)$"):
         retry(Flaky(*errors), "u")
+
+
+def test_a_server_that_asks_for_a_pause_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 429 with `Retry-After: 1` the next attempt comes a second later, not at once."""
+    monkeypatch.setattr("clip_kinetics700.files.PAUSE_SECONDS", 0.001)
+    (tmp_path / "file").write_bytes(b"bytes")
+    with serve(tmp_path) as served:
+        served.fail("file", 429, times=1, retry_after="1")
+        begin = time.monotonic()
+        assert read_if_there(f"{served.url}/file") == b"bytes"
+    assert time.monotonic() - begin >= 1
