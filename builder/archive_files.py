@@ -20,6 +20,8 @@ from clip_kinetics700.files import NoRangesError, is_remote, locate, read_begin
 from clip_kinetics700.streams import read_chunks, read_rest
 
 ATTEMPTS = 3
+STAGED = ".staged"
+"""Ends the name of a clip's file in the staging directory."""
 DAMAGE = ("checksum", "truncated", "unreadable", "refused")
 """Reasons for which what was fetched is not kept."""
 
@@ -178,7 +180,8 @@ def unpack_clips(
 
 def write_staged(staging: Path, clip: ArchiveClip) -> Path:
     """Write one clip, synced."""
-    file = staging / f"{clip.name}.{clip.extension}"
+    # No clip's name yet: what lies here is not to be taken for one that was got.
+    file = staging / f"{clip.name}.{clip.extension}{STAGED}"
     with file.open("wb") as stream:
         stream.write(clip.data)
         stream.flush()

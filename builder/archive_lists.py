@@ -4,6 +4,7 @@ A list holds addresses of CVDF's bucket; where another base is given, a mirror o
 archives are taken from there.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from clip_kinetics700.streams import read_whole
 
 ARCHIVE_NAME = re.compile(r"(?P<stem>[^/]+?)(\.tar\.gz|\.tgz|\.tar)", re.IGNORECASE)
 PEEKS_AT_ONCE = 16
+
+log = logging.getLogger(__name__)
 
 
 def list_archives(version: str, splits: Iterable[str], base_url: str = CVDF_URL) -> list[Archive]:
@@ -149,6 +152,8 @@ def choose_by_class(
             missing.discard(label or "")
         if has_one_each and not missing:
             break
+    for label in sorted(missing):
+        log.warning("no archive of class %r is listed for %s", label, group[0].split)
     return [archive for archive in group if archive.name in chosen]
 
 

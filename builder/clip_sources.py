@@ -155,10 +155,10 @@ def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str
         clip, n_bytes = claimed[name], file.stat().st_size
         if n_bytes == 0:
             wanted.give_back([clip])
-            empty = FetchError("empty_file", f"{file.name} holds 0 bytes")
+            empty = FetchError("empty_file", f"{file.stem} holds 0 bytes")
             attempts.append(failed(clip, CVDF, empty, archive=archive.name))
             continue
-        final = place_clip(run.config.output, clip, file.suffix[1:])
+        final = place_clip(run.config.output, clip, Path(file.stem).suffix[1:])
         final.parent.mkdir(parents=True, exist_ok=True)
         file.replace(final)
         attempts.append(got(clip, CVDF, n_bytes=n_bytes, seconds=seconds, archive=archive.name))

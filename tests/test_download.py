@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from builder.archive_files import write_staged
+from builder.archives import ArchiveClip
 from builder.config import DownloadConfig
 from builder.download import download, plan_download
 from builder.download_run import DownloadSummary
@@ -108,6 +110,20 @@ def test_a_second_run_asks_for_nothing(trees: dict[str, CvdfTree], tmp_path: Pat
         assert served.requests == []
         get(tree, tmp_path, base_url=served.url, retry_errors=())
         assert served.requests
+
+
+def test_what_a_kill_left_unchecked_does_not_count(
+    trees: dict[str, CvdfTree], tmp_path: Path
+) -> None:
+    """Clips that were unpacked before their archive's checksum was right are not taken as got."""
+    tree = trees["600"]
+    get(tree, tmp_path, classes=("archery",))
+    clip = ArchiveClip("yoga-yoga-1_000033_000043", "mp4", "", b"half")
+    staging = tmp_path / ".download/staging/train-yoga"
+    staging.mkdir(parents=True)
+    write_staged(staging, clip)
+    get(tree, tmp_path)
+    assert list_clips(tmp_path) == whole_clips(tree)
 
 
 def test_a_larger_request_fetches_what_is_new(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
