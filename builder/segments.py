@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,18 @@ def cut_segment(
     target += ["-vf", even, "-c:v", "libx264", "-preset", "fast", "-crf", "18"]
     target += ["-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart", "-f", "mp4"]
     limit = CUT_LIMIT_TIMEOUTS * timeout_seconds + CUT_LIMIT_SECONDS_PER_SECOND * (end - begin)
+    started = time.monotonic()
     result = run_ffmpeg([*source, *target, "-y", f"file:{path}"], limit_seconds=limit)
     log = result.stderr
     if "No space left on device" in log:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
     if result.returncode != 0:
-        reason = find_network_reason(list_complaints(log)) or "cut_failed"
+        # Of silence within a video's header ffmpeg says only that the data is invalid.
+        is_late = time.monotonic() - started >= timeout_seconds
+        reason = find_network_reason(list_complaints(log))
+        reason = reason or ("timed_out" if is_late else "cut_failed")
+        # Of an empty file not even the first byte can be had.
+        reason = "empty_file" if reason == "http_416" else reason
         raise FetchError(reason, word_message(video["id"], reason))
     return log
 

@@ -151,6 +151,7 @@ class Youtube:
             video = self._downloader.extract_info(address, download=False)
         # The others are what an extractor raises when the site has changed.
         except (YoutubeDLError, LookupError, TypeError, ValueError, AttributeError) as error:
+            close_answers(error)
             reason = classify_error(str(error))
             raise FetchError(reason, word_message(video_id, reason, str(error))) from None
         # Instead of a film that is for sale, YouTube gives its trailer.
@@ -161,6 +162,15 @@ class Youtube:
         if not str(video.get("url")).startswith(("http://", "https://")):
             raise FetchError("no_format", f"{video_id}: {FETCH_REASONS['no_format']}")
         return dict(video)
+
+
+def close_answers(error: BaseException | None) -> None:
+    """Close the connections of answers that were errors, which yt-dlp leaves to the collector."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if answer is not None:
+            answer.close()
+        error = error.__context__
 
 
 def check_ffmpeg() -> None:

@@ -26,7 +26,7 @@ SITE_PATTERNS = (
         "gone",
         (
             r"been removed|removed by|terminated|no longer available|closed their|does not exist|"
-            r"copyright (claim|grounds)|violat"
+            r"copyright (claim|grounds)|for violating"
         ),
     ),
     ("bot_wall", r"please sign in"),

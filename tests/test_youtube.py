@@ -1,6 +1,8 @@
 """Segments are cut out of videos on a real server, and what goes wrong there has a typed reason."""
 
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,31 @@ from torchcodec.decoders._video_decoder import VideoDecoder
 
 from builder.ledger import FetchError
 from builder.types import Clip, InputError
-from builder.youtube import BotWallError, Youtube, YoutubeConfig, choose_format
+from builder.youtube import BotWallError, Youtube, YoutubeConfig, choose_format, open_downloader
 from builder.youtube_errors import classify_error, word_message
+from tests.faults import Action, Fault, Faults
 from tests.servers import Served, serve
 
 IDS = ("aaaaaaaaaaa", "-_aaaaaaaa-", "--aaaaaaaaa", "_aaaa_aaaaa")
+
+
+# What is run, and killed, in a process of its own.
+FETCH = """
+import sys
+from pathlib import Path
+from builder.types import Clip
+from builder.youtube import Youtube, YoutubeConfig
+youtube = Youtube(YoutubeConfig(address=sys.argv[1], seconds_between=0.0))
+youtube.fetch(Clip("train", sys.argv[2], 5, 9, "yoga", "yoga"), Path(sys.argv[3]))
+"""
+
+
+class MediaFaults(Faults):
+    """Goes wrong only when ffmpeg reads, which asks for ranges; yt-dlp's look is answered."""
+
+    def take(self, path: str, range_asked: str) -> Fault | None:
+        """Return what is to go wrong with a request."""
+        return super().take(path, range_asked) if range_asked else None
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +88,21 @@ def test_only_the_segment_comes(video_id: str, videos: Path, tmp_path: Path) -> 
 def test_a_refused_video_leaves_nothing(
     status: int, reason: str, videos: Path, tmp_path: Path
 ) -> None:
-    """The status of the server is the reason, and no file is there."""
+    """The status of the server is the reason; no file is there, no connection left open."""
     with serve(videos) as served:
         served.fail(".mp4", status)
         with pytest.raises(FetchError, match=f"status {status}") as error:
             open_youtube(served).fetch(make_clip(), tmp_path / "clip.mp4")
+    chain: Any = error.value
+    assert chain.__context__.__context__.__context__.response.closed
     assert error.value.reason == reason
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_in_passing_is_tried_again(videos: Path, tmp_path: Path) -> None:
-    """One 503, and the next answer brings the clip."""
+    """Two answers of 503, and the next brings the clip."""
     with serve(videos) as served:
-        served.fail(".mp4", 503, times=1)
+        served.fail(".mp4", 503, times=2)
         open_youtube(served).fetch(make_clip(), tmp_path / "clip.mp4")
     assert (tmp_path / "clip.mp4").stat().st_size > 0
 
@@ -91,6 +115,69 @@ def test_a_stalled_server_times_out(videos: Path, tmp_path: Path) -> None:
             open_youtube(served, timeout_seconds=0.5).fetch(make_clip(), tmp_path / "clip.mp4")
     assert error.value.reason == "timed_out"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [("trickle", "timed_out"), ("reset", "connection"), (403, "http_403"), (429, "rate_limited")],
+)
+def test_what_goes_wrong_while_it_is_cut_has_a_reason(
+    action: Action | int, reason: str, videos: Path, tmp_path: Path
+) -> None:
+    """The page was answered, the video is not: ffmpeg ends in time, its words are understood."""
+    with serve(videos) as served:
+        served._plan = MediaFaults([Fault(".mp4", action)])
+        with pytest.raises(FetchError, match=IDS[0]) as error:
+            open_youtube(served, timeout_seconds=0.5).fetch(make_clip(), tmp_path / "clip.mp4")
+    assert error.value.reason == reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_that_ends_early_gives_what_it_has(videos: Path, tmp_path: Path) -> None:
+    """Of seconds 17 to 27 a video of 20 has three."""
+    with serve(videos) as served:
+        open_youtube(served).fetch(make_clip(start=17, end=27), tmp_path / "clip.mp4")
+    decoder = VideoDecoder(tmp_path / "clip.mp4")
+    assert decoder.metadata.duration_seconds == pytest.approx(3.0, abs=0.2)
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 1000], ids=["empty", "garbage"])
+def test_what_is_no_video_is_no_clip(content: bytes, tmp_path: Path) -> None:
+    """An empty file and one that is no video fail, and nothing is there."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / f"served/{IDS[0]}.mp4").write_bytes(content)
+    (tmp_path / "clips").mkdir()
+    with serve(tmp_path / "served") as served, pytest.raises(FetchError, match=IDS[0]):
+        open_youtube(served).fetch(make_clip(), tmp_path / "clips/clip.mp4")
+    assert list((tmp_path / "clips").iterdir()) == []
+
+
+def test_a_kill_leaves_nothing_under_a_final_name(videos: Path, tmp_path: Path) -> None:
+    """Killed while the video comes, a run leaves no clip; the next one gets it and cleans up."""
+    final = tmp_path / "clip.mp4"
+    (tmp_path / f".{make_clip().file_stem}.youtube.0123abcd.mp4").write_bytes(b"half")
+    with serve(videos) as served:
+        served._plan = MediaFaults([Fault(".mp4", "stall", 1)])
+        address = served.url + "/{id}.mp4"
+        process = subprocess.Popen([sys.executable, "-c", FETCH, address, IDS[0], str(final)])
+        while served.n_stalled == 0 and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        assert served.n_stalled == 1
+        assert not final.exists()
+        open_youtube(served).fetch(make_clip(), final)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_downloads_keep_their_distance(videos: Path, tmp_path: Path) -> None:
+    """The second begins no earlier than `seconds_between` after the first."""
+    with serve(videos) as served:
+        youtube = open_youtube(served, seconds_between=1.0)
+        begin = time.monotonic()
+        for name in ("one.mp4", "two.mp4"):
+            youtube.fetch(make_clip(), tmp_path / name)
+    assert time.monotonic() - begin >= 1.0
 
 
 def test_a_run_of_refusals_ends_with_advice(videos: Path, tmp_path: Path) -> None:
@@ -115,15 +202,6 @@ def test_a_segment_behind_the_end_is_no_clip(videos: Path, tmp_path: Path) -> No
         open_youtube(served).fetch(make_clip(start=30, end=40), tmp_path / "clip.mp4")
     assert error.value.reason == "cut_failed"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_leftovers_of_a_kill_are_removed(videos: Path, tmp_path: Path) -> None:
-    """What a killed run was about to write goes when the clip is fetched again."""
-    clip = make_clip()
-    (tmp_path / f".{clip.file_stem}.youtube.0123abcd.mp4").write_bytes(b"half")
-    with serve(videos) as served:
-        open_youtube(served).fetch(clip, tmp_path / "clip.mp4")
-    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 @pytest.mark.parametrize("video_id", ["short", "aaaaaaaaaa;", "../aaaaaaaa", "aaaaaaaaaaaa"])
@@ -171,6 +249,21 @@ def test_the_smallest_that_is_large_enough_is_taken(
     assert (best["width"], best["height"]) == chosen
 
 
+def test_yt_dlp_takes_the_format_that_we_choose() -> None:
+    """Its own processing passes our choice on: of equal sizes the one with sound, read directly."""
+    kinds = [("160", 144, "https", "none"), ("134", 360, "https", "none")]
+    kinds += [("18", 360, "https", "mp4a"), ("93", 360, "m3u8_native", "mp4a")]
+    names = ("format_id", "height", "protocol", "acodec")
+    base: dict[str, Any] = {"width": 640, "vcodec": "avc1", "ext": "mp4"}
+    formats = [base | dict(zip(names, kind, strict=True)) for kind in kinds]
+    for each in formats:
+        each["url"] = f"https://127.0.0.1/{each['format_id']}"
+    video = {"id": IDS[0], "title": "t", "formats": formats, "extractor": "youtube"}
+    video |= {"extractor_key": "Youtube", "webpage_url": "https://127.0.0.1/"}
+    chosen = open_downloader(None, 1.0).process_ie_result(video, download=False)
+    assert chosen["url"] == "https://127.0.0.1/18"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -183,11 +276,14 @@ def test_the_smallest_that_is_large_enough_is_taken(
         ("The uploader has not made this video available in your country", "region_blocked"),
         ("Unable to download webpage: HTTP Error 429: Too Many Requests", "rate_limited"),
         ("unable to download video data: HTTP Error 403: Forbidden", "http_403"),
-        ("HTTP Error 503: Service Unavailable", "http_503"),
         ("Requested format is not available", "no_format"),
         ("The read operation timed out", "timed_out"),
-        ("[Errno 104] Connection reset by peer", "connection"),
-        ("Video unavailable", "unavailable"),
+        ("X, who has blocked it in your country on copyright grounds", "region_blocked"),
+        ("no longer available because the uploader has closed their YouTube account", "gone"),
+        ("This content isn\u2019t available, try again later. rate-limited", "rate_limited"),
+        ("HTTP Error 404: Not Found (caused by <HTTPError 404: Not Found>)", "http_404"),
+        ("EOF occurred in violation of protocol (_ssl.c:1006)", "connection"),
+        ("This live event will begin in 3 hours.", "unavailable"),
     ],
 )
 def test_texts_of_yt_dlp_have_a_reason(text: str, reason: str) -> None:
