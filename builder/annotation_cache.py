@@ -13,9 +13,17 @@ from filelock import FileLock
 
 from builder.annotations import read_json, read_table
 from builder.archives import ARCHIVE_ERRORS, Contents, explain, is_harmless, open_archive
+from builder.config import DownloadConfig, EncodeConfig
 from builder.ledger import FetchError
 from builder.problems import make_printable
-from builder.releases import CVDF_URL, DEEPMIND_URL, DEEPMIND_WORDS, RELEASES, Release
+from builder.releases import (
+    CVDF_URL,
+    DEEPMIND_URL,
+    DEEPMIND_WORDS,
+    RELEASES,
+    Release,
+    end_with_slash,
+)
 from builder.types import InputError
 from builder.write import atomic_path, write_json
 from clip_kinetics700.schema import SPLITS, normalize_split
@@ -76,6 +84,25 @@ def fetch_annotations(
     return found
 
 
+def find_annotations(config: EncodeConfig | DownloadConfig) -> Sequence[Path]:
+    """Return the annotation files that are given, or else those of the release, fetched.
+
+    Raises:
+        InputError: neither files nor a release are named, or they cannot be fetched.
+    """
+    if config.annotations:
+        return config.annotations
+    if config.version is None:
+        raise InputError("no annotations are named: give --annotations FILE or --version")
+    return fetch_annotations(
+        config.version,
+        splits=config.splits,
+        cache=config.cache,
+        base_url=config.base_url,
+        annotations_url=config.annotations_url,
+    )
+
+
 def default_cache() -> Path:
     """Return the user's cache of this program."""
     own, general = os.environ.get(CACHE_VARIABLE), os.environ.get("XDG_CACHE_HOME")
@@ -133,11 +160,6 @@ def try_source(
     return None
 
 
-def end_with_slash(address: str) -> str:
-    """Return an address or a directory to which names can be appended."""
-    return address if address.endswith("/") else f"{address}/"
-
-
 def fetch_deepmind(address: str) -> Files:
     """Return the lists in an archive of DeepMind's, at whatever depth they lie in it.
 
@@ -160,8 +182,7 @@ def fetch_deepmind(address: str) -> Files:
                     files[words[stem]] = kind, bytes(member.data)
     except ARCHIVE_ERRORS as error:
         raise explain(error, address) from error
-    for line in contents.refusals:
-        log.warning("%s: refused %s", address, line)
+    contents.warn(address)
     return files
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builder.annotations import Row, are_one_list, is_json, list_files, read_json, read_table
+from builder.annotations import are_one_list, is_json, list_files, read_rows
 from builder.types import InputError
 from builder.write import atomic_path
 from clip_kinetics700.schema import SPLITS
@@ -90,11 +90,6 @@ def read_sources(sources: Sequence[Source]) -> pa.Table:
             for name, value in zip(SCHEMA.names, values, strict=True):
                 columns[name].append(value)
     return pa.table(columns, schema=SCHEMA)
-
-
-def read_rows(file: Path) -> Iterator[Row]:
-    """Yield the rows of an annotation file."""
-    return read_json(file) if is_json(file) else read_table(file)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -95,7 +95,7 @@ def read_annotations(paths: Sequence[Path], *, splits: Sequence[str] = ()) -> li
     for file in list_files(paths):
         n_clips = len(reading.clips)
         n_rows = 0
-        for row in read_json(file) if is_json(file) else read_table(file):
+        for row in read_rows(file):
             reading.add(row)
             n_rows += 1
         if n_rows == 0:
@@ -129,6 +129,11 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
     if not files:
         raise InputError("no annotation file is given")
     return files
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """Yield the rows of a list of either kind."""
+    return read_json(file) if is_json(file) else read_table(file)
 
 
 def is_json(file: Path) -> bool:

@@ -62,9 +62,7 @@ def read_catalogue(store: Store, archive: Archive) -> set[str] | None:
         return None
 
 
-def take_clips(
-    archive: Archive, wants: Callable[[str], bool], store: Store
-) -> tuple[dict[str, Path], Contents]:
+def take_clips(archive: Archive, wants: Callable[[str], bool], store: Store) -> dict[str, Path]:
     """Fetch an archive and return the files of its wanted clips by name, in the staging directory.
 
     Raises:
@@ -76,9 +74,7 @@ def take_clips(
     return try_clips(archive, wants, store)
 
 
-def try_clips(
-    archive: Archive, wants: Callable[[str], bool], store: Store
-) -> tuple[dict[str, Path], Contents]:
+def try_clips(archive: Archive, wants: Callable[[str], bool], store: Store) -> dict[str, Path]:
     """Do so once.
 
     Raises:
@@ -151,7 +147,7 @@ def append_chunks(path: Path, chunks: Iterable[bytes | memoryview], store: Store
 
 def unpack_clips(
     path: str, archive: Archive, wants: Callable[[str], bool], store: Store
-) -> tuple[dict[str, Path], Contents]:
+) -> dict[str, Path]:
     """Write the wanted clips of an archive to its staging directory; return them by name.
 
     Raises:
@@ -167,15 +163,18 @@ def unpack_clips(
         names.append(name)
         return wants(name)
 
-    for clip in read_clips(path, note, contents):
-        # Of several files of one clip the first with bytes counts.
-        if clip.name not in files or files[clip.name].stat().st_size == 0:
-            files[clip.name] = write_staged(staging, clip)
+    try:
+        for clip in read_clips(path, note, contents):
+            # Of several files of one clip the first with bytes counts.
+            if clip.name not in files or files[clip.name].stat().st_size == 0:
+                files[clip.name] = write_staged(staging, clip)
+    finally:
+        contents.warn(archive.name)
     sync_directory(staging)
     document = {"path": archive.path, "clips": sorted(set(names)), "refused": contents.refusals}
     store.catalogue(archive).parent.mkdir(parents=True, exist_ok=True)
     write_json(store.catalogue(archive), document)
-    return files, contents
+    return files
 
 
 def write_staged(staging: Path, clip: ArchiveClip) -> Path:

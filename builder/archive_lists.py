@@ -6,7 +6,15 @@ archives are taken from there.
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -14,11 +22,12 @@ from urllib.parse import quote, unquote
 
 from builder.archives import ARCHIVE_ERRORS, explain, find_first_directory
 from builder.ledger import FetchError
-from builder.releases import CVDF_URL, RELEASES, SPLIT_FOLDERS, Release
+from builder.releases import CVDF_URL, RELEASES, SPLIT_FOLDERS, Release, end_with_slash
 from builder.sources import label_directories
-from builder.types import Archive, InputError
+from builder.types import Archive, Clip, InputError
 from clip_kinetics700.classes import class_names
 from clip_kinetics700.files import is_remote, locate, network_errors, read_begin
+from clip_kinetics700.schema import SPLITS
 from clip_kinetics700.streams import read_whole
 
 ARCHIVE_NAME = re.compile(r"(?P<stem>[^/]+?)(\.tar\.gz|\.tgz|\.tar)", re.IGNORECASE)
@@ -39,7 +48,7 @@ def list_archives(version: str, splits: Iterable[str], base_url: str = CVDF_URL)
         InputError: there is no list, or something else than addresses of archives stands in it.
     """
     release = RELEASES[version]
-    base = base_url if base_url.endswith("/") else f"{base_url}/"
+    base = end_with_slash(base_url)
     archives = [
         Archive(make_name("overlay", name), f"{base}{release.folder}/{name}", None)
         for name in release.overlays
@@ -49,10 +58,8 @@ def list_archives(version: str, splits: Iterable[str], base_url: str = CVDF_URL)
             file_name = unquote(path.rpartition("/")[2]) if is_remote(path) else Path(path).name
             match = ARCHIVE_NAME.fullmatch(file_name)
             stem = file_name if match is None else match["stem"]
-            # Elsewhere archives are numbered, and which class they hold only their content tells.
-            is_class = release.folder == "600"
-            name = make_name(split, stem)
-            archives.append(Archive(name, path, split, stem if is_class else None))
+            label = stem if release.is_named_after_classes else None
+            archives.append(Archive(make_name(split, stem), path, split, label))
     return number_names(archives)
 
 
@@ -108,6 +115,34 @@ def number_names(archives: Sequence[Archive]) -> list[Archive]:
         name = archive.name if count == 1 else f"{archive.name}-{count}"
         named.append(Archive(name, archive.path, archive.split, archive.label))
     return named
+
+
+def find_archives(
+    version: str,
+    clips: Iterable[Clip],
+    base_url: str,
+    known: MutableMapping[str, str | None],
+    *,
+    keep: Callable[[Archive], bool] = lambda _: True,
+) -> list[Archive]:
+    """Return the archives of a release that may hold some of the clips.
+
+    Args:
+        version: the release.
+        clips: those that are wanted.
+        base_url: as `list_archives` takes it.
+        known: as `choose_archives` takes it.
+        keep: tells of an archive whether it is worth a look.
+
+    Raises:
+        InputError: there is no list of them.
+    """
+    labels: dict[str, set[str]] = {}
+    for clip in clips:
+        labels.setdefault(clip.split, set()).update([clip.label] if clip.label else [])
+    splits = [split for split in SPLITS if split in labels]
+    archives = [archive for archive in list_archives(version, splits, base_url) if keep(archive)]
+    return choose_archives(archives, version, labels, known)
 
 
 def choose_archives(

@@ -7,6 +7,7 @@ the archive itself is damaged, all of it is, since one gzip checksum stands for 
 import asyncio
 import gzip
 import io
+import logging
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from clip_kinetics700.files import BUFFER_SIZE, NOT_FOUND, is_remote, network_er
 from clip_kinetics700.maps import GZIP_MAGIC
 from clip_kinetics700.streams import open_stream
 from clip_kinetics700.tars import FILE, SPARSE, Header, Stream, read_members
+
+log = logging.getLogger(__name__)
 
 # Ten seconds of 4K are below this; what is larger would only fill the memory.
 MAX_CLIP_BYTES = 256 << 20
@@ -69,6 +72,11 @@ class Contents:
         self.n_refused += 1
         if len(self.refusals) < MAX_REFUSALS:
             self.refusals.append(f"{make_printable(name[:200])}: {why}")
+
+    def warn(self, archive: str) -> None:
+        """Log what was refused of an archive, each member by name."""
+        for line in self.refusals:
+            log.warning("%s: refused %s", archive, line)
 
 
 class BombError(ValueError):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from builder.releases import SPLIT_FOLDERS
-from builder.sources import VideoIndex
+from builder.sources import index_videos
 from builder.types import Clip
 from builder.write import atomic_path, write_text
 
@@ -34,16 +34,15 @@ def land_file(source: Path, final: Path) -> None:
         shutil.copyfile(source, partial)
 
 
-def write_metadata(directory: Path, clips: Iterable[Clip], index: VideoIndex) -> None:
+def write_metadata(directory: Path, clips: Iterable[Clip]) -> None:
     """Write what is known of the clips that are there, beside the videos of each split.
 
     Args:
         directory: of the clips.
         clips: annotated ones, whether they are there or not.
-        index: the clips of the directory.
     """
     lines: dict[str, dict[str, str]] = {}
-    for clip, path in find_held(clips, index):
+    for clip, path in find_held(directory, clips):
         folder = directory / SPLIT_FOLDERS[clip.split]
         if path.is_relative_to(folder):
             row = {
@@ -62,8 +61,14 @@ def write_metadata(directory: Path, clips: Iterable[Clip], index: VideoIndex) ->
         write_text(directory / SPLIT_FOLDERS[split] / METADATA_NAME, text)
 
 
-def find_held(clips: Iterable[Clip], index: VideoIndex) -> Iterator[tuple[Clip, Path]]:
-    """Yield the clips of which there is a file with bytes in it."""
+def list_held(directory: Path, clips: Iterable[Clip]) -> set[str]:
+    """Return the identities of the clips that a directory holds."""
+    return {clip.identity for clip, _ in find_held(directory, clips)}
+
+
+def find_held(directory: Path, clips: Iterable[Clip]) -> Iterator[tuple[Clip, Path]]:
+    """Yield the clips of which a directory holds a file with bytes in it."""
+    index = index_videos(directory)
     for clip in clips:
         path = index.find(clip)
         if path is not None and path.stat().st_size > 0:

@@ -43,6 +43,12 @@ def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], C
     return decorate
 
 
+splits_option = click.option(
+    "--splits",
+    default="",
+    callback=split_names,
+    help="Comma-separated; default: every split of the annotations.",
+)
 source_of_annotations = add_options(
     click.option(
         "--base-url",
@@ -98,12 +104,7 @@ download_options = add_options(
         multiple=True,
         help="CSV or JSON of Kinetics, or directories of them, instead of those of --version.",
     ),
-    click.option(
-        "--splits",
-        default="",
-        callback=split_names,
-        help="Comma-separated; default: every split of the annotations.",
-    ),
+    splits_option,
     click.option(
         "--classes", default="", callback=class_names, help="Comma-separated; default: all."
     ),

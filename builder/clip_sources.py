@@ -5,42 +5,63 @@ In: the clips that are wanted. Out: files under their final names, and attempts 
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeAlias
 
 from builder.archive_files import Store, forget, read_catalogue, take_clips
-from builder.archive_lists import choose_archives, list_archives
+from builder.archive_lists import find_archives
 from builder.clip_folder import land_file, place_clip
 from builder.config import DownloadConfig
 from builder.download_run import Download
 from builder.ledger import FetchError, failed, got
-from builder.sources import index_videos
+from builder.sources import VideoIndex, index_videos
 from builder.types import Archive, Clip
 from builder.wanted import Wanted
 from builder.youtube import BotWallError, Youtube, YoutubeConfig
-from clip_kinetics700.schema import SPLITS
 
 log = logging.getLogger(__name__)
 
 CVDF, YOUTUBE = "cvdf", "youtube"
 
 
-def ask_source(run: Download, source: str, wanted: Wanted) -> None:
-    """Get what a source has of the wanted clips."""
-    clips = [clip for clip in wanted.list_open() if run.may_try(clip, source)]
-    if not clips:
-        return
+Ask: TypeAlias = Callable[[Download, Sequence[Clip], Wanted], None]
+
+
+def open_source(run: Download, source: str) -> Callable[[Wanted], None]:
+    """Return what gets the clips that a source has of those wanted, in one round or in several.
+
+    What a source knows lasts for the run: which class an archive is of, what a directory holds,
+    when YouTube was asked last and how often it has refused. Nothing is opened before it is asked.
+    """
+    ask = open_ask(run, source)
+
+    def ask_for(wanted: Wanted) -> None:
+        clips = [clip for clip in wanted.list_open() if run.may_try(clip, source)]
+        if clips:
+            ask(run, clips, wanted)
+
+    return ask_for
+
+
+def open_ask(run: Download, source: str) -> Ask:
+    """Return the function that asks one source, with what it remembers from round to round."""
     if source == CVDF:
-        ask_archives(run, clips, wanted)
-    elif source == YOUTUBE:
-        ask_youtube(run, clips, wanted)
-    else:
-        ask_directory(run, clips, wanted, Path(source))
+        known: dict[str, str | None] = {}
+        return partial(ask_archives, known=known)
+    if source == YOUTUBE:
+        return partial(ask_youtube, open_youtube=cache(partial(open_youtube, run.config)))
+    directory = Path(source)
+    return partial(ask_directory, open_index=cache(partial(index_videos, directory)))
 
 
-def ask_directory(run: Download, clips: Sequence[Clip], wanted: Wanted, directory: Path) -> None:
+def ask_directory(
+    run: Download, clips: Sequence[Clip], wanted: Wanted, *, open_index: Callable[[], VideoIndex]
+) -> None:
     """Copy the clips that a directory has."""
-    index, tried = index_videos(directory), set[str]()
+    index, tried = open_index(), set[str]()
+    source = str(index.videos)
 
     def copy(clip: Clip) -> None:
         if wanted.claim(clip.file_stem) is None:
@@ -50,24 +71,30 @@ def ask_directory(run: Download, clips: Sequence[Clip], wanted: Wanted, director
         path = index.find(clip)
         try:
             if path is None:
-                raise FetchError("not_in_directory", f"{directory} has no file of this clip")
+                raise FetchError("not_in_directory", f"{source} has no file of this clip")
             if path.stat().st_size == 0:
                 raise FetchError("empty_file", f"{path.name} holds 0 bytes")
             land_file(path, place_clip(run.config.output, clip, path.suffix[1:]))
         except FetchError as error:
             wanted.give_back([clip])
-            run.write([failed(clip, str(directory), error)])
+            run.write([failed(clip, source, error)])
             return
         seconds = round(time.monotonic() - begin, 3)
         n_bytes = path.stat().st_size
-        run.write([got(clip, str(directory), n_bytes=n_bytes, seconds=seconds)])
+        run.write([got(clip, source, n_bytes=n_bytes, seconds=seconds)])
 
     # Where one fails that was claimed, one that was not needed then may be needed now.
     while left := [c for c in clips if c.identity not in tried and wanted.wants(c.file_stem)]:
         run.each(copy, left)
 
 
-def ask_archives(run: Download, clips: list[Clip], wanted: Wanted) -> None:
+def ask_archives(
+    run: Download,
+    clips: Sequence[Clip],
+    wanted: Wanted,
+    *,
+    known: MutableMapping[str, str | None],
+) -> None:
     """Take the clips out of CVDF's archives."""
     errors: dict[tuple[str | None, str | None], FetchError] = {}
     asked = {clip.file_stem for clip in clips}
@@ -81,7 +108,7 @@ def ask_archives(run: Download, clips: list[Clip], wanted: Wanted) -> None:
             log.warning("%s", error)
             errors[archive.split, archive.label] = error
 
-    archives = find_archives(run.config, clips, run.store)
+    archives = find_new_archives(run.config, clips, run.store, known)
     # An overlay's clips count more than those of the archives that follow.
     run.each(take, [archive for archive in archives if archive.is_overlay])
     left = [archive for archive in archives if not archive.is_overlay]
@@ -107,17 +134,20 @@ def find_error(
     return errors.get((clip.split, clip.label)) or errors.get((clip.split, None))
 
 
-def find_archives(config: DownloadConfig, clips: Sequence[Clip], store: Store) -> list[Archive]:
-    """Return the archives that may hold some of the clips, from what is known of them."""
-    labels: dict[str, set[str]] = {}
-    for clip in clips:
-        labels.setdefault(clip.split, set()).update([clip.label] if clip.label else [])
-    splits = [split for split in SPLITS if split in labels]
-    archives = list_archives(config.version or "", splits, config.base_url)
+def find_new_archives(
+    config: DownloadConfig,
+    clips: Sequence[Clip],
+    store: Store,
+    known: MutableMapping[str, str | None],
+) -> list[Archive]:
+    """Return the archives that may hold some of the clips; what was read before is known."""
     names = {clip.file_stem for clip in clips}
-    known = {archive.name: read_catalogue(store, archive) for archive in archives}
-    archives = [a for a in archives if known[a.name] is None or names & (known[a.name] or set())]
-    return choose_archives(archives, config.version or "", labels, {})
+
+    def may_hold(archive: Archive) -> bool:
+        held = read_catalogue(store, archive)
+        return held is None or not names.isdisjoint(held)
+
+    return find_archives(config.version or "", clips, config.base_url, known, keep=may_hold)
 
 
 def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str]) -> bool:
@@ -145,7 +175,7 @@ def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str
         return name in claimed
 
     try:
-        files, _ = take_clips(archive, claim, run.store)
+        files = take_clips(archive, claim, run.store)
     except BaseException:
         wanted.give_back(claimed.values())
         raise
@@ -167,25 +197,31 @@ def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str
     return not denied
 
 
-def ask_youtube(run: Download, clips: Sequence[Clip], wanted: Wanted) -> None:
-    """Download what is left, one clip after another.
-
-    Raises:
-        BotWallError: YouTube asks who we are, again and again.
-    """
-    config = run.config
-    youtube = Youtube(
+def open_youtube(config: DownloadConfig) -> Youtube:
+    """Return YouTube, as the options say."""
+    return Youtube(
         YoutubeConfig(
             cookies=config.cookies,
             seconds_between=config.youtube_interval,
             address=config.youtube_address,
         )
     )
+
+
+def ask_youtube(
+    run: Download, clips: Sequence[Clip], wanted: Wanted, *, open_youtube: Callable[[], Youtube]
+) -> None:
+    """Download what is left, one clip after another.
+
+    Raises:
+        BotWallError: YouTube asks who we are, again and again.
+    """
+    youtube = open_youtube()
     for clip in clips:
         if wanted.claim(clip.file_stem) is None:
             continue
         begin = time.monotonic()
-        final = place_clip(config.output, clip, "mp4")
+        final = place_clip(run.config.output, clip, "mp4")
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             youtube.fetch(clip, final)

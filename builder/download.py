@@ -4,7 +4,7 @@ Each clip falls through from a source that has it not to the next one. Whatever 
 in the ledger; what has failed is tried again only when that is asked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,18 +12,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from builder.annotation_cache import fetch_annotations
+from builder.annotation_cache import find_annotations
 from builder.annotations import read_annotations
 from builder.archive_files import Store
 from builder.archive_lists import measure_archive
-from builder.clip_folder import STATE_NAME, find_held, write_metadata
-from builder.clip_sources import CVDF, YOUTUBE, ask_source, find_archives
+from builder.clip_folder import STATE_NAME, list_held, write_metadata
+from builder.clip_sources import CVDF, YOUTUBE, find_new_archives, open_source
 from builder.config import DownloadConfig
 from builder.download_run import Advance, Download, DownloadSummary
 from builder.ledger import LEDGER_NAME, FetchError, Ledger, read_attempts
 from builder.plan import read_plan, write_plan
 from builder.retries import check_reasons
-from builder.sources import index_videos
 from builder.types import Archive, Clip, InputError
 from builder.wanted import Wanted, count_need, select_clips, take_first
 
@@ -39,18 +38,7 @@ def read_clips_wanted(config: DownloadConfig) -> list[Clip]:
     Raises:
         InputError: annotations or classes cannot be used.
     """
-    files: Sequence[Path] = config.annotations
-    if not files:
-        if config.version is None:
-            raise InputError("no annotations are named: give --version or --annotations FILE")
-        files = fetch_annotations(
-            config.version,
-            splits=config.splits,
-            cache=config.cache,
-            base_url=config.base_url,
-            annotations_url=config.annotations_url,
-        )
-    clips = read_annotations(files, splits=config.splits)
+    clips = read_annotations(find_annotations(config), splits=config.splits)
     if any(clip.path is not None for clip in clips):
         raise InputError("a table of one's own videos names files, there is nothing to download")
     return select_clips(clips, classes=config.classes, shuffle=config.shuffle, seed=config.seed)
@@ -82,7 +70,7 @@ def download(config: DownloadConfig, track: Track) -> DownloadSummary:
     with lock_directory(state), Ledger(state / LEDGER_NAME) as ledger:
         last = {(a.identity, a.source): a for a in read_attempts(state / LEDGER_NAME)}
         run = Download(config, clips, Store(state), ledger, last)
-        held = list_held(clips, config.output)
+        held = list_held(config.output, clips)
         run.summary.held = len(held)
         need = count_need(clips, held, config.max_samples)
         known = remember_clips(state, clips)
@@ -93,18 +81,19 @@ def download(config: DownloadConfig, track: Track) -> DownloadSummary:
                 run.advance = advance
                 get_clips(run, rest, need)
         finally:
-            write_metadata(config.output, known, index_videos(config.output))
+            write_metadata(config.output, known)
     return run.summary
 
 
 def get_clips(run: Download, rest: list[Clip], need: dict[str, int | None]) -> None:
     """Ask source after source; where others may stand in for what failed, round after round."""
+    sources = [open_source(run, source) for source in run.config.source]
     while rest and any(count != 0 for count in need.values()):
         # In a random order the first ones are the sample; in the given one any will do.
         chosen = take_first(rest, need) if run.config.shuffle else rest
         wanted = Wanted(chosen, need)
-        for source in run.config.source:
-            ask_source(run, source, wanted)
+        for source in sources:
+            source(wanted)
         left = wanted.list_open()
         need = wanted.need
         names = {clip.identity for clip in chosen}
@@ -137,12 +126,12 @@ def plan_download(config: DownloadConfig) -> DryRun:
     """
     check_config(config)
     clips = read_clips_wanted(config)
-    held = list_held(clips, config.output) if config.output.is_dir() else set[str]()
+    held = list_held(config.output, clips) if config.output.is_dir() else set[str]()
     need = count_need(clips, held, config.max_samples)
     rest = take_first([clip for clip in clips if clip.identity not in held], need)
     archives = []
     if CVDF in config.source and rest:
-        archives = find_archives(config, rest, Store(config.output / STATE_NAME))
+        archives = find_new_archives(config, rest, Store(config.output / STATE_NAME), {})
     with ThreadPoolExecutor(config.num_workers) as threads:
         sizes = list(threads.map(try_measure, archives))
     return DryRun(
@@ -173,11 +162,6 @@ def remember_clips(state: Path, clips: Iterable[Clip]) -> list[Clip]:
     if len(known) != len(before):
         write_plan(path, list(known.values()))
     return list(known.values())
-
-
-def list_held(clips: Iterable[Clip], directory: Path) -> set[str]:
-    """Return the identities of the clips that a directory has, with bytes in their files."""
-    return {clip.identity for clip, _ in find_held(clips, index_videos(directory))}
 
 
 @contextmanager

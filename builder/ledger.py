@@ -81,7 +81,7 @@ class Attempt:
     time_end: int
     label: str | None
     source: str
-    """`disk`, a directory, `cvdf` or `youtube`."""
+    """A directory, `cvdf` or `youtube`; of a build `videos` or `cvdf`."""
     outcome: str
     """`got` or `failed`."""
     reason: str | None = None

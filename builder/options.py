@@ -12,7 +12,7 @@ from builder.clip_options import (
     add_options,
     release_options,
     retry_option,
-    split_names,
+    splits_option,
 )
 from builder.config import (
     DTYPES,
@@ -126,12 +126,7 @@ encode_options = add_options(
     click.option(
         "--revision", default=ENCODE_DEFAULTS.revision, help="Branch, tag or commit of a Hub model."
     ),
-    click.option(
-        "--splits",
-        default="",
-        callback=split_names,
-        help="Comma-separated; default: every split of the annotations.",
-    ),
+    splits_option,
     class_list_option,
     click.option(
         "--frames-per-second",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builder.manifest import Totals
-from builder.parts import PartReader, PartReport, is_done, report_path
+from builder.parts import PartReader, PartReport, is_done, report_path, split_name
 from builder.plan import cut_parts
 from builder.sources import NO_FILE
 from builder.types import BuildError, Clip, EncodedClip, Failure, InputError
@@ -66,7 +66,12 @@ class PartRows:
         self.unfinished = check_units(work, units, is_finished=is_finished)
         directory = parts_directory(work)
         order = {name: place for place, name in enumerate(units)}
-        names = sorted(list_reports(work), key=lambda name: (order[split_name(name)[0]], name))
+
+        def rank_try(name: str) -> tuple[int, int]:
+            first, number = split_name(name)
+            return order[first], number
+
+        names = sorted(list_reports(work), key=rank_try)
         self._readers = [PartReader(directory, name) for name in names]
         check_reports(self.reports, units, len(self._clips))
         self.newest_report_ns = max(
@@ -165,12 +170,6 @@ def check_reports(reports: Sequence[PartReport], units: Mapping[str, Unit], n_ro
 def cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     """Return the cosine of two vectors."""
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def split_name(name: str) -> tuple[str, int]:
-    """Return the name of a part's first try and the number of this one, 0 for the first."""
-    first, _, number = name.partition(".retry")
-    return first, int(number or 0)
 
 
 def list_units(work: Path, config: WorkConfig, clips: list[Clip]) -> dict[str, Unit]:

@@ -186,6 +186,17 @@ def report_path(directory: Path, name: str) -> Path:
     return directory / f"{name}.json"
 
 
+def name_try(name: str, number: int) -> str:
+    """Return what another try of a part is called; number 0 is the first."""
+    return f"{name}.retry{number}" if number else name
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """Return the name of a part's first try and the number of this one, 0 for the first."""
+    first, _, number = name.partition(".retry")
+    return first, int(number or 0)
+
+
 def is_done(directory: Path, name: str) -> bool:
     """Say whether a part is finished: its report is there."""
     return report_path(directory, name).is_file()

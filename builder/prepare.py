@@ -4,16 +4,14 @@ All that can be wrong with the input is found here, before a byte is written.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from builder.annotation_cache import fetch_annotations
+from builder.annotation_cache import find_annotations
 from builder.annotations import read_annotations, resolve_class_list
-from builder.archive_lists import choose_archives, list_archives
+from builder.archive_lists import find_archives
 from builder.config import EncodeConfig
 from builder.decode import ffmpeg_version
 from builder.encode import (
@@ -94,7 +92,9 @@ def plan_encode(config: EncodeConfig) -> Plan:
     videos = None if config.videos is None else index_videos(config.videos)
     annotations = find_annotations(config)
     clips = order_clips(read_annotations(annotations, splits=config.splits), config.seed)
-    archives = find_archives(config, clips)
+    archives: list[Archive] = []
+    if config.clip_source is not None and config.version is not None:
+        archives = find_archives(config.version, clips, config.base_url, {})
     parts = [] if videos is None else cut_parts(clips, config.rows_per_part)
     parts += [Part(archive.name, None, archive) for archive in archives]
     plan = Plan(
@@ -120,35 +120,9 @@ def check_sources(config: EncodeConfig) -> None:
     """Refuse options that name no clips, or archives of no release."""
     if config.videos is None and config.clip_source is None:
         raise InputError("no clips are named: give --videos DIR, --source cvdf, or both")
-    if not config.annotations and config.version is None:
-        raise InputError("no annotations are named: give --annotations FILE or --version")
     if config.clip_source is not None and config.version is None:
         versions = ", ".join(VERSIONS)
         raise InputError(f"--source {config.clip_source} needs --version, one of {versions}")
-
-
-def find_annotations(config: EncodeConfig) -> Sequence[Path]:
-    """Return the annotation files that are given, or else fetched."""
-    if config.annotations or config.version is None:
-        return config.annotations
-    return fetch_annotations(
-        config.version,
-        splits=config.splits,
-        cache=config.cache,
-        base_url=config.base_url,
-        annotations_url=config.annotations_url,
-    )
-
-
-def find_archives(config: EncodeConfig, clips: Sequence[Clip]) -> list[Archive]:
-    """Return the archives that may hold clips of the plan; none where none are asked for."""
-    if config.clip_source is None or config.version is None:
-        return []
-    labels: dict[str, set[str]] = {}
-    for clip in clips:
-        labels.setdefault(clip.split, set()).update([clip.label] if clip.label else [])
-    archives = list_archives(config.version, labels, config.base_url)
-    return choose_archives(archives, config.version, labels, {})
 
 
 def refuse_other_plan(config: EncodeConfig, plan: Plan) -> None:

@@ -30,6 +30,8 @@ class Release:
     """Whether CVDF has annotations of this very release."""
     class_archives: tuple[str, ...]
     """Splits whose archives hold one class each."""
+    is_named_after_classes: bool = False
+    """Whether such an archive is called what its class is; else only its content tells."""
     overlays: tuple[str, ...] = ()
     """Archives, below the folder, whose clips replace those of the others."""
 
@@ -60,6 +62,7 @@ RELEASES = {
             "kinetics600.tar.gz",
             has_cvdf_annotations=False,
             class_archives=SPLITS,
+            is_named_after_classes=True,
         ),
         Release(
             "700",
@@ -78,3 +81,8 @@ RELEASES = {
     )
 }
 VERSIONS = tuple(RELEASES)
+
+
+def end_with_slash(address: str) -> str:
+    """Return an address or a directory to which names can be appended."""
+    return address if address.endswith("/") else f"{address}/"

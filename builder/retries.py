@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder.ledger import is_reason
-from builder.parts import PartReader
+from builder.parts import PartReader, name_try
 from builder.types import InputError, Part
 from clip_kinetics700.schema import REASONS
 
@@ -46,7 +46,7 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
         tries = list_tries(readers, part.name)
         if not tries:
             continue
-        name = f"{part.name}.retry{len(tries)}"
+        name = name_try(part.name, len(tries))
         error = tries[-1].report.error
         if error is not None:
             retries += [replace(part, name=name)] if not reasons or error[0] in reasons else []
@@ -61,7 +61,7 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
 def list_tries(readers: Mapping[str, PartReader], name: str) -> list[PartReader]:
     """Return the finished tries of a part, the first one first."""
     tries: list[PartReader] = []
-    while (reader := readers.get(f"{name}.retry{len(tries)}" if tries else name)) is not None:
+    while (reader := readers.get(name_try(name, len(tries)))) is not None:
         tries.append(reader)
     return tries
 

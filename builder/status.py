@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.clip_folder import STATE_NAME, find_held
+from builder.clip_folder import STATE_NAME, list_held
 from builder.clip_sources import CVDF
 from builder.download import KNOWN_NAME
 from builder.ledger import FAILED, GOT, LEDGER_NAME, Attempt, describe_clip, read_attempts
 from builder.output import WORK_NAME
-from builder.part_rows import PartRows, split_name
+from builder.part_rows import PartRows
+from builder.parts import split_name
 from builder.plan import read_plan
-from builder.sources import index_videos
 from builder.types import Clip, InputError
 from builder.work import is_work_directory
 from clip_kinetics700.schema import SPLITS
@@ -38,7 +38,6 @@ class Status:
     """Attempts by source and by what came of them."""
     classes: dict[str, list[int]] = field(default_factory=dict)
     """Clips, and those that are not there, by class."""
-
     damaged: list[str] = field(default_factory=list)
     """One line for each archive that could not be read to its end in its last try."""
 
@@ -106,7 +105,7 @@ def read_download(directory: Path) -> Status:
     """Return the status of a directory of clips."""
     status = Status("download")
     clips = read_plan(directory / STATE_NAME / KNOWN_NAME)
-    held = {clip.identity for clip, _ in find_held(clips, index_videos(directory))}
+    held = list_held(directory, clips)
     last: dict[str, str | None] = {}
     attempts = list(read_attempts(directory / STATE_NAME / LEDGER_NAME))
     status.count_attempts(attempts)

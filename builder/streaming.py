@@ -4,7 +4,6 @@ FFmpeg wants files to seek in, so each clip is one from the moment it comes out 
 its last frame is encoded: a few clips at a time, in a spool that is emptied in the end.
 """
 
-import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,8 +14,6 @@ from builder.archives import ArchiveClip, Contents, read_clips
 from builder.decode import DecodeTask
 from builder.sources import NO_BYTES
 from builder.types import Archive, Failure
-
-log = logging.getLogger(__name__)
 
 
 class ArchiveStream:
@@ -52,8 +49,7 @@ class ArchiveStream:
     ) -> None:
         """Remove the spool."""
         shutil.rmtree(self._spool, ignore_errors=True)
-        for line in self.contents.refusals:
-            log.warning("%s: refused %s", self._archive.name, line)
+        self.contents.warn(self._archive.name)
 
     @property
     def facts(self) -> dict[str, Any]:

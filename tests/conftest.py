@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from builder.releases import RELEASES
 from tests.builds import RunBuild, build_dataset
+from tests.cvdf import CvdfTree, make_cvdf_tree
 from tests.kinetics import MiniKinetics, make_mini_kinetics
 from tests.videos import CodedVideo, encode_coded
 
@@ -60,3 +62,12 @@ def dataset(run_build: RunBuild, tmp_path_factory: pytest.TempPathFactory) -> Pa
     output = tmp_path_factory.mktemp("built") / "dataset"
     assert run_build(output) is not None
     return output
+
+
+@pytest.fixture(scope="session")
+def trees(
+    mini_kinetics: MiniKinetics, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, CvdfTree]:
+    """Trees like CVDF's bucket, one a release; tests that change one copy it or put it back."""
+    top = tmp_path_factory.mktemp("trees")
+    return {version: make_cvdf_tree(top / version, mini_kinetics, version) for version in RELEASES}

@@ -20,25 +20,16 @@ from builder.download import download, plan_download
 from builder.download_run import DownloadSummary
 from builder.ledger import LEDGER_NAME, Attempt, read_attempts
 from builder.progress import track_progress
+from builder.releases import RELEASES
 from builder.types import InputError
+from builder.youtube import BotWallError
 from tests.builds import PROJECT, command_line, run_cli
-from tests.cvdf import CvdfTree, make_cvdf_tree
+from tests.cvdf import CvdfTree
 from tests.faults import Action
 from tests.hostile import EVIL_DIRECTORY, HOSTILE, SOUND
 from tests.kinetics import ROWS, MiniKinetics
 from tests.servers import serve
 from tests.videos import CodedVideo
-
-VERSIONS = ("400", "600", "700", "700-2020")
-
-
-@pytest.fixture(scope="module")
-def trees(
-    mini_kinetics: MiniKinetics, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, CvdfTree]:
-    """One tree of each release."""
-    top = tmp_path_factory.mktemp("trees")
-    return {version: make_cvdf_tree(top / version, mini_kinetics, version) for version in VERSIONS}
 
 
 def get(tree: CvdfTree, output: Path, **options: Any) -> DownloadSummary:
@@ -71,7 +62,7 @@ def read_ledger(output: Path) -> list[Attempt]:
     return list(read_attempts(output / ".download" / LEDGER_NAME))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", RELEASES)
 def test_every_clip_comes_with_its_bytes(
     version: str, trees: dict[str, CvdfTree], tmp_path: Path
 ) -> None:
@@ -242,6 +233,23 @@ def test_youtube_is_the_last_to_be_asked(
     assert {request.path for request in served.requests} == {"/--3ouPhoy2A.mp4"}
 
 
+def test_refusals_are_counted_over_all_rounds(
+    trees: dict[str, CvdfTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random sample tries one clip after another; the wall of bots ends that all the same."""
+    monkeypatch.setattr("builder.youtube.PAUSES_SECONDS", ())
+    (tmp_path / "nothing").mkdir()
+    with serve(tmp_path / "nothing") as served:
+        served.fail(".mp4", 429)
+        with pytest.raises(BotWallError, match="refused 5 clips in a row"):
+            get(
+                trees["600"], tmp_path / "out", source=("youtube",), youtube_interval=0.0,
+                youtube_address=served.url + "/{id}.mp4", splits=("train",),
+                max_samples=1, shuffle=True,
+            )  # fmt: skip
+    assert [a.reason for a in read_ledger(tmp_path / "out")] == ["rate_limited"] * 4 + ["bot_wall"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_faults_end_right(
     seed: int, trees: dict[str, CvdfTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -287,7 +295,7 @@ def test_lasting_faults_are_typed(
 
 @pytest.mark.parametrize("kind", sorted(HOSTILE))
 def test_hostile_archives_write_nothing_outside(
-    kind: str, trees: dict[str, CvdfTree], tmp_path: Path
+    kind: str, trees: dict[str, CvdfTree], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A hostile archive gives its good clip or none, and all others come."""
     tree = trees["600"]
@@ -305,6 +313,8 @@ def test_hostile_archives_write_nothing_outside(
     assert list_clips(tmp_path / "out") == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not Path(EVIL_DIRECTORY).exists()
+    if kind in ("parent", "symbolic_link", "huge_size", "sparse"):
+        assert "train-yoga: refused " in caplog.text
 
 
 def test_a_dry_run_says_what_it_would_take(trees: dict[str, CvdfTree], tmp_path: Path) -> None:

@@ -16,23 +16,13 @@ import pytest
 from builder.status import read_status
 from builder.types import InputError
 from tests.builds import PROJECT, SAMPLES_PER_SHARD, RunBuild, command_line, published_hashes
-from tests.cvdf import CvdfTree, make_cvdf_tree
+from tests.cvdf import CvdfTree
 from tests.faults import Action
 from tests.hostile import EVIL_DIRECTORY, HOSTILE, SOUND
 from tests.kinetics import MiniKinetics
 from tests.servers import serve
 
-VERSIONS = ("400", "600", "700-2020")
 Stream = Callable[..., dict[str, Any] | None]
-
-
-@pytest.fixture(scope="module")
-def trees(
-    mini_kinetics: MiniKinetics, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, CvdfTree]:
-    """One tree of each release."""
-    top = tmp_path_factory.mktemp("trees")
-    return {version: make_cvdf_tree(top / version, mini_kinetics, version) for version in VERSIONS}
 
 
 @pytest.fixture(scope="module")
