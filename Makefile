@@ -3,11 +3,12 @@
 PYTHON_IN_VENV = .venv/bin/python
 ARGS =
 
-.PHONY: help install demo test lint bench bench-reading bench-archives test-versions wheel-test clean
+.PHONY: help install demo test torture lint bench bench-reading bench-archives test-versions wheel-test clean
 
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
 	@echo "make test           the tests"
+	@echo "make torture        the tests of damage and death alone, at full count: about an hour"
 	@echo "make lint           ruff and mypy --strict"
 	@echo "make bench          how fast building is: the measurements that the README quotes"
 	@echo "make bench-reading  how fast reading is, also at full size: 8.5 GB of disk, 8 minutes"
@@ -25,6 +26,9 @@ demo: install
 
 test: install
 	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+
+torture: install
+	@CLIP_KINETICS700_TORTURE=full $(PYTHON_IN_VENV) -m pytest -m torture $(ARGS)
 
 lint: install
 	@$(PYTHON_IN_VENV) -m ruff check .

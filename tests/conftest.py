@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from builder.releases import RELEASES
+from tests import torture
 from tests.builds import RunBuild, build_dataset
 from tests.cvdf import CvdfTree, make_cvdf_tree
 from tests.kinetics import MiniKinetics, make_mini_kinetics
@@ -15,6 +16,12 @@ from tests.videos import CodedVideo, encode_coded
 # Machines that run tests stall now and then, and a red run must be repeatable.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many hostile cases were run."""
+    for line in torture.lines:
+        terminalreporter.write_line(f"torture: {line}")
 
 
 @pytest.fixture(scope="session")
