@@ -28,7 +28,7 @@ test: install
 	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
 
 torture: install
-	@CLIP_KINETICS700_TORTURE=full $(PYTHON_IN_VENV) -m pytest -m torture $(ARGS)
+	@CLIP_KINETICS700_TORTURE=full $(PYTHON_IN_VENV) -m pytest -m torture -o faulthandler_timeout=3600 $(ARGS)
 
 lint: install
 	@$(PYTHON_IN_VENV) -m ruff check .

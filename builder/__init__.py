@@ -7,7 +7,11 @@ import sys
 def main() -> None:
     """Run the command line, or say in one line which extra it needs."""
     try:
-        importlib.import_module("builder.cli").run()
+        importlib.import_module("builder.cli").main()
+    except KeyboardInterrupt:
+        # While torch is imported; from there on the command line sees to it.
+        sys.stderr.write("clip-kinetics700: interrupted before it began\n")
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("builder", "clip_kinetics700")):
             raise

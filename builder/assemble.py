@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from builder.canary import describe_canary
 from builder.card import render_card
 from builder.config import AssembleConfig
 from builder.manifest import (
@@ -99,7 +100,7 @@ def assemble(
         class_names=rows.class_names,
         totals=rows.totals,
         files=files,
-        canary=rows.canary,
+        canary=describe_canary(rows.canary),
         date=date,
     )
     write_text(config.output / "README.md", render_card(manifest))

@@ -4,13 +4,16 @@ Exit code 0: done. 1: the run failed, or more clips failed than allowed. 2: misu
 input, in one line. A traceback only with --debug.
 """
 
+import errno
 import logging
+import os
 import signal
 import sys
 
 import click
 
 from builder import annotation_commands, clip_commands, commands
+from builder.ending import TerminatedError, catch_signals, leave
 from builder.ledger import FetchError
 from builder.options import spread_values
 from builder.types import BuildError, InputError
@@ -26,6 +29,9 @@ FAILED = (
     OSError,
     MemoryError,
 )
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,42 +55,34 @@ for command in (
     cli.add_command(command)
 
 
-class TerminatedError(Exception):
-    """The process was asked to end by a signal."""
+def main() -> None:
+    """Run the command that the process was started with, and end the process."""
+    leave(run(sys.argv[1:]))
 
 
-def run(arguments: list[str] | None = None) -> None:
-    """Run a command and end the process with its exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+def run(words: list[str]) -> int:
+    """Run a command; return its exit code."""
     debug, quiet = "--debug" in words, "--quiet" in words
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("builder").setLevel(level)
-    # Slurm, systemd and a closed terminal ask so; the workers are stopped on the way out.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, raise_terminated)
     try:
-        check_utf8(words)
-        words = spread_values(words, "--annotations")
-        code = cli.main(args=words, prog_name="clip-kinetics700", standalone_mode=False)
+        with catch_signals():
+            check_utf8(words)
+            words = spread_values(words, "--annotations")
+            return cli.main(args=words, prog_name="clip-kinetics700", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        code = 2
+        return 2
     except (click.Abort, KeyboardInterrupt):
-        code = end_with("interrupted; run it again to go on", 128 + signal.SIGINT)
+        return end_with("interrupted; run it again to go on", 128 + signal.SIGINT)
     except TerminatedError as error:
-        code = end_with("asked to end; run it again to go on", 128 + error.args[0])
+        return end_with("asked to end; run it again to go on", 128 + error.args[0])
     except FAILED as error:
         if debug:
             raise
         is_misuse = isinstance(error, (click.UsageError, InputError))
-        code = end_with(describe_error(error), 2 if is_misuse else 1)
-    sys.exit(code)
-
-
-def raise_terminated(number: int, _frame: object) -> None:
-    """Leave through every `with` and `finally` on the way."""
-    raise TerminatedError(number)
+        return end_with(describe_error(error), 2 if is_misuse else 1)
 
 
 def check_utf8(words: list[str]) -> None:
@@ -107,4 +105,9 @@ def describe_error(error: Exception) -> str:
         context = error.ctx if isinstance(error, click.UsageError) else None
         hint = "" if context is None else f" (see {context.command_path} --help)"
         return " ".join(text.split()) + hint
-    return " ".join((str(error) or type(error).__name__).split())
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        text += "; make room, then run it again to go on"
+    return " ".join(text.split())

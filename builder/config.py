@@ -15,6 +15,10 @@ FORMATS = ("parquet", "webdataset")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # A task is at most this many frames of one clip, so memory is bounded for any video.
 FRAMES_PER_TASK = 64
+# Of a process that decodes, resident; an 8-hour file of 4K takes less than half of it.
+WORKER_MEMORY_MIB = 1536
+# torch and torchcodec take 330 before any work.
+MIN_WORKER_MEMORY_MIB = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class EncodeConfig:
     device: str = "auto"
     decode_workers: int | None = None
     task_timeout_seconds: float = 120.0
+    worker_memory_mib: int = WORKER_MEMORY_MIB
+    """Resident memory at which a process that decodes is stopped."""
     seed: int = 0
     rank: int = 0
     world_size: int = 1

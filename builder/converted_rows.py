@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from builder.canary import Canary
 from builder.manifest import Totals
 from builder.problems import make_printable
 from builder.reading import Advance, RowSource, read_rows
@@ -72,7 +73,7 @@ class ConvertedRows:
         self.width = count.choose_width()
         self.totals = count.finish(self.width)
         self.class_names = self._labels.names
-        self.canary: list[float] | None = (self._manifest or {}).get("canary")
+        self.canary = Canary.from_document(self._manifest or {})
         self.configuration = self._describe(count)
 
     def _describe(self, count: "SourceCount") -> dict[str, Any]:

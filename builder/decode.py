@@ -34,8 +34,12 @@ else:
 # torchcodec raises these three, without a class of its own, for anything wrong with a file.
 DECODER_ERRORS = (RuntimeError, ValueError, IndexError)
 # Decoded RGB held at a time: 64 frames of 4K would be 1.6 GB.
-MAX_SLICE_BYTES = 128 * 2**20
+MAX_SLICE_BYTES = 64 * 2**20
+# A damaged header can claim frames of gigabytes. This is twice 8K.
+MAX_FRAME_PIXELS = 2**26
 # A damaged clock can claim years, each second of which would repeat one frame.
+MAX_DURATION_SECONDS = 48 * 3600
+# The embeddings of one clip are held in memory: at the usual width these are 1 GB.
 MAX_FRAMES_PER_CLIP = 1_000_000
 TRUNCATED_SECONDS = 1.0
 # Where seeks miss, one may still save part of the way: it aims this far before the wanted frame,
@@ -210,7 +214,10 @@ def _describe(decoder: "VideoDecoder", duration: float, task: DecodeTask) -> Vid
     height, width = metadata.height or 0, metadata.width or 0
     if height == 0 or width == 0:
         raise ClipError("decode", "no_frames", "the frames of the video stream have no size")
-    if n_frames > MAX_FRAMES_PER_CLIP:
+    if height * width > MAX_FRAME_PIXELS:
+        message = f"frames of {width} x {height}, more than {MAX_FRAME_PIXELS} pixels"
+        raise ClipError("decode", "out_of_memory", message)
+    if duration > MAX_DURATION_SECONDS or n_frames > MAX_FRAMES_PER_CLIP:
         raise ClipError("decode", "decode_error", f"the frames' times span {duration:.0f} s")
     resized_height, resized_width = task.preprocessing.resized_size(height, width)
     if 3 * resized_height * resized_width > MAX_SLICE_BYTES:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,6 +13,9 @@ from builder.types import Clip
 
 Item = TypeVar("Item")
 Advance = Callable[[int], None]
+
+# For what is in flight when a run is stopped.
+GRACE_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -63,12 +66,15 @@ class Download:
 
     def each(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
         """Do some work on each item, several at a time; whatever is raised ends it all."""
-        with ThreadPoolExecutor(self.config.num_workers, "download") as threads:
-            futures = [threads.submit(work, item) for item in items]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            except BaseException:
-                self.store.stop.set()
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+        threads = ThreadPoolExecutor(self.config.num_workers, "download")
+        futures = [threads.submit(work, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            self.store.stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            # Not for a silent server: what arrived is kept, and gone on with in the next run.
+            wait(futures, GRACE_SECONDS)
+            raise
+        threads.shutdown()

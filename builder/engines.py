@@ -6,9 +6,7 @@ Ranks take every world_size-th part and share the directory; there is no coordin
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,10 @@ from builder.types import (
     BuildError,
     Clip,
     EncodedClip,
+    EncoderError,
     Failure,
     Float32Array,
     Part,
-    UInt8Array,
 )
 from builder.work import SPOOL_NAME, parts_directory
 
@@ -137,9 +135,12 @@ class LocalEngine:
     ) -> Iterator[EncodedClip | Failure]:
         """Decode and encode clips; `done` is told of the row of each."""
         decoded = run.pool.decode(tasks)
-        for result in self.check_results(encode_frames(decoded, self.encoder), run.advance):
-            done(result.row)
-            yield result
+        try:
+            for result in self.check_results(encode_frames(decoded, self.encoder), run.advance):
+                done(result.row)
+                yield result
+        except EncoderError as error:
+            raise BuildError(f"clip {self.clips[error.row].identity}: {error}") from error
 
     def write(self, part: Part, results: Iterable[EncodedClip | Failure], run: Run) -> PartReport:
         """Write the results of a part."""
@@ -174,35 +175,3 @@ class LocalEngine:
                 )
             advance(1)
             yield result
-
-    def encode_canary(self, pool: DecodePool) -> Float32Array:
-        """Return the embedding of a package video: red on its left half, blue on its right.
-
-        Raises:
-            BuildError: it does not decode, or its colours or sides come out swapped.
-        """
-        with ExitStack() as stack:
-            canary = resources.files("builder") / "canary.mp4"
-            path = stack.enter_context(resources.as_file(canary))
-            frames = next(iter(pool.decode([self.decode_task(0, path)])))
-        if isinstance(frames, Failure):
-            raise BuildError(f"the package's own test video does not decode: {frames.message}")
-        check_canary(frames.pixels[0])
-        batch = np.zeros((self.encoder.batch_size, *frames.pixels.shape[1:]), np.uint8)
-        batch[0] = frames.pixels[0]
-        vector: Float32Array = self.encoder.encode(batch)[0]
-        return vector
-
-
-def check_canary(pixels: UInt8Array) -> None:
-    """Refuse a decoder that swaps colours or sides."""
-    width = pixels.shape[1]
-    left = pixels[:, : width // 4].reshape(-1, 3).mean(axis=0)
-    right = pixels[:, -(width // 4) :].reshape(-1, 3).mean(axis=0)
-    is_red = left[0] > 200 and left[1:].max() < 60
-    is_blue = right[2] > 200 and right[:2].max() < 60
-    if not (is_red and is_blue):
-        raise BuildError(
-            "the decoder gives wrong colours: a frame with a red left and a blue right half "
-            f"came out as RGB {left.round().tolist()} and {right.round().tolist()}"
-        )

@@ -56,7 +56,7 @@ def build_manifest(
     class_names: list[str] | None,
     totals: Mapping[str, Totals],
     files: Mapping[str, Mapping[str, Any]],
-    canary: list[float] | None,
+    canary: Mapping[str, Any],
     date: str | None,
 ) -> dict[str, Any]:
     """Return the manifest with its own hash."""
@@ -67,7 +67,7 @@ def build_manifest(
         "class_names": class_names,
         "totals": {**add_totals(totals).document(), "splits": splits},
         "files": {name: dict(files[name]) for name in sorted(files)},
-        "canary": canary,
+        **canary,
         "date": date,
     }
     return {**document, "self_sha256": hash_manifest(document)}

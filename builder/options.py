@@ -17,6 +17,7 @@ from builder.clip_options import (
 from builder.config import (
     DTYPES,
     FORMATS,
+    MIN_WORKER_MEMORY_MIB,
     AssembleConfig,
     ConvertConfig,
     EncodeConfig,
@@ -175,6 +176,14 @@ encode_options = add_options(
         default=ENCODE_DEFAULTS.task_timeout_seconds,
         show_default=True,
         help="Seconds after which decoding 64 frames of a clip is given up.",
+    ),
+    click.option(
+        "--worker-memory",
+        "worker_memory_mib",
+        type=click.IntRange(min=MIN_WORKER_MEMORY_MIB),
+        default=ENCODE_DEFAULTS.worker_memory_mib,
+        show_default=True,
+        help="MiB at which a process that decodes is stopped and its clip given up.",
     ),
     click.option(
         "--rank",

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from builder.types import (
+    BuildError,
     EncodedClip,
     Encoder,
+    EncoderError,
     Failure,
     Float16Array,
     Float32Array,
@@ -77,7 +79,10 @@ class _Packer:
     def run(self) -> None:
         if self.batch is None or not self.slots:
             return
-        embeddings = self.encoder.encode(self.batch)
+        try:
+            embeddings = self.encoder.encode(self.batch)
+        except BuildError as error:
+            raise EncoderError(self.slots[0][0].frames.row, str(error)) from error
         # Values beyond float16's range become infinite here and are refused by the part.
         with np.errstate(over="ignore"):
             halves = embeddings.astype(np.float16)
@@ -102,6 +107,9 @@ def encode_frames(
     """Encode clips in the order they come; frames of one clip come one after another.
 
     A Failure after some frames of the same clip discards those: a clip is whole or fails.
+
+    Raises:
+        EncoderError: the encoder failed; tells at which clip.
     """
     packer = _Packer(encoder)
     for item in decoded:

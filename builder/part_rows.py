@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from builder.canary import Canary, compare_canaries
 from builder.manifest import Totals
 from builder.parts import PartReader, PartReport, is_done, report_path, split_name
 from builder.plan import cut_parts
 from builder.sources import NO_FILE
 from builder.types import BuildError, Clip, EncodedClip, Failure, InputError
 from builder.work import WorkConfig, list_reports, parts_directory, read_sources, read_work
-
-# Of the package's test video; what a change of driver or library leaves is far above it.
-SAME_ENCODER_COSINE = 0.9999
 
 
 class Unit(NamedTuple):
@@ -80,7 +77,7 @@ class PartRows:
         self.places = self._find_places(units)
         self.configuration: dict[str, Any] = config.configuration
         self.class_names = config.class_names
-        self.canary = self._readers[0].report.canary
+        self.canary: Canary | None = compare_canaries(self.reports)
         self.width = int(config.configuration["embedding_width"])
         self.totals = self._count()
 
@@ -147,29 +144,20 @@ class PartRows:
 
 
 def check_reports(reports: Sequence[PartReport], units: Mapping[str, Unit], n_rows: int) -> None:
-    """Refuse parts of other rows than the plan's, and parts that another encoder made.
+    """Refuse parts of other rows than the plan's.
 
     Raises:
         BuildError: names the first such part.
     """
-    first = np.asarray(reports[0].canary, np.float64)
     for report in reports:
-        canary = np.asarray(report.canary, np.float64)
         rows = np.asarray(report.rows, np.int64)
         stated = units[report.name].rows if report.name in units else None
         is_inside = len(np.unique(rows)) == len(rows) and ((rows >= 0) & (rows < n_rows)).all()
         if not is_inside or (stated is not None and report.rows != list(stated)):
-            fault = "its rows are not those of the plan"
-        elif canary.shape != first.shape or cosine(canary, first) < SAME_ENCODER_COSINE:
-            fault = f"its encoder gives another embedding than that of {reports[0].name}"
-        else:
-            continue
-        raise BuildError(f"part {report.name}: {fault}; delete {report.name}.json and encode again")
-
-
-def cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Return the cosine of two vectors."""
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+            raise BuildError(
+                f"part {report.name}: its rows are not those of the plan; "
+                f"delete {report.name}.json and encode again"
+            )
 
 
 def list_units(work: Path, config: WorkConfig, clips: list[Clip]) -> dict[str, Unit]:

@@ -19,20 +19,22 @@ from builder.assemble import (
     refuse_other_assembly,
     resolve_date,
 )
+from builder.canary import is_same_encoder
+from builder.canary_video import encode_canary
 from builder.config import AssembleConfig, EncodeConfig
 from builder.decode import check_ffmpeg
 from builder.engines import LocalEngine, Run
 from builder.manifest import read_manifest
 from builder.output import WORK_NAME, check_directory, is_complete, refuse_foreign
 from builder.part_rows import PartRows
-from builder.parts import PartReport, is_done
+from builder.parts import PartReport, is_done, read_report
 from builder.pool import DecodePool
 from builder.prepare import plan_encode, prepare_engine
 from builder.processed_rows import ProcessedRows, is_processed_dataset
 from builder.progress import track_progress
 from builder.retries import plan_retries
-from builder.types import InputError, Part
-from builder.work import is_work_directory
+from builder.types import BuildError, Float32Array, InputError, Part
+from builder.work import is_work_directory, list_reports
 from clip_kinetics700.schema import MANIFEST_NAME
 
 log = logging.getLogger(__name__)
@@ -87,13 +89,31 @@ def run_parts(
         n_clips += len(engine.archive_rows)
     with (
         lock_rank(config),
-        DecodePool(decode_workers(config), config.task_timeout_seconds) as pool,
+        open_pool(config) as pool,
     ):
-        canary = engine.encode_canary(pool)
+        canary = encode_canary(pool, engine.encoder, engine.decode_task)
+        refuse_changed_encoder(engine, canary)
         begin = time.monotonic()
         with track_progress("encode", n_clips, unit="clips", quiet=quiet) as advance:
             reports = list(engine.run(parts, Run(pool, canary, advance)))
         return reports, time.monotonic() - begin
+
+
+def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
+    """Refuse to go on, for days, with another encoder than that of a part that is there.
+
+    Raises:
+        BuildError: assembly would refuse what this run makes.
+    """
+    done = next(iter(list_reports(engine.work)), None)
+    if done is not None and not is_same_encoder(
+        canary.tolist(), read_report(engine.parts, done).canary
+    ):
+        raise BuildError(
+            f"{engine.work}: the encoder gives another embedding of the package's test video than "
+            f"when part {done} was made (another driver, model file or library?); "
+            "use what made it, or another output directory"
+        )
 
 
 def lock_rank(config: EncodeConfig) -> AbstractContextManager[object]:
@@ -110,6 +130,13 @@ def lock_rank(config: EncodeConfig) -> AbstractContextManager[object]:
             f"{config.work}: another process is encoding {rank} there; "
             "wait for it, or give this one another --rank"
         ) from error
+
+
+def open_pool(config: EncodeConfig) -> DecodePool:
+    """Start the processes that decode."""
+    return DecodePool(
+        decode_workers(config), config.task_timeout_seconds, memory_mib=config.worker_memory_mib
+    )
 
 
 def decode_workers(config: EncodeConfig) -> int:

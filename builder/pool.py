@@ -11,6 +11,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from types import TracebackType
 
+from builder.config import WORKER_MEMORY_MIB
 from builder.decode import DecodeTask, decode_frames
 from builder.types import Failure, Frames
 from builder.workers import Decode, DecodeWorker
@@ -23,11 +24,25 @@ class DecodePool:
     """Worker processes that decode; use it in a `with` block."""
 
     def __init__(
-        self, workers: int, timeout_seconds: float, *, decode: Decode = decode_frames
+        self,
+        workers: int,
+        timeout_seconds: float,
+        *,
+        memory_mib: int = WORKER_MEMORY_MIB,
+        decode: Decode = decode_frames,
     ) -> None:
-        """Start `workers` processes; one call of `decode` may take `timeout_seconds`."""
+        """Start `workers` processes.
+
+        Args:
+            workers: how many.
+            timeout_seconds: what one call of `decode` may take.
+            memory_mib: what one process may hold, resident.
+            decode: what they run.
+        """
         self._window = workers * TASKS_PER_WORKER
-        self._workers = [DecodeWorker(timeout_seconds, decode=decode) for _ in range(workers)]
+        self._workers = [
+            DecodeWorker(timeout_seconds, memory_mib, decode=decode) for _ in range(workers)
+        ]
         # As many threads as workers: a thread always finds one.
         self._idle: SimpleQueue[DecodeWorker] = SimpleQueue()
         for worker in self._workers:

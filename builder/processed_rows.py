@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from builder.annotations import resolve_class_list
+from builder.canary import Canary
 from builder.manifest import Totals
 from builder.plan import order_clips, plan_digest
 from builder.types import Clip, EncodedClip, Failure, InputError
@@ -22,7 +23,7 @@ from clip_kinetics700.schema import SPLIT_OF_WORD, decode_npy, parse_time
 class ProcessedRows:
     """The triples of a processed dataset as rows that can be assembled."""
 
-    canary: list[float] | None = None
+    canary: Canary | None = None
 
     def __init__(self, directory: Path, *, seed: int, class_list: str) -> None:
         """Read captions and metadata, and the shape of every array.

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from builder.canary import Canary
 from builder.manifest import Totals
 from builder.types import Clip, EncodedClip, Failure
 from clip_kinetics700.schema import KEY_NAME, Sample
@@ -37,8 +38,8 @@ class Rows(Protocol):
         ...
 
     @property
-    def canary(self) -> list[float] | None:
-        """Embedding of the package's test video, where it was computed."""
+    def canary(self) -> Canary | None:
+        """Embeddings of the package's test video, where it was computed."""
         ...
 
     @property

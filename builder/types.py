@@ -23,6 +23,15 @@ class BuildError(RuntimeError):
     """The run itself failed: one clear line, exit code 1."""
 
 
+class EncoderError(BuildError):
+    """The encoder failed on a batch."""
+
+    def __init__(self, row: int, message: str) -> None:
+        """Keep the plan row of the first clip in the batch."""
+        super().__init__(message)
+        self.row = row
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One annotation row: a segment of a YouTube video, or one of the user's own videos."""

@@ -9,11 +9,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from threading import Lock
+
+import psutil
 
 from builder.decode import DECODER_ERRORS, DecodeTask, decode_frames, initialize_worker
 from builder.memory import is_out_of_memory
@@ -26,10 +29,10 @@ START_SECONDS = 600.0
 # A worker that was killed is started again; one that cannot start must not go on for ever.
 MAX_STARTS = 3
 STOP_SECONDS = 10.0
-# What poll() takes at most, a signed 32-bit number of milliseconds.
-MAX_POLL_SECONDS = 2_000_000.0
 # prctl's option by which the kernel sends a signal when the parent ends.
 PR_SET_PDEATHSIG = 1
+# Between two looks at the memory of a worker, in which it may take 100 MiB at most.
+WATCH_SECONDS = 0.05
 # A worker's word that a task has reached it: what kills it from here on costs that clip.
 TAKEN = "taken"
 
@@ -37,10 +40,14 @@ TAKEN = "taken"
 class DecodeWorker:
     """A process that decodes one task at a time and is replaced when it is lost."""
 
-    def __init__(self, timeout_seconds: float, *, decode: Decode = decode_frames) -> None:
+    def __init__(
+        self, timeout_seconds: float, memory_mib: int, *, decode: Decode = decode_frames
+    ) -> None:
         """Start the process, without waiting for it to be ready."""
         self._decode = decode
         self._timeout_seconds = timeout_seconds
+        self._memory_mib = memory_mib
+        self._n_done = 0
         self._lock = Lock()
         self._is_closed = False
         self._process, self._connection = self._start()
@@ -48,14 +55,18 @@ class DecodeWorker:
     def run(self, task: DecodeTask) -> Frames | Failure:
         """Decode one task; a process lost on the way costs the clip only if it had the task.
 
+        One that takes too much memory costs it only if it was fresh: what earlier clips have
+        left behind is not this one's.
+
         Raises:
             BuildError: no process stays alive to take the task, or it failed as no file
                 can make it fail.
         """
         for _ in range(MAX_STARTS):
-            if self._hand_over(task):
-                return self._receive_result(task)
-            self._restart()
+            if not self._hand_over(task):
+                self._restart()
+            elif (result := self._receive_result(task)) is not None:
+                return result
         raise BuildError(
             f"the decode worker for plan row {task.row} was lost {MAX_STARTS} times in a row "
             "before it took the clip: is memory short? fewer --decode-workers need less"
@@ -94,6 +105,7 @@ class DecodeWorker:
             if self._is_closed:
                 raise BuildError("the decode workers were stopped")
             self._process, self._connection = self._start()
+            self._n_done = 0
 
     def _hand_over(self, task: DecodeTask) -> bool:
         """Return whether the process took the task."""
@@ -102,19 +114,43 @@ class DecodeWorker:
             return self._connection.poll(START_SECONDS) and self._connection.recv() == TAKEN
         return False
 
-    def _receive_result(self, task: DecodeTask) -> Frames | Failure:
+    def _receive_result(self, task: DecodeTask) -> Frames | Failure | None:
+        """Return the result, or None where the task is to be tried in a fresh process."""
         try:
-            if not self._connection.poll(min(self._timeout_seconds, MAX_POLL_SECONDS)):
+            excess = self._watch()
+            if excess is not None:
+                was_fresh = self._n_done == 0
                 self._restart()
-                message = f"decoding took longer than {self._timeout_seconds:g} s"
-                return Failure(task.row, "decode", "timed_out", message)
+                is_blamed = was_fresh or excess[0] != "out_of_memory"
+                return Failure(task.row, "decode", *excess) if is_blamed else None
             result: Frames | Failure | str = self._connection.recv()
         except (EOFError, OSError):
             self._restart()
             return Failure(task.row, "decode", "crashed", "the decoding process died")
         if isinstance(result, str):
             raise BuildError(f"decoding the clip in row {task.row} of the plan raised {result}")
+        self._n_done += 1
         return result
+
+    def _watch(self) -> tuple[str, str] | None:
+        """Wait for the result or the death of the process.
+
+        Returns:
+            Reason and message if it takes too much of something and must be stopped.
+        """
+        end = time.monotonic() + self._timeout_seconds
+        while not self._connection.poll(WATCH_SECONDS):
+            if time.monotonic() >= end:
+                return "timed_out", f"decoding took longer than {self._timeout_seconds:g} s"
+            if self._resident_mib() > self._memory_mib:
+                return "out_of_memory", f"decoding took over {self._memory_mib} MiB of memory"
+        return None
+
+    def _resident_mib(self) -> float:
+        # Dead or not ours to look at: what comes through the pipe tells.
+        with suppress(psutil.Error):
+            return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
+        return 0.0
 
 
 def serve(connection: Connection, decode: Decode, parent: int) -> None:

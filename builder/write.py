@@ -7,14 +7,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
 def atomic_path(final: Path) -> Iterator[Path]:
-    """Yield `FINAL.partial` to write to; sync and rename it when the block succeeds."""
+    """Yield `FINAL.partial` to write to; sync and rename it when the block succeeds.
+
+    Raises:
+        OSError: the disk is full or broken; it names the file, as the system does not always.
+    """
     partial = final.with_name(final.name + ".partial")
     try:
         yield partial
@@ -22,8 +26,11 @@ def atomic_path(final: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(final)
         sync_directory(final.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            raise OSError(error.errno, os.strerror(error.errno), str(final)) from error
         raise
 
 

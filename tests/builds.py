@@ -77,10 +77,7 @@ class Outcome:
 def run_cli(*arguments: str | Path) -> Outcome:
     """Run the CLI in this process, which spares the seconds that torch takes to load."""
     with redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
-        try:
-            cli.run([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
+        code = cli.run([str(argument) for argument in arguments])
     return Outcome(code, stdout.getvalue(), stderr.getvalue())
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.assemble import assemble
+from builder.canary import Canary
 from builder.config import AssembleConfig
 from builder.manifest import Totals, hash_manifest
 from builder.types import Clip, EncodedClip, Failure, VideoInfo
@@ -40,7 +41,7 @@ class SmallRows:
 
     configuration: Mapping[str, Any] = {"embedding_width": WIDTH, "seed": 0}
     class_names: list[str] | None = CLASS_NAMES
-    canary: list[float] | None = None
+    canary: Canary | None = None
     width = WIDTH
 
     def __init__(self) -> None:

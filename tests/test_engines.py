@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from builder.engines import LocalEngine, check_canary
+from builder.canary_video import check_colours
+from builder.engines import LocalEngine
 from builder.types import BuildError, Clip, EncodedClip, InputError, UInt8Array, VideoInfo
 from tests.builds import PROJECT, RunBuild, build_arguments, command_line, published_hashes
 from tests.kinetics import MiniKinetics
@@ -33,11 +34,11 @@ RED, BLUE = (254, 0, 0), (0, 0, 254)
 
 def test_the_canary_knows_left_from_right_and_red_from_blue() -> None:
     """A decoder that swaps channels or sides is refused before the first clip."""
-    check_canary(draw_canary(RED, BLUE))
+    check_colours(draw_canary(RED, BLUE))
     with pytest.raises(BuildError, match="the decoder gives wrong colours"):
-        check_canary(draw_canary(BLUE, RED))
+        check_colours(draw_canary(BLUE, RED))
     with pytest.raises(BuildError, match="the decoder gives wrong colours"):
-        check_canary(draw_canary(RED, RED))
+        check_colours(draw_canary(RED, RED))
 
 
 def test_the_canary_reaches_the_manifest(run_build: RunBuild, tmp_path: Path) -> None:

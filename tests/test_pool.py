@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -60,28 +61,52 @@ def test_a_long_clip_comes_in_pieces(video_directory: Path) -> None:
     assert codes == video.codes_at([k / 10 for k in range(160)])
 
 
+def hang() -> None:
+    """Say so, and do nothing more."""
+    os.write(1, b"hanging\n")
+    threading.Event().wait()
+
+
+def balloon() -> None:
+    """Run out of memory, as Python says it."""
+    raise MemoryError
+
+
+def grow() -> None:
+    """Take more and more memory."""
+    blocks = []
+    while True:
+        blocks.append(bytearray(b"x") * 2**23)
+
+
+MISDEEDS: dict[str, Callable[[], object]] = {
+    "hang": hang,
+    "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "leave": lambda: os._exit(0),
+    "balloon": balloon,
+    "grow": grow,
+    "allocate": lambda: torch.empty(2**50, dtype=torch.uint8),
+    "forever": lambda: count_frames(math.inf, 1.0),
+    "shrink": lambda: resize_and_crop(torch.zeros((1, 0, 0, 3), dtype=torch.uint8), UNCHANGED),
+    "quit": lambda: sys.exit("enough\nsaid"),
+    "err": lambda: dict[str, int]()["name"],
+}
+
+
 def misbehave(task: DecodeTask) -> Frames | Failure:
     """Decode, or do what the path says; runs in a worker."""
-    match task.path:
-        case "hang":
-            os.write(1, b"hanging\n")
-            threading.Event().wait()
-        case "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "leave":
-            os._exit(0)
-        case "balloon":
-            raise MemoryError
-        case "allocate":
-            torch.empty(2**50, dtype=torch.uint8)
-        case "forever":
-            count_frames(math.inf, 1.0)
-        case "shrink":
-            resize_and_crop(torch.zeros((1, 0, 0, 3), dtype=torch.uint8), UNCHANGED)
-        case "quit":
-            sys.exit("enough\nsaid")
-        case "err":
-            raise KeyError("name")
+    MISDEEDS.get(task.path, lambda: None)()
+    return decode_frames(task)
+
+
+LEFT_BEHIND: list[bytearray] = []
+
+
+def leave_memory(task: DecodeTask) -> Frames | Failure:
+    """Decode, and never give back 150 MiB; runs in a worker."""
+    LEFT_BEHIND.append(bytearray(b"x") * (150 << 20))
+    # Long enough for the parent to look.
+    time.sleep(0.3)
     return decode_frames(task)
 
 
@@ -122,6 +147,7 @@ HARM = {
     "die": "crashed",
     "leave": "crashed",
     "balloon": "out_of_memory",
+    "grow": "out_of_memory",
     "allocate": "out_of_memory",
     "forever": "decode_error",
     "shrink": "decode_error",
@@ -134,9 +160,18 @@ def test_a_clip_that_does_harm_costs_itself_alone(plain_video: CodedVideo) -> No
     paths = [good, *(path for harm in HARM for path in (harm, good))]
     task = make_task(0, plain_video)
     tasks = [replace(task, row=row, path=path) for row, path in enumerate(paths)]
-    with DecodePool(2, 4, decode=misbehave) as pool:
+    with DecodePool(2, 4, memory_mib=1000, decode=misbehave) as pool:
         reasons = decode_all(pool, tasks)
     assert reasons == [HARM.get(path, "") for path in paths]
+
+
+def test_a_clip_is_not_blamed_for_what_others_left_behind(plain_video: CodedVideo) -> None:
+    """Where memory runs out because earlier clips kept some, a fresh process decodes the clip."""
+    tasks = [replace(make_task(0, plain_video), row=row) for row in range(6)]
+    with DecodePool(1, 60, memory_mib=800, decode=leave_memory) as pool:
+        before = worker_pids(pool)
+        assert decode_all(pool, tasks) == [""] * 6
+        assert worker_pids(pool) != before
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from builder.assemble import assemble
+from builder.canary import Canary
 from builder.config import AssembleConfig
 from builder.manifest import Totals
 from builder.rows import Result
@@ -200,7 +201,7 @@ class CountedRows:
 
     configuration: Mapping[str, Any] = {"embedding_width": 4}
     class_names: list[str] | None = None
-    canary: list[float] | None = None
+    canary: Canary | None = None
     width = 4
     n_rows = 5000
 
