@@ -8,17 +8,15 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from builder.assemble import assemble, describe_assembly, refuse_other_assembly, resolve_date
 from builder.config import AssembleConfig, ConvertConfig
 from builder.converted_rows import ConvertedRows
 from builder.fetching import fetch_source, is_fetched
+from builder.locks import lock_dataset
 from builder.manifest import read_manifest
 from builder.output import (
     CONVERSION_NAME,
@@ -68,8 +66,7 @@ def convert(config: ConvertConfig, *, quiet: bool = False) -> tuple[dict[str, An
     listing = list_source(dataset.layout)
     state = describe_state(config, dataset.layout, listing)
     work = config.output / WORK_NAME
-    work.mkdir(parents=True, exist_ok=True)
-    with lock_output(config.output):
+    with lock_dataset(config.output):
         manifest = find_finished(config, state)
         if manifest is None:
             begin(work, state)
@@ -160,18 +157,6 @@ def describe_state(config: ConvertConfig, layout: Layout, listing: Listing) -> d
         "class_list": config.class_list,
         "on_error": config.source.on_error,
     }
-
-
-def lock_output(output: Path) -> AbstractContextManager[object]:
-    """Take the output's lock, released by the block or the end of the process.
-
-    Raises:
-        InputError: another process writes there.
-    """
-    try:
-        return FileLock(output / WORK_NAME / "assemble.lock").acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(f"DIR {output}: another process is writing there; wait for it") from error
 
 
 def find_finished(config: ConvertConfig, state: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -4,13 +4,11 @@ Each clip falls through from a source that has it not to the next one. Whatever 
 in the ledger; what has failed is tried again only when that is asked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from builder.annotation_cache import find_annotations
 from builder.annotations import read_annotations
@@ -21,11 +19,13 @@ from builder.clip_sources import CVDF, YOUTUBE, find_new_archives, open_source
 from builder.config import DownloadConfig
 from builder.download_run import Advance, Download, DownloadSummary
 from builder.ledger import LEDGER_NAME, FetchError, Ledger, read_attempts
+from builder.locks import take_lock
 from builder.plan import read_plan, write_plan
 from builder.retries import check_reasons
 from builder.types import Archive, Clip, InputError
 from builder.wanted import Wanted, count_need, select_clips, take_first
 
+LOCK_NAME = "download.lock"
 KNOWN_NAME = "clips.parquet"
 """The clips of all requests so far, as a plan."""
 
@@ -67,7 +67,8 @@ def download(config: DownloadConfig, track: Track) -> DownloadSummary:
     clips = read_clips_wanted(config)
     state = config.output / STATE_NAME
     state.mkdir(parents=True, exist_ok=True)
-    with lock_directory(state), Ledger(state / LEDGER_NAME) as ledger:
+    taken = f"{config.output}: another download is running there; wait for it"
+    with take_lock(state / LOCK_NAME, taken), Ledger(state / LEDGER_NAME) as ledger:
         last = {(a.identity, a.source): a for a in read_attempts(state / LEDGER_NAME)}
         run = Download(config, clips, Store(state), ledger, last)
         held = list_held(config.output, clips)
@@ -162,18 +163,3 @@ def remember_clips(state: Path, clips: Iterable[Clip]) -> list[Clip]:
     if len(known) != len(before):
         write_plan(path, list(known.values()))
     return list(known.values())
-
-
-@contextmanager
-def lock_directory(state: Path) -> Iterator[None]:
-    """Hold a directory for one download at a time.
-
-    Raises:
-        InputError: another one is running there.
-    """
-    try:
-        held = FileLock(state / "download.lock").acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(f"{state.parent}: another download is running there") from error
-    with held:
-        yield

@@ -4,8 +4,10 @@ Everything that must be known of a model before it is loaded: where it lies, wha
 called in the manifest, the hash of its weights, the sizes of what goes in and out.
 """
 
+import errno
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from builder.types import InputError
 from builder.write import hash_file
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# What a cache on a full, a read-only or another user's disk says.
+CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PIL_RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}
 # What transformers takes where config.json leaves them out.
@@ -88,6 +92,11 @@ def download_model(model: str, revision: str | None) -> Path:
             "(or a private one that HF_TOKEN does not open)"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            raise InputError(
+                f"{shown}: the Hub's cache cannot be written: {error.filename}: "
+                f"{os.strerror(error.errno or 0)}; set HF_HOME to another directory"
+            ) from error
         raise InputError(
             f"{shown}: no such directory, and the Hub does not answer; "
             "give a local directory with the model's files"

@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from builder.assemble import (
     assemble,
     check_output,
@@ -24,6 +22,7 @@ from builder.canary_video import encode_canary
 from builder.config import AssembleConfig, EncodeConfig
 from builder.decode import check_ffmpeg
 from builder.engines import LocalEngine, Run
+from builder.locks import lock_dataset, take_lock
 from builder.manifest import read_manifest
 from builder.output import WORK_NAME, check_directory, is_complete, refuse_foreign
 from builder.part_rows import PartRows
@@ -123,13 +122,11 @@ def lock_rank(config: EncodeConfig) -> AbstractContextManager[object]:
         InputError: another process runs the same rank on the same directory.
     """
     rank = f"rank {config.rank} of {config.world_size}"
-    try:
-        return FileLock(config.work / f"{rank.replace(' ', '-')}.lock").acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"{config.work}: another process is encoding {rank} there; "
-            "wait for it, or give this one another --rank"
-        ) from error
+    taken = (
+        f"{config.work}: another process is encoding {rank} there; "
+        "wait for it, or give this one another --rank"
+    )
+    return take_lock(config.work / f"{rank.replace(' ', '-')}.lock", taken)
 
 
 def open_pool(config: EncodeConfig) -> DecodePool:
@@ -146,8 +143,16 @@ def decode_workers(config: EncodeConfig) -> int:
     return max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1)
 
 
-def assemble_directory(config: AssembleConfig, *, quiet: bool = False) -> dict[str, Any]:
+def assemble_directory(
+    config: AssembleConfig, *, quiet: bool = False, waits: bool = False
+) -> dict[str, Any]:
     """Assemble a work directory or a processed dataset; return the manifest.
+
+    Args:
+        config: its options.
+        quiet: no progress bar.
+        waits: for another process that is assembling there, to find its work; ranks of a build
+            may well finish at the same moment.
 
     Raises:
         InputError: the source is neither, is not finished, or the output is in the way.
@@ -159,9 +164,7 @@ def assemble_directory(config: AssembleConfig, *, quiet: bool = False) -> dict[s
     rows = open_rows(config)
     check_output(config.output, describe_assembly(rows, config), rows.class_names)
     n_rows = sum(totals.rows for totals in rows.totals.values())
-    (config.output / WORK_NAME).mkdir(parents=True, exist_ok=True)
-    # Ranks that finish at the same moment: the second finds the work of the first.
-    with FileLock(config.output / WORK_NAME / "assemble.lock"):
+    with lock_dataset(config.output, waits=waits):
         manifest = find_current(rows, config)
         if manifest is not None:
             log.info("%s: is complete, nothing to do; `verify` checks its bytes", config.output)
@@ -218,4 +221,4 @@ def build(
         return summary, None
     # What orders and numbers the rows is in the plan.
     source = replace(assemble_config, source=output, seed=None, class_list=None)
-    return summary, assemble_directory(source, quiet=quiet)
+    return summary, assemble_directory(source, quiet=quiet, waits=True)

@@ -1,17 +1,14 @@
 """`convert` of a repository: read at one commit, whatever its branch does meanwhile."""
 
-import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import clip_kinetics700
-from tests.builds import PROJECT, Outcome, run_cli_process
+from tests.builds import Outcome, run_cli_process
 from tests.conversions import assert_one_line, assert_same_rows
 from tests.dialects import write_flat_upstream
 
@@ -21,29 +18,6 @@ from huggingface_hub import HfApi
 HfApi().create_repo("alice/kinetics", repo_type="dataset", exist_ok=True)
 HfApi().upload_folder(repo_id="alice/kinetics", folder_path=sys.argv[1], repo_type="dataset")
 """
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a Hub that runs on this machine while the test does."""
-    ready = tmp_path / "ready.json"
-    words = ["--root", tmp_path / "hub", "--port", "0", "--ready-file", ready]
-    command = [sys.executable, "tests/minihub.py", *map(str, words), "--token", "alice:hf_alice"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
-    try:
-        while not ready.exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-        yield {
-            "HF_ENDPOINT": json.loads(ready.read_text(encoding="utf-8"))["endpoint"],
-            "HF_TOKEN": "hf_alice",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        }
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def upload(directory: Path, hub: dict[str, str]) -> None:

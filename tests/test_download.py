@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from builder.archive_files import write_staged
 from builder.archives import ArchiveClip
@@ -361,11 +362,9 @@ def test_the_directory_opens_as_a_videofolder(
 
 def test_what_is_running_is_not_run_twice(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
     """A second download into one directory is refused in one line."""
-    from builder.download import lock_directory
-
-    state = tmp_path / ".download"
-    state.mkdir()
-    with lock_directory(state), pytest.raises(InputError, match="another download is running"):
+    (tmp_path / ".download").mkdir()
+    held = FileLock(tmp_path / ".download/download.lock")
+    with held, pytest.raises(InputError, match="another download is running"):
         get(trees["600"], tmp_path)
 
 
