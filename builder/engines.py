@@ -156,7 +156,8 @@ class LocalEngine:
         """Return the task that decodes a clip's first frames."""
         return DecodeTask(
             row=row,
-            path=str(path),
+            # FFmpeg takes what stands before a colon in a relative path for a protocol.
+            path=str(path.absolute()),
             first=0,
             frames_per_second=self.frames_per_second,
             preprocessing=self.encoder.preprocessing,

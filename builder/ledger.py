@@ -14,6 +14,7 @@ from threading import Lock
 from types import TracebackType
 
 from builder.types import Clip, InputError
+from builder.write import naming
 
 LEDGER_NAME = "ledger.jsonl"
 GOT = "got"
@@ -148,6 +149,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         """Open it, or begin it; a line that a kill has cut off is removed."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._file = path.open("ab+")
         self._lock = Lock()
         cut_torn_line(path)
@@ -163,14 +165,15 @@ class Ledger:
         traceback: TracebackType | None,
     ) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
     def write(self, attempts: Iterable[Attempt]) -> None:
         """Append attempts; when this returns they survive a power cut."""
         lines = "".join(json.dumps(asdict(attempt)) + "\n" for attempt in attempts)
         if not lines:
             return
-        with self._lock:
+        with self._lock, naming(self._path):
             self._file.write(lines.encode("ascii"))
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -178,7 +181,7 @@ class Ledger:
 
 def cut_torn_line(path: Path) -> None:
     """Remove what follows the last line end of a file."""
-    with path.open("rb+") as file:
+    with naming(path), path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         while end:
             begin = max(0, end - (1 << 16))

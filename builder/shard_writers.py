@@ -7,7 +7,7 @@ machine in them, fixed row groups, fixed encodings.
 import io
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builder.parts import embeddings_array
-from builder.write import atomic_path
+from builder.write import atomic_path, naming
 from clip_kinetics700.features import META_TYPE
 from clip_kinetics700.schema import Sample, encode_sample
 
@@ -27,8 +27,9 @@ BYTES_PER_GROUP = 64 << 20
 class TarShard:
     """One USTAR tar: members of a sample adjacent, mtime 0, fixed owner and mode."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        """Write to an open binary file."""
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        """Write to an open binary file, which is to get this name."""
+        self._path = path
         self._tar = tarfile.TarFile(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)
 
     def add(self, sample: Sample) -> tuple[int, int]:
@@ -40,7 +41,8 @@ class TarShard:
             header.mode = 0o644
             if extension == "npy":
                 place = (self._tar.offset + tarfile.BLOCKSIZE, len(content))
-            self._tar.addfile(header, io.BytesIO(content))
+            with naming(self._path):
+                self._tar.addfile(header, io.BytesIO(content))
         # tarfile keeps every header it wrote, for a listing nobody asks for.
         self._tar.members.clear()  # type: ignore[attr-defined]  # public, but not in the stubs
         return place
@@ -54,7 +56,7 @@ class TarShard:
 def open_tar_shard(path: Path) -> Iterator[TarShard]:
     """Yield a shard that appears under its name when the block ends well."""
     with atomic_path(path) as partial, partial.open("wb") as stream:
-        shard = TarShard(stream)
+        shard = TarShard(stream, path)
         yield shard
         shard.close()
 
@@ -64,9 +66,10 @@ class ParquetShard:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         """Write to a path, with `clip_kinetics700.schema.data_schema`."""
+        self._path = path
         self._schema = schema
         self._width = schema.field("embeddings").type.value_type.list_size
-        self._writer = open_parquet_writer(path, schema, plain=("embeddings",))
+        self.writer = open_parquet_writer(path, schema, plain=("embeddings",))
         self._rows: list[Sample] = []
         self._bytes = 0
 
@@ -80,7 +83,7 @@ class ParquetShard:
     def close(self) -> None:
         """Write the last row group and the footer."""
         self._flush()
-        self._writer.close()
+        self.writer.close()
 
     def _flush(self) -> None:
         if not self._rows:
@@ -92,7 +95,8 @@ class ParquetShard:
             pa.array([sample.caption for sample in self._rows], pa.string()),
             pa.array([sample.meta for sample in self._rows], META_TYPE),
         ]
-        self._writer.write_table(pa.table(columns, schema=self._schema))
+        with naming(self._path):
+            self.writer.write_table(pa.table(columns, schema=self._schema))
         self._rows, self._bytes = [], 0
 
 
@@ -101,8 +105,9 @@ def open_parquet_shard(path: Path, schema: pa.Schema) -> Iterator[ParquetShard]:
     """Yield a shard that appears under its name when the block ends well."""
     with atomic_path(path) as partial:
         shard = ParquetShard(partial, schema)
-        yield shard
-        shard.close()
+        with abandoning(shard.writer):
+            yield shard
+            shard.close()
 
 
 class TableFile:
@@ -110,8 +115,9 @@ class TableFile:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         """Write to a path."""
+        self._path = path
         self._schema = schema
-        self._writer = open_parquet_writer(path, schema)
+        self.writer = open_parquet_writer(path, schema)
         self._rows: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -123,11 +129,13 @@ class TableFile:
     def close(self) -> None:
         """Write the last rows and the footer."""
         self._flush()
-        self._writer.close()
+        self.writer.close()
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+            table = pa.Table.from_pylist(self._rows, self._schema)
+            with naming(self._path):
+                self.writer.write_table(table)
             self._rows = []
 
 
@@ -136,8 +144,21 @@ def open_table_file(path: Path, schema: pa.Schema) -> Iterator[TableFile]:
     """Yield a table that appears under its name when the block ends well."""
     with atomic_path(path) as partial:
         table = TableFile(partial, schema)
-        yield table
-        table.close()
+        with abandoning(table.writer):
+            yield table
+            table.close()
+
+
+@contextmanager
+def abandoning(writer: pq.ParquetWriter) -> Iterator[None]:
+    """Close the writer of a block that fails: left to its destructor it prints a traceback."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            writer.close()
+        writer.is_open = False
+        raise
 
 
 def open_parquet_writer(

@@ -13,6 +13,17 @@ from typing import Any
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an error of the disk name this file, as the system and pyarrow do not always."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+@contextmanager
 def atomic_path(final: Path) -> Iterator[Path]:
     """Yield `FINAL.partial` to write to; sync and rename it when the block succeeds.
 
@@ -26,12 +37,11 @@ def atomic_path(final: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(final)
         sync_directory(final.parent)
-    except BaseException as error:
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            raise OSError(error.errno, os.strerror(error.errno), str(final)) from error
-        raise
+        with naming(final):
+            raise
 
 
 def write_text(final: Path, text: str) -> None:
