@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,16 @@ from torch import Tensor
 from builder.config import FRAMES_PER_TASK
 from builder.preprocess import Preprocessing, crop_displayed, resize_and_crop
 from builder.sampling import SAME_TIME_SECONDS, count_frames, list_timestamps
-from builder.types import Failure, Frames, InputError, VideoInfo
+from builder.types import ClipError, Failure, Frames, InputError, VideoInfo
+from builder.video_checks import (
+    MAX_DURATION_SECONDS,
+    MAX_SLICE_BYTES,
+    check_file,
+    check_length,
+    check_resized,
+    check_size,
+    open_video_file,
+)
 
 try:
     from torchcodec._core import ops
@@ -33,14 +41,6 @@ else:
 
 # torchcodec raises these three, without a class of its own, for anything wrong with a file.
 DECODER_ERRORS = (RuntimeError, ValueError, IndexError)
-# Decoded RGB held at a time: 64 frames of 4K would be 1.6 GB.
-MAX_SLICE_BYTES = 64 * 2**20
-# A damaged header can claim frames of gigabytes. This is twice 8K.
-MAX_FRAME_PIXELS = 2**26
-# A damaged clock can claim years, each second of which would repeat one frame.
-MAX_DURATION_SECONDS = 48 * 3600
-# The embeddings of one clip are held in memory: at the usual width these are 1 GB.
-MAX_FRAMES_PER_CLIP = 1_000_000
 TRUNCATED_SECONDS = 1.0
 # Where seeks miss, one may still save part of the way: it aims this far before the wanted frame,
 # in codecs whose decoders wait for a key frame (MPEG-4's begins anywhere, with grey frames).
@@ -64,10 +64,6 @@ class DecodeTask:
     """How many frames are kept of a second of video."""
     preprocessing: Preprocessing
     """What is done to a decoded frame before it leaves the worker."""
-
-
-class ClipError(Exception):
-    """This clip gives no frames: stage, reason and message of the Failure to be."""
 
 
 def check_ffmpeg() -> None:
@@ -139,14 +135,16 @@ def _decode(task: DecodeTask) -> Frames:
 
 def _open_video(path: str) -> "VideoDecoder":
     """Open a file and scan its video stream, naming what is wrong with it."""
-    if not _read_head(path):
-        raise ClipError("source", "empty_file", "the file has no bytes")
+    check_file(path)
     try:
         container = get_container_metadata(ops.create_from_file(path, "approximate"))
     except DECODER_ERRORS:
         raise ClipError("decode", "unreadable", "FFmpeg cannot open this file as a video") from None
     if container.best_video_stream_index is None:
         raise ClipError("decode", "no_video_stream", "the file has no video stream")
+    claimed = container.streams[container.best_video_stream_index]
+    # Before anything is decoded; 0 where only the content tells.
+    check_size(getattr(claimed, "width", None) or 1, getattr(claimed, "height", None) or 1)
     try:
         return VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
     except DECODER_ERRORS:
@@ -165,16 +163,6 @@ def _open_stream(path: str, seek_mode: str) -> Any:
     return decoder
 
 
-def _read_head(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(len(MPEG_PS_MAGIC))
-    except FileNotFoundError:
-        raise ClipError("source", "missing", "the file is no longer there") from None
-    except OSError:
-        raise ClipError("source", "unreadable", "the file cannot be read") from None
-
-
 def _measure_span(decoder: "VideoDecoder") -> tuple[float, float]:
     """Return the begin of the first and the end of the last frame, in seconds."""
     metadata = decoder.metadata
@@ -183,7 +171,7 @@ def _measure_span(decoder: "VideoDecoder") -> tuple[float, float]:
     if not metadata.num_frames_from_content or begin is None or end is None:
         raise ClipError("decode", "no_frames", "the video stream holds no frame")
     # The cover of an album counts as a video stream: one frame that has no time.
-    if metadata.num_frames_from_content == 1 and begin < -MAX_FRAMES_PER_CLIP:
+    if metadata.num_frames_from_content == 1 and begin < -MAX_DURATION_SECONDS:
         raise ClipError("decode", "no_video_stream", "the file has a cover picture but no video")
     return begin, end
 
@@ -212,17 +200,9 @@ def _describe(decoder: "VideoDecoder", duration: float, task: DecodeTask) -> Vid
     # Some containers do not say how long the last frame lasts: the only one may seem to last 0 s.
     n_frames = max(1, count_frames(duration, task.frames_per_second))
     height, width = metadata.height or 0, metadata.width or 0
-    if height == 0 or width == 0:
-        raise ClipError("decode", "no_frames", "the frames of the video stream have no size")
-    if height * width > MAX_FRAME_PIXELS:
-        message = f"frames of {width} x {height}, more than {MAX_FRAME_PIXELS} pixels"
-        raise ClipError("decode", "out_of_memory", message)
-    if duration > MAX_DURATION_SECONDS or n_frames > MAX_FRAMES_PER_CLIP:
-        raise ClipError("decode", "decode_error", f"the frames' times span {duration:.0f} s")
-    resized_height, resized_width = task.preprocessing.resized_size(height, width)
-    if 3 * resized_height * resized_width > MAX_SLICE_BYTES:
-        message = f"frames of {width} x {height} become {resized_width} x {resized_height}"
-        raise ClipError("decode", "out_of_memory", message)
+    check_size(width, height)
+    check_resized(width, height, task.preprocessing)
+    check_length(duration, n_frames)
     return VideoInfo(
         n_frames=n_frames,
         duration_seconds=duration,
@@ -240,8 +220,9 @@ def _seek_frames(
     A seek misses on MPEG-TS, behind some edit lists and in AVI with B-frames: it ends on a
     later frame, which shows, or on none.
     """
-    if _read_head(task.path) == MPEG_PS_MAGIC:
-        return None
+    with open_video_file(task.path) as file:
+        if file.read(len(MPEG_PS_MAGIC)) == MPEG_PS_MAGIC:
+            return None
     height, width = task.preprocessing.resized_size(info.height, info.width)
     slice_frames = max(1, MAX_SLICE_BYTES // (3 * max(height * width, info.height * info.width)))
     crops = []

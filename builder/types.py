@@ -32,6 +32,10 @@ class EncoderError(BuildError):
         self.row = row
 
 
+class ClipError(Exception):
+    """This clip gives no frames: stage, reason and message of the Failure to be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One annotation row: a segment of a YouTube video, or one of the user's own videos."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import builder.decode
+import builder.video_checks
 from builder.decode import DecodeTask, check_ffmpeg, decode_frames, ffmpeg_version
 from builder.preprocess import Preprocessing
 from builder.types import Failure
@@ -146,7 +146,7 @@ def test_a_damaged_clock_ends_no_build(
     plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clip that claims more frames than any video has is a failure, not a flood."""
-    monkeypatch.setattr(builder.decode, "MAX_FRAMES_PER_CLIP", 10)
+    monkeypatch.setattr(builder.video_checks, "MAX_FRAMES_PER_CLIP", 10)
     failure = decode(plain_video.path)
     assert isinstance(failure, Failure)
     assert failure == Failure(7, "decode", "decode_error", "the frames' times span 10 s")
