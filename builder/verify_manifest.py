@@ -14,6 +14,7 @@ from builder.config import FORMATS
 from builder.manifest import Totals, add_totals, hash_manifest, read_manifest
 from builder.problems import DamagedFileError
 from builder.types import InputError
+from builder.write import format_json
 from clip_kinetics700.schema import (
     FAILURES_NAME,
     INDEX_NAME,
@@ -107,6 +108,9 @@ def read_contract(directory: Path) -> Contract:
     if document is None:
         raise InputError(f"{directory}: holds no {MANIFEST_NAME}, so it is no finished dataset")
     check_own_hash(document)
+    # The hash is of what the document says: white space and the last digits of a number are not.
+    if (directory / MANIFEST_NAME).read_bytes() != format_json(document).encode("utf-8"):
+        raise DamagedFileError("says what it said, but is not spelled as it was written")
     return parse_contract(document)
 
 

@@ -51,8 +51,13 @@ def write_text(final: Path, text: str) -> None:
 
 
 def write_json(final: Path, document: Any) -> None:
-    """Write a whole JSON file with sorted keys."""
-    write_text(final, json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write a whole JSON file."""
+    write_text(final, format_json(document))
+
+
+def format_json(document: Any) -> str:
+    """Return the one spelling in which JSON files are written, with sorted keys."""
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def sync_directory(directory: Path) -> None:
