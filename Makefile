@@ -3,11 +3,12 @@
 PYTHON_IN_VENV = .venv/bin/python
 ARGS =
 
-.PHONY: help install demo test torture lint bench bench-reading bench-archives test-versions wheel-test clean
+.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives test-versions wheel-test clean
 
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
-	@echo "make test           the tests"
+	@echo "make test           the tests, but for the slow ones: 7 minutes"
+	@echo "make test-slow      the slow ones: damage and death by the hundred, 8 minutes"
 	@echo "make torture        the tests of damage and death alone, at full count: about an hour"
 	@echo "make lint           ruff and mypy --strict"
 	@echo "make bench          how fast building is: the measurements that the README quotes"
@@ -25,7 +26,10 @@ demo: install
 	@$(PYTHON_IN_VENV) -m builder.demo
 
 test: install
-	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+	@$(PYTHON_IN_VENV) -m pytest -m "not slow" $(ARGS)
+
+test-slow: install
+	@$(PYTHON_IN_VENV) -m pytest -m slow $(ARGS)
 
 torture: install
 	@CLIP_KINETICS700_TORTURE=full $(PYTHON_IN_VENV) -m pytest -m torture -o faulthandler_timeout=3600 $(ARGS)

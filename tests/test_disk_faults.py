@@ -26,7 +26,7 @@ from tests.disk_fault_programs import (
 from tests.faulty_disk import Call, Fault
 from tests.torture import count_cases, say_count
 
-pytestmark = pytest.mark.torture
+pytestmark = [pytest.mark.torture, pytest.mark.slow]
 
 SEED = 700
 ACTIONS = {

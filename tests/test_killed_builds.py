@@ -114,7 +114,7 @@ def test_however_often_a_build_is_killed_its_files_are_the_same(
         output = tmp_path / f"build-{n_builds}"
         arguments = build_arguments(mini_kinetics, random_model, output)
         at = arguments.index("--videos")
-        arguments[at : at + 2] = sources[n_builds % 2]
+        arguments[at : at + 2] = sources[number % 2]
         killer = Killer(command_line(*arguments, "--rows-per-part", "2"), output, rng)
         while killer.n_killed + n_killed < KILLS_PER_TEST and not killer.run():
             pass

@@ -37,7 +37,7 @@ from tests.videos import (
 )
 from tests.watching import Listener, OpenedFiles
 
-pytestmark = [pytest.mark.needs_ffmpeg, pytest.mark.torture]
+pytestmark = [pytest.mark.needs_ffmpeg, pytest.mark.torture, pytest.mark.slow]
 
 SEED = 20_240_731
 BUILD_SEED = 7
