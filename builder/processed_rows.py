@@ -17,7 +17,8 @@ from builder.canary import Canary
 from builder.manifest import Totals
 from builder.plan import order_clips, plan_digest
 from builder.types import Clip, EncodedClip, Failure, InputError
-from clip_kinetics700.schema import SPLIT_OF_WORD, decode_npy, parse_time
+from clip_kinetics700.npy import decode_npy
+from clip_kinetics700.schema import SPLIT_OF_WORD, parse_time
 
 
 class ProcessedRows:

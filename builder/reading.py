@@ -19,7 +19,8 @@ from clip_kinetics700.damage import DamageError, OnError
 from clip_kinetics700.dataset import EmbeddingDataset, OpenSource, open_dataset
 from clip_kinetics700.index import Block
 from clip_kinetics700.index_reading import read_parquet_columns
-from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest, read_text
+from clip_kinetics700.layout import Layout, describe_file, list_files, read_text
+from clip_kinetics700.manifests import parse_manifest
 from clip_kinetics700.schema import MANIFEST_NAME, Sample
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ import numpy as np
 from builder.types import Clip
 from clip_kinetics700.damage import DamageError
 from clip_kinetics700.index import scan_loose
-from clip_kinetics700.schema import Sample, decode_sample, encode_npy
+from clip_kinetics700.npy import encode_npy
+from clip_kinetics700.schema import Sample, decode_sample
 from clip_kinetics700.shards import decode_members, group_members, tar_stem
 from clip_kinetics700.tars import Member, open_tar, read_members
 

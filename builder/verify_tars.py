@@ -23,7 +23,8 @@ from builder.problems import DamagedFileError
 from builder.types import Float16Array
 from clip_kinetics700.features import META_TYPE
 from clip_kinetics700.files import BUFFER_SIZE
-from clip_kinetics700.schema import KEY_NAME, decode_npy, format_upstream_time
+from clip_kinetics700.npy import decode_npy
+from clip_kinetics700.schema import KEY_NAME, format_upstream_time
 from clip_kinetics700.tars import BLOCK, ZERO_BLOCK
 
 # A batch of very long videos is closed early, so that memory stays bounded.

@@ -22,8 +22,9 @@ from .damage import DamageError
 from .files import is_gzip_name, is_remote
 from .index import Block, Index, IntArray
 from .maps import Buffers
+from .pieces import decode_piece
 from .ranges import Piece, RangeReader, file_ends
-from .schema import Sample, decode_npy
+from .schema import Sample
 from .streams import RemoteFile
 from .tars import BLOCK
 
@@ -36,8 +37,6 @@ BLOCKS_AHEAD = 16
 MAX_BYTES_AHEAD = 64 << 20
 # Decoded row groups of Parquet files are kept up to this many bytes.
 MAX_GROUP_BYTES = 256 << 20
-# A tar header holds ASCII names of this many letters; other ones stand elsewhere.
-MAX_PLAIN_NAME = 95
 # The columns that follow `caption` in a Sample, in its order.
 COLUMNS_AFTER_CAPTION = tuple(Sample.__dataclass_fields__)[3:]
 
@@ -164,30 +163,6 @@ class NpyArrays:
             return ValueError("the file is not there")
         except (EOFError, zlib.error, BadGzipFile) as error:
             return ValueError(f"damaged gzip stream: {error}")
-
-
-def decode_piece(
-    piece: memoryview | ValueError, header_nbytes: int, key: str, n_frames: int
-) -> Array:
-    """Return the array of a tar header and a `.npy`, or of a `.npy` alone.
-
-    Raises:
-        ValueError: something else lies there than the index says.
-    """
-    if isinstance(piece, ValueError):
-        raise piece
-    if header_nbytes and len(key) <= MAX_PLAIN_NAME and key.isascii():
-        name = key.encode() + b".npy"
-        there = piece[: len(name)]
-        if there != name and bytes(there).replace(b".NPY", b".npy") != name:
-            raise ValueError("another file than the index says lies there")
-    array = decode_npy(piece[header_nbytes:])
-    if array.ndim != 2 or len(array) != n_frames or array.dtype.kind != "f":
-        raise ValueError(
-            f"an array of shape {array.shape} and dtype {array.dtype} lies there, "
-            f"the index says {n_frames} frames"
-        )
-    return array
 
 
 class ParquetArrays:

@@ -121,10 +121,11 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         generators = []
         for split, part in self.parts.items():
             shards: Sequence[IntArray | str] = part.layout.files[split]
-            if part.needs_index:
+            is_by_rows = part.needs_index or part.layout.kind == "loose"
+            if is_by_rows:
                 shards = cut_rows(part.rows)
             names = shards
-            if not part.needs_index and all(map(is_remote, part.layout.files[split])):
+            if not is_by_rows and all(map(is_remote, part.layout.files[split])):
                 shards = dl_manager.download(shards)
             kwargs = {"shards": shards, "names": names}
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs=kwargs))

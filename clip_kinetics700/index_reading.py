@@ -95,6 +95,8 @@ def check_rows(table: pa.Table, first_byte: int) -> None:
     for name in NEVER_NULL:
         if table.column(name).null_count:
             raise ValueError(f"it has rows without {name}")
+    if table.column("timestamps").combine_chunks().flatten().null_count:
+        raise ValueError("it has timestamps that are missing")
     if pc.index_in(table.column("split"), pa.array(SPLITS)).null_count:
         raise ValueError(f"it names splits other than {', '.join(SPLITS)}")
     for name, least in (("npy_offset", first_byte), ("npy_nbytes", 0)):
@@ -207,7 +209,14 @@ def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
         captions = table.column("caption").combine_chunks()
         meta = table.column("meta").combine_chunks()
         fields = [captions, *(pc.struct_field(meta, name) for name in SAMPLE_COLUMNS[1:])]
-        return pa.table([*fields], names=list(SAMPLE_COLUMNS)).cast(SAMPLE_SCHEMA)
+        table = pa.table([*fields], names=list(SAMPLE_COLUMNS)).cast(SAMPLE_SCHEMA)
+        table.validate(full=True)
+        for name in ("key", "caption", "n_frames"):
+            if table.column(name).null_count:
+                raise ValueError(f"it has rows without {name}")
+        if table.column("timestamps").combine_chunks().flatten().null_count:
+            raise ValueError("it has timestamps that are missing")
+        return table
     except ConnectionError:
         raise
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:

@@ -4,7 +4,6 @@ In: a directory, a Hub repository, an fsspec URL, or named tars. Out: a `Layout`
 dialects: tars (ours and upstream's), Parquet, or loose files of a processed dataset.
 """
 
-import json
 import os
 import posixpath
 import re
@@ -22,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from .files import HTTP_PREFIXES, is_remote, retry
 from .listing import decode_name, list_local
+from .manifests import describe_data, parse_manifest
 from .schema import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -216,17 +216,14 @@ def read_directory(root: str, files: Listing | None = None) -> Layout:
     """Return the layout of one directory; its listing may be given."""
     files = list_files(root) if files is None else files
     text = read_text(root, MANIFEST_NAME) if MANIFEST_NAME in files else None
-    manifest = parse_manifest(text, root)
-    names = manifest.get("class_names")
-    configuration = manifest.get("configuration")
-    width = configuration.get("embedding_width") if isinstance(configuration, dict) else None
+    names, width = describe_data(parse_manifest(text, root), root)
     kind, groups = group_files(root, files)
     return Layout(
         root=root,
         kind=kind,
         files={split: [f"{root}/{name}" for name in group] for split, group in groups.items()},
-        class_names=None if names is None else tuple(names),
-        width=None if width is None else int(width),
+        class_names=names,
+        width=width,
         index=f"{root}/{INDEX_NAME}" if INDEX_NAME in files else None,
     )
 
@@ -241,6 +238,11 @@ def group_files(root: str, files: Collection[str]) -> tuple[Kind, dict[str, list
         return "tars", find_tars(root, files)
     for kind, pattern in (("parquet", PARQUET), ("loose", LOOSE)):
         groups = group_by_split(files, pattern)
+        if kind == "parquet":
+            for group in groups.values():
+                total = int(group[0].rpartition("-of-")[2].partition(".")[0])
+                if total != len(group):
+                    raise ValueError(f"{root} has {len(group)} of {total} files like {group[0]}")
         if groups:
             return kind, groups  # type: ignore[return-value]  # mypy widens the tuple's strings
     own_name = posixpath.basename(root).lower()
@@ -287,14 +289,3 @@ def read_text(root: str, name: str) -> str | None:
     """Return the text of a file of the directory, or None where it is not there."""
     data = read_if_there(f"{root}/{name}")
     return None if data is None else str(data, "utf-8", "replace")
-
-
-def parse_manifest(text: str | None, root: str) -> dict[str, Any]:
-    """Return the manifest's object, empty where there is no manifest."""
-    try:
-        manifest = {} if text is None else json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{root}/{MANIFEST_NAME} is no JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{root}/{MANIFEST_NAME} holds no JSON object")
-    return manifest

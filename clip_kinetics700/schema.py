@@ -1,20 +1,18 @@
 """The on-disk contract: what one sample is and how it becomes bytes and back.
 
 In: a `Sample`, or the members of one in a tar. Out: the other. Both halves of the
-project share it; it imports nothing of ours, so the `datasets` script can carry it.
+project share it; of ours it imports `npy.py` alone, so the `datasets` script can carry it.
 """
 
-import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .npy import decode_npy, encode_npy
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF_WORD = {
@@ -54,9 +52,6 @@ META_FIELDS = (
     "extra",
 )
 JSON_FIELDS = frozenset(UPSTREAM_FIELDS + META_FIELDS)
-# More than any header of a float array; it keeps a damaged length from costing memory.
-MAX_NPY_HEADER = 65_536
-
 JSON_DECODER = json.JSONDecoder()
 Float16Array = npt.NDArray[np.float16]
 Float32Array = npt.NDArray[np.float32]
@@ -159,52 +154,6 @@ def format_upstream_time(seconds: int | None) -> str | None:
     return None if seconds is None else f"{seconds:06d}"
 
 
-def encode_npy(embeddings: Float16Array) -> bytes:
-    """Return an (n_frames, width) float16 array in numpy format 1.0, C order."""
-    buffer = io.BytesIO()
-    array = np.ascontiguousarray(embeddings, dtype="<f2")
-    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def decode_npy(data: bytes | memoryview) -> npt.NDArray[Any]:
-    """Return the array of a `.npy` member, read-only and without a copy; never unpickles.
-
-    Raises:
-        ValueError: not a numpy file, truncated, too long, or an array of objects.
-    """
-    begin = 10 if data[6:7] == b"\1" else 12
-    header_nbytes = begin + int.from_bytes(data[8:begin], "little")
-    shape, fortran_order, dtype = _read_npy_header(
-        bytes(data[: min(header_nbytes, MAX_NPY_HEADER)])
-    )
-    count = math.prod(shape)
-    if len(data) != header_nbytes + count * dtype.itemsize:
-        nbytes, has = count * dtype.itemsize, len(data) - header_nbytes
-        raise ValueError(f"npy of shape {shape} needs {nbytes} bytes, has {has}")
-    array = np.frombuffer(data, dtype, count, header_nbytes)
-    return array.reshape(shape, order="F" if fortran_order else "C")
-
-
-@lru_cache(maxsize=1024)
-def _read_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, memory order and dtype; arrays of one shape have one header."""
-    stream = io.BytesIO(header)
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
-    except (SyntaxError, TokenError, TypeError, RecursionError) as error:
-        raise ValueError(f"damaged numpy header: {error}") from error
-    if dtype.hasobject:
-        raise ValueError("npy holds Python objects, which are not read")
-    if min(shape, default=0) < 0:
-        raise ValueError(f"npy of shape {shape}")
-    return shape, fortran_order, dtype
-
-
 def decode_sample(key: str, members: Mapping[str, bytes | memoryview]) -> Sample:
     """Return the sample of one set of tar members, ours or upstream's.
 
@@ -248,7 +197,9 @@ def _decode_members(key: str, members: Mapping[str, bytes | memoryview]) -> Samp
         _require(get("fps"), (int, float), "fps"),
         _require(get("width"), int, "width"),
         _require(get("height"), int, "height"),
-        get("extra") if document.keys() <= JSON_FIELDS else _keep_other_fields(document),
+        _require(get("extra"), str, "extra")
+        if document.keys() <= JSON_FIELDS
+        else _keep_other_fields(document),
     )
 
 
@@ -264,7 +215,7 @@ def parse_json(text: str) -> Any:
 
 def _require(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
     """Return a value of the json member, None included, or refuse its type."""
-    if value is None or isinstance(value, kind):
+    if value is None or (isinstance(value, kind) and type(value) is not bool):
         return value
     raise ValueError(f"the json's {name} is {value!r}")
 

@@ -161,6 +161,8 @@ def read_splits_csv(text: str, tars: Sequence[str]) -> dict[str, list[str]]:
     if len(tar_of_stem) < len(tars):
         raise ValueError("two tars have one name, so splits.csv cannot tell them apart")
     rows = _read_rows(text)
+    if tars and not rows:
+        raise ValueError("splits.csv names no tar")
     named = [tar_stem(value) for value, _ in rows if "{" not in value]
     unnamed = sorted(set(tar_of_stem) - set(named))
     if len(rows) - len(named) > len(unnamed):
@@ -185,7 +187,12 @@ def tar_stem(name: str) -> str:
 def _read_rows(text: str) -> list[tuple[str, str]]:
     """Return (value, split) of each row; the header may come again in the middle."""
     rows = []
-    for line, row in enumerate(csv.reader(io.StringIO(text.removeprefix("\ufeff"))), 1):
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=None))
+    try:
+        lines = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"splits.csv, line {reader.line_num}: {error}") from error
+    for line, row in enumerate(lines, 1):
         cells = [cell.strip() for cell in row]
         if not any(cells) or cells[0].lower() == "tar_file":
             continue

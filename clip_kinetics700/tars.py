@@ -30,9 +30,8 @@ GNU_LONG_NAME = tarfile.GNUTYPE_LONGNAME[0]
 SPARSE = tarfile.GNUTYPE_SPARSE[0]
 PAX_OF_ONE_FILE = (tarfile.XHDTYPE[0], tarfile.SOLARIS_XHDTYPE[0])
 # Headers that only extend the next one: PAX, and GNU's long names.
-EXTENSIONS = frozenset(
-    {*PAX_OF_ONE_FILE, tarfile.XGLTYPE[0], GNU_LONG_NAME, tarfile.GNUTYPE_LONGLINK[0]}
-)
+EXTENSIONS_OF_ONE_FILE = frozenset({*PAX_OF_ONE_FILE, GNU_LONG_NAME, tarfile.GNUTYPE_LONGLINK[0]})
+EXTENSIONS = EXTENSIONS_OF_ONE_FILE | {tarfile.XGLTYPE[0]}
 PLAIN_KINDS = EXTENSIONS | {FILE}
 
 SPARSE_FIELD = "sparse"
@@ -123,6 +122,7 @@ def _read_strictly(stream: Stream, refuse: Refuse | None) -> Iterator[Member]:
     """Yield the files of a tar; what gzip says of its stream goes on upwards."""
     read, offset = stream.read, 0
     extended: dict[str, str] = {}
+    is_extension = False
     while (block := bytes(read(BLOCK))) != ZERO_BLOCK:
         _check_whole(block, BLOCK, offset)
         kind, name, nbytes = _read_plain_header(block) or _read_odd_header(block, offset)
@@ -135,25 +135,46 @@ def _read_strictly(stream: Stream, refuse: Refuse | None) -> Iterator[Member]:
             and refuse(Header(kind, extended.get("path", name), nbytes))
         ):
             offset = _pass_over(stream, offset + BLOCK, nbytes)
-            extended = {}
+            extended, is_extension = {}, False
             continue
-        if kind == SPARSE:
-            raise ValueError(f"a sparse tar member at byte {offset}")
-        if nbytes > (MAX_MEMBER if kind == FILE else MAX_LONG_HEADER):
-            what = "member" if kind == FILE else "header"
-            raise ValueError(f"a tar {what} of {nbytes} bytes at byte {offset}")
+        _check_kind(kind, nbytes, offset)
         offset += BLOCK
         padded = (nbytes + BLOCK - 1) & -BLOCK
-        data = read(padded)
+        data = _read_data(stream, padded)
         _check_whole(data, padded, offset)
         if kind == FILE:
             yield Member(name, offset, data[:nbytes])
         if kind in EXTENSIONS:
-            extended |= _read_extension(kind, bytes(data[:nbytes]), offset)
+            fields = _read_extension(kind, bytes(data[:nbytes]), offset)
+            if fields.keys() & extended.keys():
+                raise ValueError(f"a second header for one member at byte {offset}")
+            extended |= fields
         elif extended:
             extended = {}
+        is_extension = kind in EXTENSIONS_OF_ONE_FILE
         offset += padded
+    if is_extension:
+        raise ValueError(f"the member is missing that a header before byte {offset} is of")
     _check_end(stream, offset)
+
+
+def _check_kind(kind: int, nbytes: int, offset: int) -> None:
+    if kind == SPARSE:
+        raise ValueError(f"a sparse tar member at byte {offset}")
+    if nbytes > (MAX_MEMBER if kind == FILE else MAX_LONG_HEADER):
+        what = "member" if kind == FILE else "header"
+        raise ValueError(f"a tar {what} of {nbytes} bytes at byte {offset}")
+
+
+def _read_data(stream: Stream, nbytes: int) -> bytes | memoryview:
+    """Return the next bytes, fewer where the tar ends; a size that is a lie costs no memory."""
+    if nbytes <= BUFFER_SIZE or isinstance(stream, ViewStream):
+        return stream.read(nbytes)
+    pieces = []
+    while nbytes and (piece := stream.read(min(BUFFER_SIZE, nbytes))):
+        pieces.append(piece)
+        nbytes -= len(piece)
+    return b"".join(pieces)
 
 
 def _pass_over(stream: Stream, offset: int, nbytes: int) -> int:
@@ -244,7 +265,7 @@ def _decode_name(name: bytes) -> str:
 def _read_extension(kind: int, data: bytes, offset: int) -> dict[str, str]:
     """Return the fields of an extension that matter here: `path`, `size`, whether it is sparse."""
     if kind == GNU_LONG_NAME:
-        return {"path": _decode_name(data.rstrip(b"\0"))}
+        return {"path": _decode_name(data.partition(b"\0")[0])}
     if kind not in PAX_OF_ONE_FILE:
         return {}
     fields: dict[str, str] = {}

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from builder.types import InputError
-from clip_kinetics700.schema import REASONS, decode_npy
+from clip_kinetics700.npy import decode_npy
+from clip_kinetics700.schema import REASONS
 from tests.builds import (
     PROJECT,
     RunBuild,

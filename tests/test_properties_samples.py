@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 
 from builder.shard_reports import ShardDigest
 from builder.shard_writers import open_tar_shard
+from clip_kinetics700.npy import decode_npy, encode_npy
 from clip_kinetics700.schema import (
     KEY_NAME,
     META_FIELDS,
     UPSTREAM_FIELDS,
     Float16Array,
     Sample,
-    decode_npy,
     decode_sample,
-    encode_npy,
     encode_sample,
     format_upstream_time,
     parse_time,

@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_kinetics700.features import data_schema, features_dict
+from clip_kinetics700.npy import decode_npy, encode_npy
 from clip_kinetics700.schema import (
     SPLIT_OF_WORD,
-    decode_npy,
     decode_sample,
-    encode_npy,
     encode_sample,
     normalize_split,
     parse_time,

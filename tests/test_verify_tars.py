@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_kinetics700.schema import encode_npy
+from clip_kinetics700.npy import encode_npy
 from tests.damage import (
     FIRST_PARQUET,
     FIRST_TAR,
