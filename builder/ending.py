@@ -23,7 +23,7 @@ class TerminatedError(Exception):
 @contextmanager
 def catch_signals() -> Iterator[None]:
     """Let signals raise in the block; those that are ignored, as under nohup, stay so."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
     caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in caught:
         signal.signal(number, raise_once)

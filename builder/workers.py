@@ -19,6 +19,7 @@ from threading import Lock
 import psutil
 
 from builder.decode import DECODER_ERRORS, DecodeTask, decode_frames, initialize_worker
+from builder.ending import SIGNALS
 from builder.memory import is_out_of_memory
 from builder.types import BuildError, Failure, Frames
 
@@ -82,7 +83,7 @@ class DecodeWorker:
     def _start(self) -> tuple[SpawnProcess, Connection]:
         context = multiprocessing.get_context("spawn")
         # A new process inherits the mask: Ctrl-C does not meet it in the middle of its imports.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             connection, far_end = context.Pipe()
             process = context.Process(
@@ -155,8 +156,10 @@ class DecodeWorker:
 
 def serve(connection: Connection, decode: Decode, parent: int) -> None:
     """Decode what comes through the pipe until it is closed; the main function of a worker."""
-    # Ctrl-C reaches all processes of a terminal; what becomes of the workers the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # These reach all processes of a terminal or a job; a worker that ended by itself would cost
+    # a clip, so what becomes of the workers the parent decides.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent(parent)
     initialize_worker()
     with suppress(EOFError, ConnectionError):

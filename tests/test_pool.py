@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from builder.decode import DecodeTask, decode_frames
+from builder.ending import SIGNALS
 from builder.pool import DecodePool
 from builder.preprocess import resize_and_crop
 from builder.sampling import count_frames
@@ -221,13 +222,14 @@ def test_workers_that_cannot_start_end_the_build(plain_video: CodedVideo) -> Non
         list(pool.decode([make_task(5, plain_video)]))
 
 
-def test_an_interrupt_leaves_the_workers_to_the_parent(plain_video: CodedVideo) -> None:
-    """Ctrl-C, which the terminal sends to every process, does not end a worker by itself."""
+def test_signals_leave_the_workers_to_the_parent(plain_video: CodedVideo) -> None:
+    """Ctrl-C, or the end of a job, which every process is told of, ends no worker by itself."""
     tasks = [make_task(0, plain_video)]
     with DecodePool(1, 60) as pool:
         decode_all(pool, tasks)
         before = worker_pids(pool)
-        os.kill(before[0], signal.SIGINT)
+        for number in SIGNALS:
+            os.kill(before[0], number)
         assert decode_all(pool, tasks) == [""]
         assert worker_pids(pool) == before
 
