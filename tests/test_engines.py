@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,13 @@ import pytest
 from filelock import FileLock
 
 from builder.canary_video import check_colours
-from builder.engines import LocalEngine
+from builder.engines import LocalEngine, Run
+from builder.pool import DecodePool
 from builder.types import BuildError, Clip, EncodedClip, InputError, UInt8Array, VideoInfo
 from tests.builds import PROJECT, RunBuild, build_arguments, command_line, published_hashes
+from tests.encoders import load_test_encoder
 from tests.kinetics import MiniKinetics
+from tests.videos import CodedVideo
 
 pytestmark = pytest.mark.needs_ffmpeg
 
@@ -60,6 +64,22 @@ def test_embeddings_that_are_no_numbers_stop_the_build(value: float) -> None:
     encoded = EncodedClip(0, np.full((1, 4), value, np.float16), np.zeros(1, np.float32), info)
     with pytest.raises(BuildError, match=r"clip abcdefghijk,1,11: .*not finite"):
         list(engine.check_results([encoded], lambda _: None))
+
+
+def test_an_encoder_that_fails_names_the_clip(random_model: Path, plain_video: CodedVideo) -> None:
+    """Embeddings of another width than the configuration says end in a line with the clip."""
+    clip = Clip("train", "abcdefghijk", 1, 11, None, "")
+    encoder = load_test_encoder(random_model, batch_size=2)
+    wrong = replace(encoder, width=encoder.width + 1)
+    engine = LocalEngine([clip], None, {}, wrong, 1.0, Path())
+    with DecodePool(1, 60) as pool:
+        run = Run(pool, np.zeros(1, np.float32), lambda _: None)
+        tasks = [engine.decode_task(0, plain_video.path)]
+        line = (
+            r"^clip abcdefghijk,1,11: the model gave embeddings of shape \(2, 512\), .*\(2, 513\)$"
+        )
+        with pytest.raises(BuildError, match=line):
+            list(engine.encode(tasks, run))
 
 
 def test_one_rank_is_run_once_at_a_time(run_build: RunBuild, tmp_path: Path) -> None:
