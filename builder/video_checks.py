@@ -26,9 +26,10 @@ MAX_FRAMES_PER_CLIP = 1_000_000
 HEAD_BYTES = 16
 TEXT_BYTES = frozenset((*b"\t\n\v\f\r", *range(0x20, 0x7F), *range(0x80, 0x100)))
 HLS_MAGIC = b"#EXTM3U"
-# Containers that may begin with as many printable bytes.
+# Containers that may begin with as many printable bytes: GIF, and a transport stream cut out of
+# another, begin with G, as no playlist does.
 BINARY_MAGICS = (
-    b"RIFF", b"RIFX", b"RF64", b"FORM", b"GIF8", b"FWS", b"CWS", b"nut/", b"YUV4MPEG2 ",
+    b"RIFF", b"RIFX", b"RF64", b"FORM", b"G", b"FWS", b"CWS", b"nut/", b"YUV4MPEG2 ",
 )  # fmt: skip
 ID3_MAGIC, ID3_HEADER_BYTES, ID3_HAS_FOOTER = b"ID3", 10, 0x10
 # FFmpeg looks no further for what follows the tags.
@@ -59,6 +60,7 @@ def check_file(path: str) -> None:
         raise ClipError("decode", "unreadable", "the file is text, as playlists are, and no video")
     name = Path(path).name
     if PICTURE_SERIES.search(name) and PICTURES.search(name):
+        # Read by its name and not by its content, it is a pattern for the names of many.
         message = "the name of a picture with %, *, ?, [ or { stands for a series of pictures"
         raise ClipError("decode", "unreadable", message)
 
