@@ -15,7 +15,7 @@ from threading import Event
 from builder.archives import ARCHIVE_ERRORS, ArchiveClip, Contents, explain, read_clips
 from builder.ledger import FetchError, is_passing
 from builder.types import Archive, BuildError
-from builder.write import sync_directory, write_json
+from builder.write import naming, sync_directory, write_json
 from clip_kinetics700.files import NoRangesError, is_remote, locate, read_begin
 from clip_kinetics700.streams import read_chunks, read_rest
 
@@ -142,7 +142,8 @@ def append_chunks(path: Path, chunks: Iterable[bytes | memoryview], store: Store
     with path.open("ab") as file:
         for chunk in chunks:
             store.check()
-            file.write(chunk)
+            with naming(path):
+                file.write(chunk)
 
 
 def unpack_clips(
@@ -181,7 +182,7 @@ def write_staged(staging: Path, clip: ArchiveClip) -> Path:
     """Write one clip, synced."""
     # No clip's name yet: what lies here is not to be taken for one that was got.
     file = staging / f"{clip.name}.{clip.extension}{STAGED}"
-    with file.open("wb") as stream:
+    with naming(file), file.open("wb") as stream:
         stream.write(clip.data)
         stream.flush()
         os.fsync(stream.fileno())

@@ -14,6 +14,7 @@ from builder.archives import ArchiveClip, Contents, read_clips
 from builder.decode import DecodeTask
 from builder.sources import NO_BYTES
 from builder.types import Archive, Failure
+from builder.write import naming
 
 
 class ArchiveStream:
@@ -87,5 +88,6 @@ class ArchiveStream:
     def _write(self, row: int, clip: ArchiveClip) -> Path:
         # FFmpeg's guess at a container takes the name into account.
         file = self._files[row] = self._spool / f"{clip.name}.{clip.extension}"
-        file.write_bytes(clip.data)
+        with naming(file):
+            file.write_bytes(clip.data)
         return file
