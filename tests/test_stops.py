@@ -143,20 +143,37 @@ def test_an_interrupt_does_not_wait_for_a_silent_server(
     assert stderr.strip() == "clip-kinetics700: interrupted; run it again to go on"
 
 
-def test_a_second_interrupt_ends_at_once(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
-    """Ctrl-C while a run is still ending after the first one waits for nothing more."""
-    with serve(trees["600"].root) as served:
-        served.fail("tar.gz", "stall")
-        with start_stalled_download(trees["600"], served.url, tmp_path) as process:
-            while process.poll() is None and not served.n_stalled:
-                time.sleep(0.01)
-            # After the first one it waits some seconds for what is in flight.
-            while process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                time.sleep(0.5)
-            _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 128 + signal.SIGINT
-    assert stderr.strip() == "clip-kinetics700: ended at once; run it again to go on"
+CLEANING = """
+import sys, time
+from builder.ending import catch_signals
+with catch_signals():
+    try:
+        print("at work", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaning up", flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once(number: signal.Signals) -> None:
+    """What still hangs on the way out after a first signal is not waited for after a second."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CLEANING],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == "cleaning up\n"
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert stderr == "clip-kinetics700: ended at once; run it again to go on\n"
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
