@@ -24,7 +24,10 @@ from .index import IntArray, index_row, make_piece
 from .index_reading import load_index
 from .layout import Layout
 from .listing import list_local
+from .manifests import parse_manifest
 from .maps import Buffers
+from .npy import decode_npy
+from .pieces import decode_piece
 from .ranges import RangeReader
 from .schema import Sample
 from .selection import Selection
@@ -32,6 +35,8 @@ from .shards import scan_shard
 from .streams import open_stream
 from .tars import BLOCK
 
+# Of modules that nothing here needs by itself, but those that it imports do.
+CARRIED = (parse_manifest, decode_npy, decode_piece)
 DESCRIPTION = "CLIP embeddings of the Kinetics clips, one frame per second."
 # Rows are handed over as Arrow tables of about 5 MB: encoding them one by one as Python objects
 # takes 28 times as long in datasets 2.21.
