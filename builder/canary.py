@@ -37,11 +37,6 @@ class Canary:
     variants: tuple[Variant, ...] = ()
     """Others, the nearest first; none where all parts have equal bits."""
 
-    def document(self) -> dict[str, Any]:
-        """Return the fields of the manifest."""
-        variants = [asdict(variant) for variant in self.variants]
-        return {"canary": self.vector, "canary_variants": variants}
-
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Canary | None":
         """Return what a manifest says, None where it says nothing.
@@ -62,7 +57,8 @@ def describe_canary(canary: Canary | None) -> dict[str, Any]:
     """Return the fields of the manifest; a dataset that we did not encode has none of it."""
     if canary is None:
         return {"canary": None, "canary_variants": []}
-    return canary.document()
+    variants = [asdict(variant) for variant in canary.variants]
+    return {"canary": canary.vector, "canary_variants": variants}
 
 
 def compare_canaries(reports: Sequence[PartReport]) -> Canary:

@@ -29,8 +29,6 @@ FAILED = (
     OSError,
     MemoryError,
 )
-
-
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from builder.canary import Canary, Variant, compare_canaries, is_same_encoder
+from builder.canary import (
+    Canary,
+    Variant,
+    compare_canaries,
+    describe_canary,
+    is_same_encoder,
+)
 from builder.config import AssembleConfig
 from builder.parts import PartReport
 from builder.pipeline import assemble_directory
@@ -72,7 +78,7 @@ def test_another_encoder_is_no_neighbour(other: list[float]) -> None:
 def test_a_manifest_gives_back_what_it_was_given() -> None:
     """A conversion carries the canary over; one that is no canary of ours is refused."""
     canary = Canary(VECTOR, (Variant(0.99995, 4, turn(VECTOR, 0.99995)),))
-    assert Canary.from_document(json.loads(json.dumps(canary.document()))) == canary
+    assert Canary.from_document(json.loads(json.dumps(describe_canary(canary)))) == canary
     assert Canary.from_document({"canary": None}) is None
     with pytest.raises(InputError, match="canary"):
         Canary.from_document({"canary": VECTOR, "canary_variants": [{"cosine": 1}]})
