@@ -25,7 +25,7 @@ from benchmarks.build import BATCH_SIZE, Inputs, make_inputs, measure_decode
 from benchmarks.server import serve
 from builder.archives import read_clips
 from builder.config import AssembleConfig, EncodeConfig
-from builder.decode import DecodeTask
+from builder.decode import DecodeTask, Decoding
 from builder.output import WORK_NAME
 from builder.pipeline import build
 from builder.preprocess import Preprocessing
@@ -137,7 +137,7 @@ def spool_clips(address: str, spool: Path, rows: dict[str, int]) -> Iterator[int
     preprocessing = Preprocessing.__new__(Preprocessing)
 
     def make_task(row: int, path: Path) -> DecodeTask:
-        return DecodeTask(row, str(path), 0, 1.0, preprocessing)
+        return DecodeTask(row, str(path), 0, Decoding(1.0, preprocessing))
 
     with ArchiveStream(Archive("many", address, "train"), spool, rows) as stream:
         for task in stream.tasks(make_task):

@@ -25,11 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from builder.config import AssembleConfig, EncodeConfig
-from builder.decode import DecodeTask, decode_frames
-from builder.encode import load_encoder, read_preprocessing, resolve_dtype, save_random_model
+from builder.decode import DecodeTask, Decoding, decode_frames
+from builder.devices import resolve_dtype
+from builder.encode import load_encoder, read_preprocessing, save_random_model
 from builder.model_files import find_model
 from builder.output import WORK_NAME
 from builder.pipeline import build
+from builder.tower import EncoderShape
 from builder.types import Frames
 
 BATCH_SIZE = 32
@@ -94,7 +96,7 @@ def measure_decode(inputs: Inputs) -> float:
     preprocessing = read_preprocessing(find_model(str(inputs.model), None))
     seconds = []
     for path in sorted(inputs.videos.iterdir()):
-        task = DecodeTask(0, str(path), 0, 1.0, preprocessing)
+        task = DecodeTask(0, str(path), 0, Decoding(1.0, preprocessing))
         begin = time.perf_counter()
         decoded = decode_frames(task)
         seconds.append(time.perf_counter() - begin)
@@ -108,7 +110,10 @@ def measure_encode(inputs: Inputs, dtype: str) -> float:
     """Return frames a second of the model alone, on all cores."""
     files = find_model(str(inputs.model), None)
     encoder = load_encoder(
-        files, read_preprocessing(files), dtype=dtype, device="cpu", batch_size=BATCH_SIZE
+        files,
+        read_preprocessing(files),
+        EncoderShape(dtype=dtype, batch_size=BATCH_SIZE, compiled=False),
+        device="cpu",
     )
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, 224, 224, 3), np.uint8)
     encoder.encode(pixels)

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.build import make_inputs
 from builder.config import FRAMES_PER_TASK
-from builder.decode import DecodeTask, decode_frames
+from builder.decode import DecodeTask, Decoding, decode_frames
 from builder.encode import read_preprocessing
 from builder.model_files import find_model
 from builder.pool import DecodePool
@@ -49,7 +49,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         inputs = make_inputs(Path(name), arguments.clips)
         preprocessing = read_preprocessing(find_model(str(inputs.model), None))
-        task = DecodeTask(0, "", 0, 1.0, preprocessing)
+        task = DecodeTask(0, "", 0, Decoding(1.0, preprocessing))
         tasks = [
             replace(task, row=row, path=str(path))
             for row, path in enumerate(sorted(inputs.videos.iterdir()))

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from builder.decode import DecodeTask
-from builder.encode import ClipVisionEncoder
+from builder.lanes import EncoderLanes
 from builder.pool import DecodePool
 from builder.types import BuildError, Failure, Float32Array, UInt8Array
 
 
 def encode_canary(
-    pool: DecodePool, encoder: ClipVisionEncoder, make_task: Callable[[int, Path], DecodeTask]
+    pool: DecodePool, lanes: EncoderLanes, make_task: Callable[[int, Path], DecodeTask]
 ) -> Float32Array:
     """Return the (width,) float32 embedding of the test video.
 
@@ -32,13 +32,12 @@ def encode_canary(
     if isinstance(frames, Failure):
         raise BuildError(f"the package's own test video does not decode: {frames.message}")
     check_colours(frames.pixels[0])
-    batch = np.zeros((encoder.batch_size, *frames.pixels.shape[1:]), np.uint8)
+    batch = lanes.make_batch(frames.pixels.shape[1:])
     batch[0] = frames.pixels[0]
-    vector: Float32Array = encoder.encode(batch)[0]
+    vector: Float32Array = lanes.submit(batch).result()[0]
     if not (np.isfinite(vector).all() and vector.any()):
         raise BuildError(
-            f"the model gives no numbers for the package's own test video in {encoder.dtype}: "
-            "are its weights damaged?"
+            "the model gives no numbers for the package's own test video: are its weights damaged?"
         )
     return vector
 

@@ -13,6 +13,9 @@ DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 DEFAULT_MODEL_REVISION = "refs/pr/15"
 FORMATS = ("parquet", "webdataset")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+COMPILE_CHOICES = ("auto", "yes", "no")
+DECODE_DEVICES = ("cpu", "cuda")
+ENGINES = ("local", "ray")
 # A task is at most this many frames of one clip, so memory is bounded for any video.
 FRAMES_PER_TASK = 64
 # Of a process that decodes, resident; an 8-hour file of 4K takes less than half of it.
@@ -52,14 +55,22 @@ class EncodeConfig:
     rows_per_part: int = 500
     batch_size: int | None = None
     dtype: str = "auto"
+    compile: str = "auto"
+    """`auto` compiles the model where there is a compiler and enough work to pay for it."""
     device: str = "auto"
+    decode_device: str = "cpu"
+    """`cuda` decodes with NVDEC, where torchcodec was built with it."""
+    encode_lanes: int | None = None
+    """Batches in the encoder at a time; None means one for each core, or two on a GPU."""
     decode_workers: int | None = None
+    """Processes that decode; None means as many as there are cores."""
     task_timeout_seconds: float = 120.0
     worker_memory_mib: int = WORKER_MEMORY_MIB
     """Resident memory at which a process that decodes is stopped."""
     seed: int = 0
-    rank: int = 0
-    world_size: int = 1
+    rank: int | None = None
+    """None, like `world_size`, means what Slurm says, else 0 of 1."""
+    world_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,18 @@ MPEG_PS_MAGIC = b"\x00\x00\x01\xba"
 
 
 @dataclass(frozen=True, slots=True)
+class Decoding:
+    """What is the same for all clips of a build."""
+
+    frames_per_second: float
+    """How many frames are kept of a second of video."""
+    preprocessing: Preprocessing
+    """What is done to a decoded frame before it leaves the worker."""
+    device: str = "cpu"
+    """`cpu`, or the CUDA device whose NVDEC decodes."""
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeTask:
     """At most 64 kept frames of one clip, to be decoded in one go."""
 
@@ -60,10 +72,7 @@ class DecodeTask:
     """The video file."""
     first: int
     """Index of the first wanted frame among the clip's kept frames."""
-    frames_per_second: float
-    """How many frames are kept of a second of video."""
-    preprocessing: Preprocessing
-    """What is done to a decoded frame before it leaves the worker."""
+    decoding: Decoding
 
 
 def check_ffmpeg() -> None:
@@ -92,6 +101,12 @@ def ffmpeg_version() -> str:
     return str(versions()["ffmpeg_version"])
 
 
+def count_result_bytes(preprocessing: Preprocessing) -> int:
+    """Return what the pixels of one call of `decode_frames` take at most."""
+    height, width = preprocessing.final_size
+    return FRAMES_PER_TASK * height * width * 3
+
+
 def initialize_worker() -> None:
     """Prepare this process for being one of many decoders: no threads of its own."""
     torch.set_num_threads(1)
@@ -106,12 +121,13 @@ def decode_frames(task: DecodeTask) -> Frames | Failure:
 
 
 def _decode(task: DecodeTask) -> Frames:
-    decoder = _open_video(task.path)
+    decoder = _open_video(task)
     begin, end = _measure_span(decoder)
     _check_complete(task.path, decoder, end)
     info = _describe(decoder, end - begin, task)
     stop = min(task.first + FRAMES_PER_TASK, info.n_frames)
-    timestamps = list_timestamps(task.first, stop, frames_per_second=task.frames_per_second)
+    rate = task.decoding.frames_per_second
+    timestamps = list_timestamps(task.first, stop, frames_per_second=rate)
     # Times and frame times are rounded apart, so each time asked for is moved up by less than
     # any clock's tick; the end itself shows no frame.
     last = math.nextafter(end, begin)
@@ -133,8 +149,9 @@ def _decode(task: DecodeTask) -> Frames:
     )
 
 
-def _open_video(path: str) -> "VideoDecoder":
+def _open_video(task: DecodeTask) -> "VideoDecoder":
     """Open a file and scan its video stream, naming what is wrong with it."""
+    path, device = task.path, task.decoding.device
     check_file(path)
     try:
         container = get_container_metadata(ops.create_from_file(path, "approximate"))
@@ -146,7 +163,7 @@ def _open_video(path: str) -> "VideoDecoder":
     # Before anything is decoded; 0 where only the content tells.
     check_size(getattr(claimed, "width", None) or 1, getattr(claimed, "height", None) or 1)
     try:
-        return VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
+        return VideoDecoder(path, num_ffmpeg_threads=1, dimension_order="NHWC", device=device)
     except DECODER_ERRORS:
         if next(_walk(path, start=None), None) is None:
             raise ClipError("decode", "no_frames", "the video stream holds no frame") from None
@@ -198,10 +215,10 @@ def _check_complete(path: str, decoder: "VideoDecoder", end: float) -> None:
 def _describe(decoder: "VideoDecoder", duration: float, task: DecodeTask) -> VideoInfo:
     metadata = decoder.metadata
     # Some containers do not say how long the last frame lasts: the only one may seem to last 0 s.
-    n_frames = max(1, count_frames(duration, task.frames_per_second))
+    n_frames = max(1, count_frames(duration, task.decoding.frames_per_second))
     height, width = metadata.height or 0, metadata.width or 0
     check_size(width, height)
-    check_resized(width, height, task.preprocessing)
+    check_resized(width, height, task.decoding.preprocessing)
     check_length(duration, n_frames)
     return VideoInfo(
         n_frames=n_frames,
@@ -223,7 +240,7 @@ def _seek_frames(
     with open_video_file(task.path) as file:
         if file.read(len(MPEG_PS_MAGIC)) == MPEG_PS_MAGIC:
             return None
-    height, width = task.preprocessing.resized_size(info.height, info.width)
+    height, width = task.decoding.preprocessing.resized_size(info.height, info.width)
     slice_frames = max(1, MAX_SLICE_BYTES // (3 * max(height * width, info.height * info.width)))
     crops = []
     for start in range(0, len(times), slice_frames):
@@ -234,7 +251,7 @@ def _seek_frames(
             return None
         if any(pts > time for pts, time in zip(batch.pts_seconds.tolist(), asked, strict=True)):
             return None
-        crops.append(resize_and_crop(batch.data, task.preprocessing))
+        crops.append(resize_and_crop(batch.data, task.decoding.preprocessing).cpu())
     return torch.cat(crops)
 
 
@@ -257,10 +274,10 @@ def _walk_to_frames(decoder: "VideoDecoder", times: Sequence[float], task: Decod
     if task.first > 0 and decoder.metadata.codec in KEY_FRAME_CODECS:
         walk = _walk(task.path, start=times[0] - SEEK_MARGIN_SECONDS)
         with suppress(ClipError):
-            crops = crop_displayed(walk, times, task.preprocessing)
+            crops = crop_displayed(walk, times, task.decoding.preprocessing)
     if crops is None:
         walk = _walk(task.path, start=None)
-        crops = crop_displayed(walk, times, task.preprocessing, may_begin_late=True)
+        crops = crop_displayed(walk, times, task.decoding.preprocessing, may_begin_late=True)
     if crops is None:
         raise ClipError("decode", "decode_error", "the last frames of the clip do not decode")
     return crops

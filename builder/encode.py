@@ -1,10 +1,9 @@
-"""A batch of frames in, embeddings out: a Hugging Face CLIP vision model and its preprocessing.
+"""A model's files in, its encoder out: a Hugging Face CLIP vision model and its preprocessing.
 
 The only module that imports transformers. What a model's image processor does is read from
 its configuration and then checked against the processor itself, before any work.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from builder.memory import is_out_of_memory
 from builder.model_files import (
     PREPROCESSOR_FILE,
     ModelFiles,
@@ -30,7 +28,8 @@ from builder.model_files import (
     read_object,
 )
 from builder.preprocess import Preprocessing, normalize, resize_and_crop
-from builder.types import BuildError, Float32Array, InputError, UInt8Array
+from builder.tower import ClipVisionEncoder, EncoderShape, VisionTower, compile_tower
+from builder.types import InputError, UInt8Array
 
 # What counts as equal to the model's own image processor, of full scale: its two
 # backends (PIL, torchvision) differ by up to 2/255 between themselves.
@@ -46,68 +45,27 @@ LOAD_ERRORS = (
 VISION_TENSORS = "vision_model.encoder.layers."
 
 
-@dataclass(frozen=True, slots=True)
-class ClipVisionEncoder:
-    """A CLIP vision tower with its projection, on one device, at one batch shape."""
-
-    model: Any
-    preprocessing: Preprocessing
-    device: torch.device
-    dtype: torch.dtype
-    width: int
-    """Columns of the embeddings: the model's `projection_dim`."""
-    batch_size: int
-    """The one batch shape that `encode` accepts."""
-
-    def encode(self, pixels: UInt8Array) -> Float32Array:
-        """Return (batch_size, width) float32 `image_embeds` of (batch_size, h, w, 3) uint8 RGB."""
-        if pixels.shape[0] != self.batch_size:
-            raise ValueError(f"a batch is {self.batch_size} frames, got {pixels.shape[0]}")
-        try:
-            with torch.inference_mode():
-                on_device = torch.from_numpy(pixels).to(self.device)
-                normalized = normalize(on_device, self.preprocessing).to(self.dtype)
-                embeds = self.model(pixel_values=normalized).image_embeds
-        except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
-                raise
-            raise BuildError(
-                f"{self.device} is out of memory at batch size {self.batch_size}; "
-                f"set --batch-size {max(1, self.batch_size // 2)} (in a new output directory)"
-            ) from error
-        array: Float32Array = embeds.float().cpu().numpy()
-        if array.shape != (self.batch_size, self.width):
-            raise BuildError(
-                f"the model gave embeddings of shape {array.shape}, "
-                f"its configuration says {(self.batch_size, self.width)}"
-            )
-        return array
-
-
 def load_encoder(
-    files: ModelFiles,
-    preprocessing: Preprocessing,
-    *,
-    dtype: str,
-    device: str,
-    batch_size: int,
+    files: ModelFiles, preprocessing: Preprocessing, shape: EncoderShape, *, device: str
 ) -> ClipVisionEncoder:
-    """Load the vision tower; `dtype` and `device` are resolved names.
+    """Load the vision tower; `device` is a resolved name. The first call compiles, where asked.
 
     Raises:
-        InputError: the directory's weights are not those of a CLIP vision model.
+        InputError: the directory's weights are not those of a CLIP vision model, or it is to be
+            compiled and there is no compiler.
     """
     hf_logging: Any = transformers.logging
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    torch_dtype = getattr(torch, dtype)
+    dtype = getattr(torch, shape.dtype)
+    tower = VisionTower(load_model(files, dtype).eval(), preprocessing, dtype).to(device)
     return ClipVisionEncoder(
-        model=load_model(files, torch_dtype).eval().to(device),
+        tower=compile_tower(tower) if shape.compiled else tower,
         preprocessing=preprocessing,
         device=torch.device(device),
-        dtype=torch_dtype,
+        dtype=dtype,
         width=files.width,
-        batch_size=batch_size,
+        batch_size=shape.batch_size,
     )
 
 
@@ -170,7 +128,7 @@ def read_preprocessing(files: ModelFiles) -> Preprocessing:
             f"{describe_error(error)}"
         ) from error
     preprocessing = parse_preprocessing(files.name, processor.to_dict())
-    final, taken = preprocessing.crop or preprocessing.size, files.image_size
+    final, taken = preprocessing.final_size, files.image_size
     if final != (taken, taken):
         raise InputError(
             f"model {files.name}: {PREPROCESSOR_FILE} makes pictures of (height, width) {final}, "
@@ -234,36 +192,3 @@ def save_random_model(directory: Path, *, tiny: bool = True, seed: int = 0) -> N
         model = CLIPVisionModelWithProjection(config)
     CLIPImageProcessorPil().save_pretrained(directory)
     model.save_pretrained(directory)
-
-
-def resolve_device(device: str) -> str:
-    """Return the device that `auto` means here, and check that a named one exists."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {device}: this torch sees no CUDA device; use cpu or auto")
-    n_devices = torch.cuda.device_count()
-    if ":" in device and int(device.split(":")[1]) >= n_devices:
-        raise InputError(f"--device {device}: there are {n_devices} CUDA devices")
-    return device
-
-
-def resolve_dtype(dtype: str, device: str) -> str:
-    """Return what `auto` means: bfloat16 where the hardware multiplies it, else float32.
-
-    bfloat16 costs at most 5.3e-5 of cosine and is twice to four times as fast.
-    """
-    if dtype != "auto":
-        return dtype
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
-    return "bfloat16" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
-
-
-def resolve_batch_size(batch_size: int | None, device: str) -> int:
-    """Return the batch size: larger ones than these were measured slower on a CPU."""
-    if batch_size is not None:
-        return batch_size
-    return 256 if device.startswith("cuda") else 32

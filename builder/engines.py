@@ -5,22 +5,26 @@ Ranks take every world_size-th part and share the directory; there is no coordin
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from builder.decode import DecodeTask
-from builder.encode import ClipVisionEncoder
+from builder.decode import DecodeTask, Decoding
+from builder.lanes import EncoderLanes
 from builder.ledger import FetchError, is_passing
 from builder.packing import encode_frames
 from builder.parts import PartReport, finish_part, is_done, write_results
 from builder.pool import DecodePool
 from builder.sources import VideoIndex, find_clip
 from builder.streaming import ArchiveStream
+from builder.tower import ClipVisionEncoder
 from builder.types import (
     Archive,
     BuildError,
@@ -44,6 +48,8 @@ class Run:
     """What lasts for one run of an engine."""
 
     pool: DecodePool
+    lanes: EncoderLanes
+    """Of the engine's encoder."""
     canary: Float32Array
     advance: Callable[[int], None]
     """Is told of every finished clip."""
@@ -60,7 +66,8 @@ class LocalEngine:
     archive_rows: Mapping[str, int]
     """Plan row by name, `ID_START_END`, of the clips that archives are to give."""
     encoder: ClipVisionEncoder
-    frames_per_second: float
+    decoding: Decoding
+    """How their frames are chosen and made."""
     work: Path
     """The work directory."""
 
@@ -70,33 +77,68 @@ class LocalEngine:
         return parts_directory(self.work)
 
     def run(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
-        """Encode parts one after another."""
-        for part in parts:
-            lock = FileLock(self.parts / f"{part.name}.lock")
-            try:
-                held = lock.acquire(timeout=0)
-            except Timeout:
-                log.info("part %s is being encoded by another process", part.name)
-                run.advance(len(part.rows or ()))
-                continue
-            with held:
-                if is_done(self.parts, part.name):
-                    run.advance(len(part.rows or ()))
-                    continue
-                yield self.run_part(part, run)
-                # Whoever opened it meanwhile finds the part done.
-                Path(lock.lock_file).unlink(missing_ok=True)
+        """Encode parts in their order, those that no other process has."""
+        for is_archive, group in groupby(parts, lambda part: part.archive is not None):
+            yield from (self.run_archives if is_archive else self.run_videos)(group, run)
 
-    def run_part(self, part: Part, run: Run) -> PartReport:
-        """Decode, encode and write one part."""
+    def run_videos(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
+        """Encode parts of the videos directory.
+
+        They are one stream of clips: while the end of a part is encoded the next one is decoded,
+        and batches hold frames of both.
+        """
+        claimed: deque[tuple[Part, ExitStack]] = deque()
         begin = time.monotonic()
-        facts: dict[str, Any] = {}
-        if part.archive is None:
-            results = self.encode(self.list_tasks(part), run)
-            report = self.write(part, results, run)
-        else:
-            report, facts = self.run_archive(part, part.archive, run)
-        return finish_part(self.parts, report, seconds=round(time.monotonic() - begin, 3), **facts)
+        with ExitStack() as claims:
+
+            def list_claimed() -> Iterator[DecodeTask | Failure]:
+                for part in parts:
+                    claim = claims.enter_context(ExitStack())
+                    if not claim.enter_context(self.claim(part, run)):
+                        claim.close()
+                        continue
+                    claimed.append((part, claim))
+                    yield from self.list_tasks(part)
+
+            results = self.encode(list_claimed(), run)
+            for first in results:
+                part, claim = claimed.popleft()
+                rest = islice(results, len(part.rows or ()) - 1)
+                report = self.write(part, chain([first], rest), run)
+                now = time.monotonic()
+                yield finish_part(self.parts, report, seconds=round(now - begin, 3))
+                claim.close()
+                begin = now
+
+    def run_archives(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
+        """Encode parts of archives, one archive after another."""
+        for part in parts:
+            with self.claim(part, run) as is_ours:
+                if is_ours and part.archive is not None:
+                    begin = time.monotonic()
+                    report, facts = self.run_archive(part, part.archive, run)
+                    facts["seconds"] = round(time.monotonic() - begin, 3)
+                    yield finish_part(self.parts, report, **facts)
+
+    @contextmanager
+    def claim(self, part: Part, run: Run) -> Iterator[bool]:
+        """Yield whether this process is to encode a part, which no other one then does."""
+        lock = FileLock(self.parts / f"{part.name}.lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            log.info("part %s is being encoded by another process", part.name)
+            run.advance(len(part.rows or ()))
+            yield False
+            return
+        with held:
+            if is_done(self.parts, part.name):
+                run.advance(len(part.rows or ()))
+                yield False
+                return
+            yield True
+            # Whoever opened it meanwhile finds the part done.
+            Path(lock.lock_file).unlink(missing_ok=True)
 
     def run_archive(
         self, part: Part, archive: Archive, run: Run
@@ -136,7 +178,7 @@ class LocalEngine:
         """Decode and encode clips; `done` is told of the row of each."""
         decoded = run.pool.decode(tasks)
         try:
-            for result in self.check_results(encode_frames(decoded, self.encoder), run.advance):
+            for result in self.check_results(encode_frames(decoded, run.lanes), run.advance):
                 done(result.row)
                 yield result
         except EncoderError as error:
@@ -159,8 +201,7 @@ class LocalEngine:
             # FFmpeg takes what stands before a colon in a relative path for a protocol.
             path=str(path.absolute()),
             first=0,
-            frames_per_second=self.frames_per_second,
-            preprocessing=self.encoder.preprocessing,
+            decoding=self.decoding,
         )
 
     def check_results(

@@ -15,6 +15,8 @@ from builder.clip_options import (
     splits_option,
 )
 from builder.config import (
+    COMPILE_CHOICES,
+    DECODE_DEVICES,
     DTYPES,
     FORMATS,
     MIN_WORKER_MEMORY_MIB,
@@ -147,7 +149,7 @@ encode_options = add_options(
         "--batch-size",
         type=COUNT,
         default=ENCODE_DEFAULTS.batch_size,
-        help="Frames in a call of the model; default: 32 on a CPU, 256 on a GPU.",
+        help="Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.",
     ),
     click.option(
         "--dtype",
@@ -157,6 +159,13 @@ encode_options = add_options(
         help="What the model computes in; the dataset is float16 always.",
     ),
     click.option(
+        "--compile",
+        type=click.Choice(COMPILE_CHOICES),
+        default=ENCODE_DEFAULTS.compile,
+        show_default=True,
+        help="Whether torch.compile makes the model faster; auto: where that pays for itself.",
+    ),
+    click.option(
         "--device",
         default=ENCODE_DEFAULTS.device,
         show_default=True,
@@ -164,10 +173,23 @@ encode_options = add_options(
         help="auto, cpu, cuda or cuda:N.",
     ),
     click.option(
+        "--decode-device",
+        type=click.Choice(DECODE_DEVICES),
+        default=ENCODE_DEFAULTS.decode_device,
+        show_default=True,
+        help="cuda decodes with NVDEC, where torchcodec was built with it.",
+    ),
+    click.option(
+        "--encode-lanes",
+        type=COUNT,
+        default=ENCODE_DEFAULTS.encode_lanes,
+        help="Batches in the encoder at a time; default: one a core, two on a GPU.",
+    ),
+    click.option(
         "--decode-workers",
         type=COUNT,
         default=ENCODE_DEFAULTS.decode_workers,
-        help="Processes that decode; default: one less than the cores.",
+        help="Processes that decode; default: one a core.",
     ),
     click.option(
         "--task-timeout",
@@ -189,15 +211,13 @@ encode_options = add_options(
         "--rank",
         type=click.IntRange(min=0),
         default=ENCODE_DEFAULTS.rank,
-        show_default=True,
-        help="Number of this process among several on one output.",
+        help="Number of this process among several on one output; default: Slurm's, else 0.",
     ),
     click.option(
         "--world-size",
         type=COUNT,
         default=ENCODE_DEFAULTS.world_size,
-        show_default=True,
-        help="How many processes share the output.",
+        help="How many processes share the output; default: Slurm's, else 1.",
     ),
     click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
 )

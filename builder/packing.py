@@ -1,19 +1,21 @@
 """Frames of clips in, encoded clips out: the packing of frames into batches.
 
 Every call of the encoder has one fixed batch shape, filled across clips, so that neighbours
-and cuts of the work leave no trace in a bit; the last batch is padded.
+and cuts of the work leave no trace in a bit; the last batch is padded. While batches are on their
+way through the encoder the next ones are filled.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from builder.lanes import EncoderLanes
 from builder.types import (
     BuildError,
     EncodedClip,
-    Encoder,
     EncoderError,
     Failure,
     Float16Array,
@@ -42,31 +44,37 @@ class _Pending:
         return EncodedClip(self.frames.row, self.embeddings, self.timestamps, self.frames.info)
 
 
+Slots = list[tuple[_Pending, int]]
+"""Whose frame stands in each row of a batch: the clip, and the frame's index in it."""
+
+
 @dataclass(slots=True, eq=False)
 class _Packer:
     """Fills fixed batches with frames of consecutive clips and hands the rows back."""
 
-    encoder: Encoder
+    lanes: EncoderLanes
     waiting: "deque[_Pending | Failure]" = field(default_factory=deque)
     batch: UInt8Array | None = None
-    slots: list[tuple[_Pending, int]] = field(default_factory=list)
+    slots: Slots = field(default_factory=list)
+    running: "deque[tuple[Future[Float32Array], Slots]]" = field(default_factory=deque)
+    """Batches in the encoder, the oldest first."""
 
     def add(self, frames: Frames) -> None:
         pending = self.waiting[-1] if self.waiting else None
         if not isinstance(pending, _Pending) or pending.frames.row != frames.row:
             n_frames = frames.info.n_frames
-            embeddings = np.empty((n_frames, self.encoder.width), np.float16)
+            embeddings = np.empty((n_frames, self.lanes.width), np.float16)
             pending = _Pending(frames, embeddings, np.empty(n_frames, np.float32))
             self.waiting.append(pending)
         stop = frames.first + len(frames.pixels)
         pending.timestamps[frames.first : stop] = frames.timestamps
         for offset, pixels in enumerate(frames.pixels):
             if self.batch is None:
-                self.batch = np.zeros((self.encoder.batch_size, *pixels.shape), np.uint8)
+                self.batch = self.lanes.make_batch(pixels.shape)
             self.batch[len(self.slots)] = pixels
             self.slots.append((pending, frames.first + offset))
-            if len(self.slots) == self.encoder.batch_size:
-                self.run()
+            if len(self.slots) == self.lanes.batch_size:
+                self.submit()
 
     def fail(self, failure: Failure) -> None:
         """Record a failure; it takes the place of frames of the same clip that came before."""
@@ -76,20 +84,34 @@ class _Packer:
         else:
             self.waiting.append(failure)
 
-    def run(self) -> None:
-        if self.batch is None or not self.slots:
+    def submit(self) -> None:
+        """Hand the batch over; one waits behind those that run, so that no lane idles."""
+        if self.batch is None:
             return
+        self.running.append((self.lanes.submit(self.batch), self.slots))
+        self.batch, self.slots = None, []
+        while len(self.running) > self.lanes.n_lanes + 1:
+            self.take()
+
+    def take(self) -> None:
+        """Wait for the oldest batch and hand its rows back."""
+        future, slots = self.running.popleft()
         try:
-            embeddings = self.encoder.encode(self.batch)
+            embeddings = future.result()
         except BuildError as error:
-            raise EncoderError(self.slots[0][0].frames.row, str(error)) from error
+            raise EncoderError(slots[0][0].frames.row, str(error)) from error
         # Values beyond float16's range become infinite here and are refused by the part.
         with np.errstate(over="ignore"):
             halves = embeddings.astype(np.float16)
-        for (pending, index), row in zip(self.slots, halves, strict=False):
+        for (pending, index), row in zip(slots, halves, strict=False):
             pending.embeddings[index] = row
             pending.n_encoded += 1
-        self.slots.clear()
+
+    def finish(self) -> None:
+        """Encode what is left, padded."""
+        self.submit()
+        while self.running:
+            self.take()
 
     def finished(self) -> Iterator[EncodedClip | Failure]:
         while self.waiting:
@@ -102,7 +124,7 @@ class _Packer:
 
 
 def encode_frames(
-    decoded: Iterable[Frames | Failure], encoder: Encoder
+    decoded: Iterable[Frames | Failure], lanes: EncoderLanes
 ) -> Iterator[EncodedClip | Failure]:
     """Encode clips in the order they come; frames of one clip come one after another.
 
@@ -111,12 +133,12 @@ def encode_frames(
     Raises:
         EncoderError: the encoder failed; tells at which clip.
     """
-    packer = _Packer(encoder)
+    packer = _Packer(lanes)
     for item in decoded:
         if isinstance(item, Failure):
             packer.fail(item)
         else:
             packer.add(item)
         yield from packer.finished()
-    packer.run()
+    packer.finish()
     yield from packer.finished()

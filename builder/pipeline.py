@@ -4,9 +4,9 @@ In: one configuration of options. Out: what was done, in numbers.
 """
 
 import logging
-import os
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,23 +20,29 @@ from builder.assemble import (
 from builder.canary import is_same_encoder
 from builder.canary_video import encode_canary
 from builder.config import AssembleConfig, EncodeConfig
-from builder.decode import check_ffmpeg
+from builder.cores import count_cores
+from builder.decode import check_ffmpeg, count_result_bytes
 from builder.engines import LocalEngine, Run
+from builder.lanes import EncoderLanes
 from builder.locks import lock_dataset, take_lock
 from builder.manifest import read_manifest
 from builder.output import WORK_NAME, check_directory, is_complete, refuse_foreign
 from builder.part_rows import PartRows
 from builder.parts import PartReport, is_done, read_report
 from builder.pool import DecodePool
-from builder.prepare import plan_encode, prepare_engine
+from builder.prepare import Plan, plan_encode, prepare_engine
 from builder.processed_rows import ProcessedRows, is_processed_dataset
 from builder.progress import track_progress
 from builder.retries import plan_retries
+from builder.tower import ClipVisionEncoder
 from builder.types import BuildError, Float32Array, InputError, Part
 from builder.work import is_work_directory, list_reports
 from clip_kinetics700.schema import MANIFEST_NAME
 
 log = logging.getLogger(__name__)
+
+# One computes while the other one's batch is on its way.
+LANES_OF_A_GPU = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,11 @@ def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
         log.info("%d of %d parts were done before", n_done, len(plan.own_parts))
     if config.retry_errors is not None:
         todo += plan_retries(engine.parts, plan.own_parts, config.retry_errors)
-    reports, seconds = run_parts(config, engine, todo, quiet=quiet) if todo else ([], 0.0)
+    reports: list[PartReport] = []
+    seconds = 0.0
+    if todo:
+        with lock_rank(config, plan):
+            reports, seconds = run_parts(config, engine, todo, quiet=quiet)
     return EncodeSummary(
         n_clips=sum(len(report.rows) for report in reports),
         n_parts=len(reports),
@@ -86,16 +96,24 @@ def run_parts(
     if any(part.rows is None for part in parts):
         # Which clips an archive holds shows only when it is read: at most all that are wanted.
         n_clips += len(engine.archive_rows)
-    with (
-        lock_rank(config),
-        open_pool(config) as pool,
-    ):
-        canary = encode_canary(pool, engine.encoder, engine.decode_task)
-        refuse_changed_encoder(engine, canary)
+    with open_run(config, engine) as run:
         begin = time.monotonic()
         with track_progress("encode", n_clips, unit="clips", quiet=quiet) as advance:
-            reports = list(engine.run(parts, Run(pool, canary, advance)))
+            reports = list(engine.run(parts, replace(run, advance=advance)))
         return reports, time.monotonic() - begin
+
+
+@contextmanager
+def open_run(config: EncodeConfig, engine: LocalEngine) -> Iterator[Run]:
+    """Start what decodes and what encodes, and send the test video through both.
+
+    Raises:
+        BuildError: it does not come out as it should, or as it did before.
+    """
+    with open_pool(config, engine) as pool, open_lanes(config, engine.encoder) as lanes:
+        canary = encode_canary(pool, lanes, engine.decode_task)
+        refuse_changed_encoder(engine, canary)
+        yield Run(pool, lanes, canary, advance=lambda _: None)
 
 
 def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
@@ -115,13 +133,13 @@ def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
         )
 
 
-def lock_rank(config: EncodeConfig) -> AbstractContextManager[object]:
+def lock_rank(config: EncodeConfig, plan: Plan) -> AbstractContextManager[object]:
     """Take the lock of this rank, released by the block or the end of the process.
 
     Raises:
         InputError: another process runs the same rank on the same directory.
     """
-    rank = f"rank {config.rank} of {config.world_size}"
+    rank = f"rank {plan.rank} of {plan.world_size}"
     taken = (
         f"{config.work}: another process is encoding {rank} there; "
         "wait for it, or give this one another --rank"
@@ -129,18 +147,24 @@ def lock_rank(config: EncodeConfig) -> AbstractContextManager[object]:
     return take_lock(config.work / f"{rank.replace(' ', '-')}.lock", taken)
 
 
-def open_pool(config: EncodeConfig) -> DecodePool:
-    """Start the processes that decode."""
+def open_pool(config: EncodeConfig, engine: LocalEngine) -> DecodePool:
+    """Start the processes that decode: as many as there are cores.
+
+    Beside an encoder on the same cores they stop as soon as enough is decoded.
+    """
     return DecodePool(
-        decode_workers(config), config.task_timeout_seconds, memory_mib=config.worker_memory_mib
+        config.decode_workers or count_cores(),
+        config.task_timeout_seconds,
+        memory_mib=config.worker_memory_mib,
+        result_bytes=count_result_bytes(engine.decoding.preprocessing),
     )
 
 
-def decode_workers(config: EncodeConfig) -> int:
-    """Return how many processes decode: all cores but one, which the encoder keeps busy."""
-    if config.decode_workers is not None:
-        return config.decode_workers
-    return max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1)
+def open_lanes(config: EncodeConfig, encoder: ClipVisionEncoder) -> EncoderLanes:
+    """Start the threads that call the encoder: one a core, or two on a GPU."""
+    on_gpu = encoder.device.type == "cuda"
+    n_lanes = config.encode_lanes or (LANES_OF_A_GPU if on_gpu else count_cores())
+    return EncoderLanes(encoder, n_lanes, is_pinned=on_gpu)
 
 
 def assemble_directory(

@@ -18,6 +18,8 @@ from builder.workers import Decode, DecodeWorker
 
 # Tasks in flight per worker: one runs, one waits, so that no worker idles.
 TASKS_PER_WORKER = 2
+# 64 frames of 224 x 224.
+RESULT_BYTES = 64 * 224 * 224 * 3
 
 
 class DecodePool:
@@ -29,6 +31,7 @@ class DecodePool:
         timeout_seconds: float,
         *,
         memory_mib: int = WORKER_MEMORY_MIB,
+        result_bytes: int = RESULT_BYTES,
         decode: Decode = decode_frames,
     ) -> None:
         """Start `workers` processes.
@@ -37,11 +40,13 @@ class DecodePool:
             workers: how many.
             timeout_seconds: what one call of `decode` may take.
             memory_mib: what one process may hold, resident.
+            result_bytes: of the pixels of one call; larger ones come through the pipe.
             decode: what they run.
         """
         self._window = workers * TASKS_PER_WORKER
         self._workers = [
-            DecodeWorker(timeout_seconds, memory_mib, decode=decode) for _ in range(workers)
+            DecodeWorker(timeout_seconds, memory_mib, result_bytes=result_bytes, decode=decode)
+            for _ in range(workers)
         ]
         # As many threads as workers: a thread always finds one.
         self._idle: SimpleQueue[DecodeWorker] = SimpleQueue()

@@ -3,8 +3,10 @@
 All that can be wrong with the input is found here, before a byte is written.
 """
 
+import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -13,22 +15,25 @@ from builder.annotation_cache import find_annotations
 from builder.annotations import read_annotations, resolve_class_list
 from builder.archive_lists import find_archives
 from builder.config import EncodeConfig
-from builder.decode import ffmpeg_version
-from builder.encode import (
-    ClipVisionEncoder,
-    load_encoder,
-    read_preprocessing,
+from builder.cores import count_cores
+from builder.decode import Decoding, ffmpeg_version
+from builder.devices import (
     resolve_batch_size,
+    resolve_compiled,
+    resolve_decode_device,
     resolve_device,
     resolve_dtype,
 )
+from builder.encode import load_encoder, read_preprocessing
 from builder.engines import LocalEngine
 from builder.model_files import ModelFiles, find_model
 from builder.output import check_directory
 from builder.plan import cut_parts, order_clips, plan_digest
 from builder.preprocess import Preprocessing
+from builder.ranks import read_local_rank, resolve_rank
 from builder.releases import VERSIONS
 from builder.sources import VideoIndex, find_clip, index_videos
+from builder.tower import ClipVisionEncoder, EncoderShape
 from builder.types import Archive, Clip, Failure, InputError, Part
 from builder.work import (
     Sources,
@@ -52,6 +57,8 @@ class Plan:
     """Parts of the whole plan: runs of rows for the videos directory, then one for each archive."""
     own_parts: list[Part]
     """Parts of this rank."""
+    rank: int
+    world_size: int
     configuration: dict[str, Any]
     """What of the manifest's configuration follows from the plan alone."""
 
@@ -82,10 +89,11 @@ class Plan:
 
 def plan_encode(config: EncodeConfig) -> Plan:
     """Read annotations, look for the clips and cut the work; writes nothing to the output."""
-    if not 0 <= config.rank < config.world_size:
+    rank, world_size = resolve_rank(config.rank, config.world_size, os.environ)
+    if not 0 <= rank < world_size:
         raise InputError(
-            f"--rank {config.rank}: must be from 0 to {config.world_size - 1}, "
-            f"one less than --world-size {config.world_size}"
+            f"--rank {rank}: must be from 0 to {world_size - 1}, "
+            f"one less than --world-size {world_size}"
         )
     check_directory("--output", config.work)
     check_sources(config)
@@ -103,7 +111,9 @@ def plan_encode(config: EncodeConfig) -> Plan:
         videos=videos,
         archives=archives,
         parts=parts,
-        own_parts=parts[config.rank :: config.world_size],
+        own_parts=parts[rank::world_size],
+        rank=rank,
+        world_size=world_size,
         configuration={
             "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
             "frames_per_second": config.frames_per_second,
@@ -141,18 +151,16 @@ def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
     """Load the model, then store what this build is, or check it against what is stored."""
     files = find_model(config.model, config.revision)
     preprocessing = read_preprocessing(files)
+    device = resolve_device(config.device, read_local_rank(plan.rank, os.environ))
+    decode_device = resolve_decode_device(config.decode_device, device)
     resolve = partial(
         resolve_work_config, config=config, plan=plan, files=files, preprocessing=preprocessing
     )
 
     def load(work_config: WorkConfig) -> ClipVisionEncoder:
-        return load_encoder(
-            files,
-            preprocessing,
-            dtype=work_config.configuration["dtype"],
-            device=resolve_device(config.device),
-            batch_size=work_config.configuration["batch_size"],
-        )
+        names = EncoderShape.__dataclass_fields__
+        shape = EncoderShape(**{name: work_config.configuration[name] for name in names})
+        return load_encoder(files, preprocessing, shape, device=device)
 
     chosen = resolve(read_work_config(config.work))
     encoder = load(chosen)
@@ -166,7 +174,7 @@ def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
         videos=plan.videos,
         archive_rows=plan.list_archive_rows(),
         encoder=encoder,
-        frames_per_second=config.frames_per_second,
+        decoding=Decoding(config.frames_per_second, preprocessing, decode_device),
         work=config.work,
     )
 
@@ -180,13 +188,8 @@ def resolve_work_config(
     preprocessing: Preprocessing,
 ) -> WorkConfig:
     """Return what this run is; what `auto` means is taken from the stored configuration."""
-    chosen: dict[str, Any] = {} if stored is None else stored.configuration
     device_type = resolve_device(config.device).split(":")[0]
-    dtype, batch_size = config.dtype, config.batch_size
-    if dtype == "auto":
-        dtype = chosen.get("dtype") or resolve_dtype("auto", device_type)
-    if batch_size is None:
-        batch_size = chosen.get("batch_size") or resolve_batch_size(None, device_type)
+    shape = choose_shape(config, plan, device_type, {} if stored is None else stored.configuration)
     return WorkConfig(
         configuration={
             **plan.configuration,
@@ -195,15 +198,34 @@ def resolve_work_config(
             "weights_sha256": files.weights_sha256,
             "embedding_width": files.width,
             "preprocessing": preprocessing.to_dict(),
-            "dtype": dtype,
-            "batch_size": batch_size,
-            "compiled": False,
+            **asdict(shape),
+            "decode_device": config.decode_device,
             "versions": library_versions(),
         },
         class_names=None if plan.class_names is None else list(plan.class_names),
         device_type=device_type,
         rows_per_part=config.rows_per_part,
     )
+
+
+def choose_shape(
+    config: EncodeConfig, plan: Plan, device_type: str, stored: Mapping[str, Any]
+) -> EncoderShape:
+    """Return how the model is run: by the options, else as before, else as suits this machine."""
+    dtype, batch_size, compiled = config.dtype, config.batch_size, stored.get("compiled")
+    if dtype == "auto":
+        dtype = stored.get("dtype") or resolve_dtype("auto", device_type)
+    if batch_size is None:
+        batch_size = stored.get("batch_size") or resolve_batch_size(None, device_type)
+    if compiled is None or config.compile != "auto":
+        compiled = resolve_compiled(
+            config.compile,
+            device_type,
+            dtype,
+            n_clips=len(plan.clips) // plan.world_size,
+            n_cores=count_cores(),
+        )
+    return EncoderShape(dtype=dtype, batch_size=batch_size, compiled=compiled)
 
 
 def library_versions() -> dict[str, str]:

@@ -49,6 +49,14 @@ class Preprocessing:
         if self.crop and not all(0 < c <= e for c, e in zip(self.crop, smallest, strict=True)):
             raise ValueError(f"crop {self.crop} does not fit in frames resized to {smallest}")
 
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """(height, width) of the crops, pixels: the same for every frame."""
+        size = self.crop or self.size
+        if size is None:
+            raise AssertionError("a resize to the shortest edge has a crop")
+        return size
+
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) after resizing a frame of that height and width."""
         edge = self.shortest_edge
@@ -75,21 +83,33 @@ class Preprocessing:
 def resize_and_crop(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return (n, crop_height, crop_width, 3) uint8 of (n, height, width, 3) uint8."""
     height, width = preprocessing.resized_size(frames.shape[1], frames.shape[2])
-    # Without antialias a frame shrunk to a third keeps a sample of its pixels: other pictures
-    # than the model was trained on. uint8 in and out is what the image processor rounds to.
-    resized = torch.nn.functional.interpolate(
-        frames.permute(0, 3, 1, 2),
-        (height, width),
-        mode=preprocessing.resample,
-        align_corners=False,
-        antialias=True,
-    )
+    planes = frames.permute(0, 3, 1, 2)
+    # uint8 in and out is what the image processor rounds to; on a GPU torch resizes floats alone.
+    if frames.is_cuda:
+        resized = resize_floats(planes, (height, width), preprocessing.resample)
+    else:
+        resized = resize_planes(planes, (height, width), preprocessing.resample)
     crop_height, crop_width = preprocessing.crop or (height, width)
     # Floored, as in both of Hugging Face's backends; torchvision's own CenterCrop rounds half
     # to even and so lies one pixel further for every other odd margin.
     top, left = (height - crop_height) // 2, (width - crop_width) // 2
     cropped = resized[:, :, top : top + crop_height, left : left + crop_width]
     return cropped.permute(0, 2, 3, 1).contiguous()
+
+
+def resize_planes(planes: Tensor, size: tuple[int, int], resample: str) -> Tensor:
+    """Return (n, channels, height, width) of a size, in the type that came."""
+    # Without antialias a frame shrunk to a third keeps a sample of its pixels: other pictures
+    # than the model was trained on.
+    return torch.nn.functional.interpolate(
+        planes, size, mode=resample, align_corners=False, antialias=True
+    )
+
+
+def resize_floats(planes: Tensor, size: tuple[int, int], resample: str) -> Tensor:
+    """Return uint8 planes of a size, computed in float32: within a level of those in uint8."""
+    resized = resize_planes(planes.float(), size, resample)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def crop_displayed(
@@ -130,9 +150,27 @@ def crop_displayed(
     return torch.cat(crops)
 
 
+class Normalize(torch.nn.Module):
+    """The last step, which runs where the model does."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        """Keep the constants where the module is moved to."""
+        super().__init__()
+        self.rescale_factor = preprocessing.rescale_factor
+        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            constant = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, constant, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (n, 3, height, width) float32 of (n, height, width, 3) uint8."""
+        values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return (values * self.rescale_factor - self.mean) / self.std
+
+
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return (n, 3, height, width) float32, the model's input, of (n, height, width, 3) uint8."""
-    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1)
-    values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    return (values * preprocessing.rescale_factor - mean) / std
+    normalized: Tensor = Normalize(preprocessing)(pixels)
+    return normalized

@@ -81,7 +81,7 @@ def print_plan(plan: "Plan", config: EncodeConfig) -> None:
     directory = parts_directory(config.work)
     n_done = sum(is_done(directory, part.name) for part in plan.own_parts)
     console.print(
-        f"rank {config.rank} of {config.world_size} would encode "
+        f"rank {plan.rank} of {plan.world_size} would encode "
         f"{len(plan.own_parts) - n_done} of its {len(plan.own_parts)} parts, {n_done} are done"
     )
 

@@ -18,9 +18,10 @@ from threading import Lock
 
 import psutil
 
-from builder.decode import DECODER_ERRORS, DecodeTask, decode_frames, initialize_worker
+from builder.decode import DECODER_ERRORS, DecodeTask, initialize_worker
 from builder.ending import SIGNALS
 from builder.memory import is_out_of_memory
+from builder.slabs import Slab
 from builder.types import BuildError, Failure, Frames
 
 Decode = Callable[[DecodeTask], Frames | Failure]
@@ -42,10 +43,12 @@ class DecodeWorker:
     """A process that decodes one task at a time and is replaced when it is lost."""
 
     def __init__(
-        self, timeout_seconds: float, memory_mib: int, *, decode: Decode = decode_frames
+        self, timeout_seconds: float, memory_mib: int, *, result_bytes: int, decode: Decode
     ) -> None:
         """Start the process, without waiting for it to be ready."""
         self._decode = decode
+        self._context = multiprocessing.get_context("spawn")
+        self._slab = Slab(self._context, result_bytes)
         self._timeout_seconds = timeout_seconds
         self._memory_mib = memory_mib
         self._n_done = 0
@@ -81,13 +84,12 @@ class DecodeWorker:
             self._process.join(STOP_SECONDS)
 
     def _start(self) -> tuple[SpawnProcess, Connection]:
-        context = multiprocessing.get_context("spawn")
         # A new process inherits the mask: Ctrl-C does not meet it in the middle of its imports.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            connection, far_end = context.Pipe()
-            process = context.Process(
-                target=serve, args=(far_end, self._decode, os.getpid()), daemon=True
+            connection, far_end = self._context.Pipe()
+            process = self._context.Process(
+                target=serve, args=(far_end, self._slab, self._decode, os.getpid()), daemon=True
             )
             process.start()
         except OSError as error:
@@ -124,7 +126,7 @@ class DecodeWorker:
                 self._restart()
                 is_blamed = was_fresh or excess[0] != "out_of_memory"
                 return Failure(task.row, "decode", *excess) if is_blamed else None
-            result: Frames | Failure | str = self._connection.recv()
+            result = self._slab.receive(self._connection)
         except (EOFError, OSError):
             self._restart()
             return Failure(task.row, "decode", "crashed", "the decoding process died")
@@ -154,7 +156,7 @@ class DecodeWorker:
         return 0.0
 
 
-def serve(connection: Connection, decode: Decode, parent: int) -> None:
+def serve(connection: Connection, slab: Slab, decode: Decode, parent: int) -> None:
     """Decode what comes through the pipe until it is closed; the main function of a worker."""
     # These reach all processes of a terminal or a job; a worker that ended by itself would cost
     # a clip, so what becomes of the workers the parent decides.
@@ -166,7 +168,7 @@ def serve(connection: Connection, decode: Decode, parent: int) -> None:
         while True:
             task = connection.recv()
             connection.send(TAKEN)
-            connection.send(decode_or_explain(task, decode, connection))
+            slab.send(connection, decode_or_explain(task, decode, connection))
 
 
 def end_with_parent(parent: int) -> None:

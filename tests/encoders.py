@@ -1,21 +1,39 @@
 """What the tests of the encoder share on every device: loading it, and comparing its rows."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from builder.encode import ClipVisionEncoder, load_encoder, read_preprocessing
+from builder.encode import load_encoder, read_preprocessing
+from builder.lanes import EncoderLanes
 from builder.model_files import find_model
-from builder.types import Float32Array
+from builder.packing import encode_frames
+from builder.tower import ClipVisionEncoder, EncoderShape
+from builder.types import EncodedClip, Encoder, Failure, Float32Array, Frames
 
 
 def load_test_encoder(
-    model: Path, *, batch_size: int, dtype: str = "float32", device: str = "cpu"
+    model: Path,
+    *,
+    batch_size: int,
+    dtype: str = "float32",
+    device: str = "cpu",
+    compiled: bool = False,
 ) -> ClipVisionEncoder:
     """Load the model of a directory."""
     files = find_model(str(model), None)
     preprocessing = read_preprocessing(files)
-    return load_encoder(files, preprocessing, dtype=dtype, device=device, batch_size=batch_size)
+    shape = EncoderShape(dtype=dtype, batch_size=batch_size, compiled=compiled)
+    return load_encoder(files, preprocessing, shape, device=device)
+
+
+def encode_all(
+    decoded: Iterable[Frames | Failure], encoder: Encoder, *, n_lanes: int = 1
+) -> Iterator[EncodedClip | Failure]:
+    """Encode clips in lanes of their own."""
+    with EncoderLanes(encoder, n_lanes) as lanes:
+        yield from encode_frames(decoded, lanes)
 
 
 def smallest_cosine(a: Float32Array, b: Float32Array) -> float:

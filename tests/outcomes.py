@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.decode import DecodeTask
+from builder.decode import DecodeTask, Decoding
 from builder.pool import DecodePool
 from builder.types import Failure, Frames
 from clip_kinetics700.schema import REASONS
@@ -37,7 +37,7 @@ def write_cases(cases: Sequence[Mutant], directory: Path) -> Iterator[DecodeTask
     for row, case in enumerate(cases):
         path = directory / f"case{row}{case.suffix}"
         path.write_bytes(case.data)
-        yield DecodeTask(row, str(path), 0, 1.0, UNCHANGED)
+        yield DecodeTask(row, str(path), 0, Decoding(1.0, UNCHANGED))
 
 
 def check_failure(failure: Failure, directory: Path) -> None:

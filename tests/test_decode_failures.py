@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import builder.video_checks
-from builder.decode import DecodeTask, check_ffmpeg, decode_frames, ffmpeg_version
+from builder.decode import DecodeTask, Decoding, check_ffmpeg, decode_frames, ffmpeg_version
 from builder.preprocess import Preprocessing
 from builder.types import Failure
 from clip_kinetics700.schema import REASONS
@@ -164,7 +164,7 @@ def test_a_needle_of_a_video_is_refused(tmp_path: Path) -> None:
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
     )
-    failure = decode_frames(DecodeTask(0, str(path), 0, 1.0, clip))
+    failure = decode_frames(DecodeTask(0, str(path), 0, Decoding(1.0, clip)))
     assert isinstance(failure, Failure)
     assert failure.reason == "out_of_memory"
 

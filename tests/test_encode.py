@@ -11,15 +11,11 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
-from builder.encode import (
-    ClipVisionEncoder,
-    read_preprocessing,
-    resolve_batch_size,
-    resolve_device,
-    resolve_dtype,
-)
+from builder.devices import resolve_batch_size, resolve_device, resolve_dtype
+from builder.encode import read_preprocessing
 from builder.model_files import find_model
 from builder.preprocess import resize_and_crop
+from builder.tower import ClipVisionEncoder
 from builder.types import BuildError, Float32Array, InputError, UInt8Array
 from tests.encoders import load_test_encoder, smallest_cosine
 from tests.test_preprocess import find_film
@@ -269,7 +265,7 @@ def test_pictures_of_another_size_are_refused(
 
 def test_full_memory_names_the_batch_size(encoder: ClipVisionEncoder) -> None:
     """A batch for which the CPU has no memory ends with a smaller one to set."""
-    greedy = dataclasses.replace(encoder, model=lambda pixel_values: torch.empty(10**15))
+    greedy = dataclasses.replace(encoder, tower=lambda pixels: torch.empty(10**15))
     with pytest.raises(BuildError, match=r"cpu is out of memory at batch size 4; .*-size 2 "):
         greedy.encode(np.zeros((BATCH_SIZE, 224, 224, 3), np.uint8))
 
@@ -277,7 +273,7 @@ def test_full_memory_names_the_batch_size(encoder: ClipVisionEncoder) -> None:
 def test_another_error_of_torch_is_not_called_full_memory(encoder: ClipVisionEncoder) -> None:
     """An error of the model itself stays what it is."""
     pixels = np.zeros((BATCH_SIZE, 224, 224, 3), np.uint8)
-    broken = dataclasses.replace(encoder, model=lambda pixel_values: pixel_values @ torch.ones(7))
+    broken = dataclasses.replace(encoder, tower=lambda pixels: pixels.float() @ torch.ones(7))
     with pytest.raises(RuntimeError, match="size mismatch"):
         broken.encode(pixels)
 
@@ -286,7 +282,7 @@ def test_auto_is_resolved_for_a_cpu() -> None:
     """On a CPU `auto` is a type that it computes in, and a batch that was measured fast."""
     assert resolve_dtype("auto", "cpu") in ("bfloat16", "float32")
     assert resolve_dtype("float16", "cpu") == "float16"
-    assert resolve_batch_size(None, "cpu") == 32
+    assert resolve_batch_size(None, "cpu") == 16
     assert resolve_batch_size(7, "cpu") == 7
 
 

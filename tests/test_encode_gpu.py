@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from builder.encode import (
-    ClipVisionEncoder,
-    resolve_batch_size,
-    resolve_device,
-    resolve_dtype,
-    save_random_model,
-)
+from builder.devices import resolve_batch_size, resolve_device, resolve_dtype
+from builder.encode import save_random_model
+from builder.tower import ClipVisionEncoder
 from builder.types import UInt8Array
 from tests.encoders import load_test_encoder, smallest_cosine
 

@@ -15,13 +15,15 @@ import pytest
 from filelock import FileLock
 
 from builder.canary_video import check_colours
+from builder.decode import Decoding
 from builder.engines import LocalEngine, Run
+from builder.lanes import EncoderLanes
 from builder.pool import DecodePool
 from builder.types import BuildError, Clip, EncodedClip, InputError, UInt8Array, VideoInfo
 from tests.builds import PROJECT, RunBuild, build_arguments, command_line, published_hashes
 from tests.encoders import load_test_encoder
 from tests.kinetics import MiniKinetics
-from tests.videos import CodedVideo
+from tests.videos import UNCHANGED, CodedVideo
 
 pytestmark = pytest.mark.needs_ffmpeg
 
@@ -59,7 +61,7 @@ def test_embeddings_that_are_no_numbers_stop_the_build(value: float) -> None:
     clip = Clip("train", "abcdefghijk", 1, 11, None, "")
     encoder: Any = SimpleNamespace(dtype="float16")
     videos: Any = None
-    engine = LocalEngine([clip], videos, {}, encoder, 1.0, Path())
+    engine = LocalEngine([clip], videos, {}, encoder, Decoding(1.0, UNCHANGED), Path())
     info = VideoInfo(1, 1.0, 25.0, 8, 8)
     encoded = EncodedClip(0, np.full((1, 4), value, np.float16), np.zeros(1, np.float32), info)
     with pytest.raises(BuildError, match=r"clip abcdefghijk,1,11: .*not finite"):
@@ -71,9 +73,9 @@ def test_an_encoder_that_fails_names_the_clip(random_model: Path, plain_video: C
     clip = Clip("train", "abcdefghijk", 1, 11, None, "")
     encoder = load_test_encoder(random_model, batch_size=2)
     wrong = replace(encoder, width=encoder.width + 1)
-    engine = LocalEngine([clip], None, {}, wrong, 1.0, Path())
-    with DecodePool(1, 60) as pool:
-        run = Run(pool, np.zeros(1, np.float32), lambda _: None)
+    engine = LocalEngine([clip], None, {}, wrong, Decoding(1.0, encoder.preprocessing), Path())
+    with DecodePool(1, 60) as pool, EncoderLanes(wrong, 1) as lanes:
+        run = Run(pool, lanes, np.zeros(1, np.float32), lambda _: None)
         tasks = [engine.decode_task(0, plain_video.path)]
         line = (
             r"^clip abcdefghijk,1,11: the model gave embeddings of shape \(2, 512\), .*\(2, 513\)$"

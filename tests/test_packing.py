@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.packing import encode_frames
 from builder.types import (
     EncodedClip,
     Failure,
@@ -16,6 +15,7 @@ from builder.types import (
     UInt8Array,
     VideoInfo,
 )
+from tests.encoders import encode_all
 
 
 class CountingEncoder:
@@ -46,9 +46,10 @@ def make_frames(row: int, first: int, count: int, n_frames: int) -> Frames:
     lengths=st.lists(st.integers(0, 9), max_size=8),
     batch_size=st.integers(1, 7),
     piece=st.integers(1, 4),
+    n_lanes=st.integers(1, 3),
 )
 def test_every_frame_comes_back_to_its_clip(
-    lengths: list[int], batch_size: int, piece: int
+    lengths: list[int], batch_size: int, piece: int, n_lanes: int
 ) -> None:
     """Clips come out in order with their own rows; a length of 0 stands for a failed clip."""
 
@@ -59,7 +60,7 @@ def test_every_frame_comes_back_to_its_clip(
             for first in range(0, length, piece):
                 yield make_frames(row, first, min(piece, length - first), length)
 
-    results = list(encode_frames(decode(), CountingEncoder(batch_size)))
+    results = list(encode_all(decode(), CountingEncoder(batch_size), n_lanes=n_lanes))
     assert [result.row for result in results] == list(range(len(lengths)))
     for row, (result, length) in enumerate(zip(results, lengths, strict=True)):
         if isinstance(result, EncodedClip):
@@ -74,7 +75,7 @@ def test_every_frame_comes_back_to_its_clip(
 def test_every_batch_has_the_one_shape() -> None:
     """Seven frames at batch size three are three calls of three: the last is padded."""
     encoder = CountingEncoder(3)
-    list(encode_frames([make_frames(0, 0, 5, 5), make_frames(1, 0, 2, 2)], encoder))
+    list(encode_all([make_frames(0, 0, 5, 5), make_frames(1, 0, 2, 2)], encoder))
     assert encoder.shapes == [(3, 1, 1, 3)] * 3
 
 
@@ -86,14 +87,14 @@ def test_a_clip_is_whole_or_fails() -> None:
         failure,
         make_frames(1, 0, 1, 1),
     ]
-    first, second = encode_frames(decoded, CountingEncoder(10))
+    first, second = encode_all(decoded, CountingEncoder(10))
     assert first == failure
     assert isinstance(second, EncodedClip)
     assert second.embeddings.tolist() == [[1, 0]]
 
 
 def test_work_in_flight_is_bounded() -> None:
-    """Clips come out as soon as their last frame is encoded, not at the end."""
+    """No more than three batches are on their way in one lane, and none waits for the end."""
     taken = 0
 
     def decode() -> Iterator[Frames]:
@@ -102,9 +103,9 @@ def test_work_in_flight_is_bounded() -> None:
             taken += 1
             yield make_frames(row, 0, 2, 2)
 
-    results = encode_frames(decode(), CountingEncoder(4))
+    results = encode_all(decode(), CountingEncoder(4))
     next(results)
-    assert taken <= 3
+    assert taken <= 6
 
 
 @pytest.mark.parametrize("value", [65519.0, 1e-9])
@@ -115,6 +116,6 @@ def test_rows_are_rounded_to_float16(value: float) -> None:
         def encode(self, pixels: UInt8Array) -> Float32Array:
             return np.full((len(pixels), 2), value, np.float32)
 
-    (clip,) = encode_frames([make_frames(0, 0, 1, 1)], Constant(1))
+    (clip,) = encode_all([make_frames(0, 0, 1, 1)], Constant(1))
     assert isinstance(clip, EncodedClip)
     assert clip.embeddings.tolist() == [[float(np.float16(value))] * 2]

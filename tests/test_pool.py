@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from builder.decode import DecodeTask, decode_frames
+from builder.decode import DecodeTask, Decoding, decode_frames
 from builder.ending import SIGNALS
 from builder.pool import DecodePool
 from builder.preprocess import resize_and_crop
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.needs_ffmpeg
 
 def make_task(row: int, video: CodedVideo) -> DecodeTask:
     """Return the task that decodes a video from its begin."""
-    return DecodeTask(row, str(video.path), 0, 1.0, UNCHANGED)
+    return DecodeTask(row, str(video.path), 0, Decoding(1.0, UNCHANGED))
 
 
 def test_clips_come_in_order_with_failures_among_them(
@@ -55,7 +55,9 @@ def test_a_long_clip_comes_in_pieces(video_directory: Path) -> None:
     options = ("-c:v", "libx264", "-g", "30")
     video = encode_coded(video_directory / "pool_long.mp4", options=options, n_frames=400)
     with DecodePool(2, 60) as pool:
-        pieces = list(pool.decode([replace(make_task(0, video), frames_per_second=10.0)]))
+        pieces = list(
+            pool.decode([replace(make_task(0, video), decoding=Decoding(10.0, UNCHANGED))])
+        )
     frames = [piece for piece in pieces if isinstance(piece, Frames)]
     assert [piece.first for piece in frames] == [0, 64, 128]
     codes = [code for piece in frames for code in read_codes(piece.pixels)]
@@ -235,14 +237,14 @@ def test_signals_leave_the_workers_to_the_parent(plain_video: CodedVideo) -> Non
 
 
 ABANDONED = """
-from builder.decode import DecodeTask
+from builder.decode import Decoding, DecodeTask
 from builder.pool import DecodePool
 from tests.test_pool import misbehave, worker_pids
 from tests.videos import UNCHANGED
 
 pool = DecodePool(1, 3600, decode=misbehave)
 print(*worker_pids(pool), flush=True)
-list(pool.decode([DecodeTask(0, "hang", 0, 1.0, UNCHANGED)]))
+list(pool.decode([DecodeTask(0, "hang", 0, Decoding(1.0, UNCHANGED))]))
 """
 
 

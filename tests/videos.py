@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.decode import DecodeTask, decode_frames
+from builder.decode import DecodeTask, Decoding, decode_frames
 from builder.preprocess import Preprocessing
 from builder.types import Failure, Frames, UInt8Array
 
@@ -195,7 +195,7 @@ def read_raw_frames(path: Path) -> UInt8Array:
 
 def decode(path: Path, *, first: int = 0, rate: float = 1.0) -> Frames | Failure:
     """Decode without resizing, as far as the frames are 64 x 48."""
-    return decode_frames(DecodeTask(7, str(path), first, rate, UNCHANGED))
+    return decode_frames(DecodeTask(7, str(path), first, Decoding(rate, UNCHANGED)))
 
 
 def decode_well(path: Path, *, first: int = 0, rate: float = 1.0) -> Frames:

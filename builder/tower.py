@@ -1,0 +1,121 @@
+"""A batch of frames in, embeddings out: a vision tower at one batch shape, compiled or not.
+
+It knows torch alone; `encode.py` says which model it is.
+"""
+
+import importlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from builder.devices import check_compiler
+from builder.memory import is_out_of_memory
+from builder.preprocess import Normalize, Preprocessing
+from builder.types import BuildError, Float32Array, UInt8Array
+
+
+class VisionTower(torch.nn.Module):
+    """Pixels in, embeddings out: normalisation, the vision tower and its projection in one."""
+
+    def __init__(self, model: Any, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
+        """Join a `CLIPVisionModelWithProjection` of a type with what its input is made by."""
+        super().__init__()
+        self.model = model
+        self.normalize = Normalize(preprocessing)
+        self.dtype = dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (n, width) float32 `image_embeds` of (n, height, width, 3) uint8 RGB."""
+        normalized = self.normalize(pixels).to(self.dtype)
+        embeds: Tensor = self.model(pixel_values=normalized).image_embeds
+        return embeds.float()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipVisionEncoder:
+    """A CLIP vision tower with its projection, on one device, at one batch shape."""
+
+    tower: Callable[[Tensor], Tensor]
+    """A `VisionTower`, compiled or not."""
+    preprocessing: Preprocessing
+    device: torch.device
+    dtype: torch.dtype
+    width: int
+    """Columns of the embeddings: the model's `projection_dim`."""
+    batch_size: int
+    """The one batch shape that `encode` accepts."""
+
+    def encode(self, pixels: UInt8Array) -> Float32Array:
+        """Return (batch_size, width) float32 `image_embeds` of (batch_size, h, w, 3) uint8 RGB.
+
+        It may be called from several threads; on a GPU each has a stream of its own.
+        """
+        if pixels.shape[0] != self.batch_size:
+            raise ValueError(f"a batch is {self.batch_size} frames, got {pixels.shape[0]}")
+        try:
+            array = self._run(torch.from_numpy(pixels))
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
+                raise
+            raise BuildError(
+                f"{self.device} is out of memory at batch size {self.batch_size}; "
+                f"set --batch-size {max(1, self.batch_size // 2)} (in a new output directory)"
+            ) from error
+        if array.shape != (self.batch_size, self.width):
+            raise BuildError(
+                f"the model gave embeddings of shape {array.shape}, "
+                f"its configuration says {(self.batch_size, self.width)}"
+            )
+        return array
+
+    def _run(self, pixels: Tensor) -> Float32Array:
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                return np.asarray(self.tower(pixels))
+            # Copies and kernels of one thread wait for each other only, not for other threads'.
+            with torch.cuda.stream(find_stream(self.device)):
+                return np.asarray(self.tower(pixels.to(self.device, non_blocking=True)).cpu())
+
+
+this_thread = threading.local()
+
+
+def find_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return this thread's stream on a GPU."""
+    make_stream: Any = torch.cuda.Stream  # its constructor has no types
+    if getattr(this_thread, "device", None) != device:
+        this_thread.device, this_thread.stream = device, make_stream(device)
+    stream: torch.cuda.Stream = this_thread.stream
+    return stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderShape:
+    """How a model is run: all of it can change a bit of the embeddings."""
+
+    dtype: str
+    """A torch type, resolved."""
+    batch_size: int
+    compiled: bool
+
+
+def compile_tower(tower: VisionTower) -> Callable[[Tensor], Tensor]:
+    """Return the tower as torch.compile makes it, for one shape.
+
+    The weights are frozen into it, packed as the processor wants them. Nothing is chosen by
+    timing, so every machine of a kind makes the same program (bits were the same over restarts,
+    positions, neighbours and threads); no CUDA graphs, which belong to one thread.
+    """
+    check_compiler()
+    inductor: Any = importlib.import_module("torch._inductor.config")
+    inductor.freezing = True
+    # No pool of compiling processes, which would stay: each holds 300 MB.
+    inductor.compile_threads = 1
+    inductor.max_autotune = False
+    compiled: Callable[[Tensor], Tensor] = torch.compile(tower, dynamic=False, fullgraph=True)
+    return compiled
