@@ -45,12 +45,12 @@ log = logging.getLogger(__name__)
 @general_options
 def build_command(output: Path, **options: Any) -> int:
     """Encode videos and assemble the dataset: encode and assemble in one."""
-    from builder import pipeline, prepare, report
+    from builder import pipeline, report
 
     encode_config = make_config(EncodeConfig, options, work=output / WORK_NAME)
     assemble_config = make_config(AssembleConfig, options, source=output, output=output)
     if options["dry_run"]:
-        report.print_plan(prepare.plan_encode(encode_config), encode_config)
+        dry_run(encode_config, assemble_config.formats)
         return 0
     summary, manifest = pipeline.build(encode_config, assemble_config, quiet=options["quiet"])
     if manifest is None:
@@ -71,11 +71,11 @@ def build_command(output: Path, **options: Any) -> int:
 @general_options
 def encode_command(**options: Any) -> int:
     """Encode annotations and videos into parts."""
-    from builder import pipeline, prepare, report
+    from builder import pipeline, report
 
     config = make_config(EncodeConfig, options)
     if options["dry_run"]:
-        report.print_plan(prepare.plan_encode(config), config)
+        dry_run(config, ())
         return 0
     summary = pipeline.encode(config, quiet=options["quiet"])
     if not options["quiet"]:
@@ -194,6 +194,22 @@ def info_command(*, as_json: bool, quiet: bool, **options: Any) -> int:
     else:
         print_info(info)
     return 0
+
+
+def dry_run(config: EncodeConfig, formats: Sequence[str]) -> None:
+    """Print what a run would do and take; a model that cannot be had costs only the times."""
+    from builder import cost, prepare, report
+    from builder.types import InputError
+
+    plan = prepare.plan_encode(config)
+    report.print_plan(plan, config)
+    try:
+        model = cost.measure_cost(config, plan)
+    except InputError as error:
+        click.echo(f"what it would take is not known: {error}")
+        return
+    n_clips = cost.count_clips(plan, config)
+    report.print_cost(model, cost.predict_cost(model, n_clips, formats))
 
 
 Config = TypeVar(

@@ -151,8 +151,7 @@ def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
     """Load the model, then store what this build is, or check it against what is stored."""
     files = find_model(config.model, config.revision)
     preprocessing = read_preprocessing(files)
-    device = resolve_device(config.device, read_local_rank(plan.rank, os.environ))
-    decode_device = resolve_decode_device(config.decode_device, device)
+    device, decode_device = resolve_devices(config, plan)
     resolve = partial(
         resolve_work_config, config=config, plan=plan, files=files, preprocessing=preprocessing
     )
@@ -177,6 +176,12 @@ def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
         decoding=Decoding(config.frames_per_second, preprocessing, decode_device),
         work=config.work,
     )
+
+
+def resolve_devices(config: EncodeConfig, plan: Plan) -> tuple[str, str]:
+    """Return where this rank encodes and where it decodes."""
+    device = resolve_device(config.device, read_local_rank(plan.rank, os.environ))
+    return device, resolve_decode_device(config.decode_device, device)
 
 
 def resolve_work_config(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from builder.config import EncodeConfig
@@ -15,6 +16,7 @@ from builder.work import parts_directory
 from clip_kinetics700.schema import SPLITS
 
 if TYPE_CHECKING:  # they import torch, which most commands do without
+    from builder.cost import Cost, CostModel
     from builder.pipeline import EncodeSummary
     from builder.prepare import Plan
 
@@ -84,6 +86,30 @@ def print_plan(plan: "Plan", config: EncodeConfig) -> None:
         f"rank {plan.rank} of {plan.world_size} would encode "
         f"{len(plan.own_parts) - n_done} of its {len(plan.own_parts)} parts, {n_done} are done"
     )
+
+
+def print_cost(model: "CostModel", cost: "Cost") -> None:
+    """Print what a build would take, and what that is based on."""
+    console = Console(soft_wrap=True, markup=False)
+    console.print(
+        f"{cost.n_clips:,} clips would take {format_seconds(cost.seconds)} on this machine, "
+        f"{decimal(cost.dataset_bytes)} of dataset and {decimal(cost.work_bytes)} of parts"
+    )
+    known = "as is usual, no clip here to measure"
+    if model.n_decoded:
+        known = f"measured on {model.n_decoded} of them"
+    encoder = "a GPU" if model.on_gpu else f"{model.n_cores} cores"
+    console.print(
+        f"decoding: {1000 * model.decode_seconds:.0f} ms of a core and {model.n_frames:.3g} frames "
+        f"a clip ({known}); encoding: {1 / model.frame_seconds:.4g} frames/s on {encoder}"
+    )
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def print_conversion(plan: Iterable[tuple[str, int, int]], source: str, output: Path) -> None:

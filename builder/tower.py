@@ -19,12 +19,44 @@ from builder.preprocess import Normalize, Preprocessing
 from builder.types import BuildError, Float32Array, UInt8Array
 
 
+class ClassTokenLayer(torch.nn.Module):
+    """The last layer of a tower, for the class token alone.
+
+    The embedding is made of that token; of the others this layer needs keys and values only. The
+    result is the same, at 7 % less of ViT-B/32's arithmetic.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        """Take the weights of a `CLIPEncoderLayer`."""
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Return (n, 1, hidden) of (n, tokens, hidden); there is no mask in a vision tower."""
+        attention = self.layer.self_attn
+
+        def split_heads(states: Tensor) -> Tensor:
+            return states.view(*states.shape[:2], -1, attention.head_dim).transpose(1, 2)
+
+        normalized = self.layer.layer_norm1(hidden_states)
+        mixed = torch.nn.functional.scaled_dot_product_attention(
+            split_heads(attention.q_proj(normalized[:, :1])),
+            split_heads(attention.k_proj(normalized)),
+            split_heads(attention.v_proj(normalized)),
+        )
+        token = hidden_states[:, :1] + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        result: Tensor = token + self.layer.mlp(self.layer.layer_norm2(token))
+        return result
+
+
 class VisionTower(torch.nn.Module):
     """Pixels in, embeddings out: normalisation, the vision tower and its projection in one."""
 
     def __init__(self, model: Any, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
         """Join a `CLIPVisionModelWithProjection` of a type with what its input is made by."""
         super().__init__()
+        layers = model.vision_model.encoder.layers
+        layers[-1] = ClassTokenLayer(layers[-1])
         self.model = model
         self.normalize = Normalize(preprocessing)
         self.dtype = dtype

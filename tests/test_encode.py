@@ -12,10 +12,10 @@ import torch
 from transformers import AutoImageProcessor, CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from builder.devices import resolve_batch_size, resolve_device, resolve_dtype
-from builder.encode import read_preprocessing
+from builder.encode import load_model, read_preprocessing
 from builder.model_files import find_model
-from builder.preprocess import resize_and_crop
-from builder.tower import ClipVisionEncoder
+from builder.preprocess import normalize, resize_and_crop
+from builder.tower import ClipVisionEncoder, VisionTower
 from builder.types import BuildError, Float32Array, InputError, UInt8Array
 from tests.encoders import load_test_encoder, smallest_cosine
 from tests.test_preprocess import find_film
@@ -63,6 +63,19 @@ def test_embeddings_equal_those_of_transformers(
     """On every frame the fp32 cosine to processor and model of transformers is >= 0.9999."""
     theirs = encode_theirs(random_model, frames)
     assert smallest_cosine(encode_ours(encoder, frames), theirs) >= 0.9999
+
+
+def test_the_last_layer_of_one_token_gives_the_whole_ones_embeddings(random_model: Path) -> None:
+    """What is left out of the last layer changes no embedding by more than float32 rounds."""
+    files = find_model(str(random_model), None)
+    whole = load_model(files, torch.float32).eval()
+    preprocessing = read_preprocessing(files)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), np.uint8))
+    with torch.inference_mode():
+        expected = whole(pixel_values=normalize(pixels, preprocessing)).image_embeds
+        tower = VisionTower(whole, preprocessing, torch.float32)
+        assert torch.allclose(tower(pixels), expected, rtol=0, atol=1e-5)
+    assert expected.abs().max() > 0.1
 
 
 def swap_red_and_blue(frames: UInt8Array) -> UInt8Array:
