@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from builder.decode import DecodeTask, Decoding, decode_frames
 from builder.devices import resolve_batch_size, resolve_device, resolve_dtype
 from builder.encode import save_random_model
+from builder.lanes import EncoderLanes
+from builder.preprocess import Preprocessing
 from builder.tower import ClipVisionEncoder
-from builder.types import UInt8Array
+from builder.types import Failure, Frames, UInt8Array
 from tests.encoders import load_test_encoder, smallest_cosine
+from tests.videos import CodedVideo
 
 BATCH_SIZE = 64
 
@@ -63,6 +67,44 @@ def test_neighbours_leave_no_trace_on_the_gpu(
     assert np.array_equal(encoder.encode(pixels[order]), rows[order])
     assert np.array_equal(encoder.encode(others)[:5], rows[:5])
     assert np.array_equal(make_encoder(vit_b_32, dtype, "cuda").encode(pixels), rows)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_lanes_give_the_bits_of_one_call(
+    vit_b_32: Path, pixels: UInt8Array, *, compiled: bool
+) -> None:
+    """Two streams at once, from pinned memory, eager or compiled: every call has the same bits."""
+    encoder = load_test_encoder(
+        vit_b_32, batch_size=BATCH_SIZE, dtype="bfloat16", device="cuda", compiled=compiled
+    )
+    with EncoderLanes(encoder, 2, is_pinned=True) as lanes:
+        batch = lanes.make_batch(pixels.shape[1:])
+        batch[:] = pixels
+        first = lanes.submit(batch).result()
+        futures = [lanes.submit(batch) for _ in range(20)]
+        assert all(np.array_equal(future.result(), first) for future in futures)
+
+
+def test_nvdec_gives_the_frames_of_the_cpu(plain_video: CodedVideo) -> None:
+    """A GPU's decoder picks the same frames, within what its colours and resize round."""
+    clip = Preprocessing(
+        shortest_edge=32,
+        resample="bicubic",
+        crop=(32, 32),
+        rescale_factor=1 / 255,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    )
+    on_cpu, on_gpu = (
+        decode_frames(DecodeTask(0, str(plain_video.path), 0, Decoding(1.0, clip, device)))
+        for device in ("cpu", "cuda")
+    )
+    if isinstance(on_gpu, Failure):
+        pytest.skip(f"this torchcodec has no NVDEC: {on_gpu.message}")
+    assert isinstance(on_cpu, Frames)
+    assert on_gpu.timestamps.tolist() == on_cpu.timestamps.tolist()
+    difference = np.abs(on_gpu.pixels.astype(int) - on_cpu.pixels.astype(int))
+    assert difference.mean() < 2
 
 
 def test_auto_is_resolved_for_a_gpu() -> None:

@@ -15,11 +15,22 @@ import pytest
 from filelock import FileLock
 
 from builder.canary_video import check_colours
+from builder.config import EncodeConfig
 from builder.decode import Decoding
 from builder.engines import LocalEngine, Run
 from builder.lanes import EncoderLanes
+from builder.pipeline import open_pool
 from builder.pool import DecodePool
-from builder.types import BuildError, Clip, EncodedClip, InputError, UInt8Array, VideoInfo
+from builder.prepare import plan_encode, prepare_engine
+from builder.types import (
+    BuildError,
+    Clip,
+    EncodedClip,
+    Float32Array,
+    InputError,
+    UInt8Array,
+    VideoInfo,
+)
 from tests.builds import PROJECT, RunBuild, build_arguments, command_line, published_hashes
 from tests.encoders import load_test_encoder
 from tests.kinetics import MiniKinetics
@@ -82,6 +93,41 @@ def test_an_encoder_that_fails_names_the_clip(random_model: Path, plain_video: C
         )
         with pytest.raises(BuildError, match=line):
             list(engine.encode(tasks, run))
+
+
+def test_batches_hold_frames_of_several_parts(
+    mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path
+) -> None:
+    """Parts of two rows each are one stream of full batches: none is padded at a part's end."""
+    config = EncodeConfig(
+        annotations=(mini_kinetics.annotations,),
+        videos=mini_kinetics.videos,
+        work=tmp_path,
+        model=str(random_model),
+        dtype="float32",
+        batch_size=8,
+        rows_per_part=2,
+        decode_workers=1,
+    )
+    plan = plan_encode(config)
+    engine = prepare_engine(config, plan)
+    calls: list[int] = []
+
+    class Counting:
+        width, batch_size = engine.encoder.width, engine.encoder.batch_size
+
+        def encode(self, pixels: UInt8Array) -> Float32Array:
+            calls.append(len(pixels))
+            return engine.encoder.encode(pixels)
+
+    with open_pool(config, engine) as pool, EncoderLanes(Counting(), 1) as lanes:
+        run = Run(pool, lanes, np.zeros(1, np.float32), lambda _: None)
+        reports = list(engine.run(plan.own_parts, run))
+    assert [report.name for report in reports] == [part.name for part in plan.own_parts]
+    n_frames = [report.n_frames for report in reports]
+    # A clip may fail after some frames, which then went through the encoder for nothing.
+    n_most = -(-(sum(n_frames) + 8) // 8)
+    assert len(calls) <= n_most < sum(-(-count // 8) for count in n_frames)
 
 
 def test_one_rank_is_run_once_at_a_time(run_build: RunBuild, tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ import pytest
 import torch
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from builder.preprocess import Preprocessing, normalize, resize_and_crop
+from builder.preprocess import (
+    Preprocessing,
+    normalize,
+    resize_and_crop,
+    resize_floats,
+    resize_planes,
+)
 from builder.types import UInt8Array
 from tests.videos import draw_quadrants, read_raw_frames, run_ffmpeg
 
@@ -181,3 +187,15 @@ def test_impossible_preprocessing_is_refused(change: dict[str, object], message:
     """A description that cannot give frames of one shape is an error that names it."""
     with pytest.raises(ValueError, match=message):
         Preprocessing.from_dict(CLIP.to_dict() | change)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 340), (240, 320), (720, 1280), (90, 120)])
+def test_resizing_in_floats_gives_the_levels_of_uint8(height: int, width: int) -> None:
+    """What a GPU computes in float32 is that of uint8, but for a level here and there."""
+    frame = np.random.default_rng(height).integers(0, 256, (1, 3, height, width), np.uint8)
+    planes = torch.from_numpy(frame)
+    size = (224, int(224 * width / height))
+    ours = resize_floats(planes, size, "bicubic").int()
+    difference = (ours - resize_planes(planes, size, "bicubic").int()).abs()
+    assert difference.max() <= 2
+    assert difference.float().mean() < 0.02
