@@ -92,18 +92,29 @@ class ClipVisionEncoder:
         try:
             array = self._run(torch.from_numpy(pixels))
         except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
-                raise
-            raise BuildError(
-                f"{self.device} is out of memory at batch size {self.batch_size}; "
-                f"set --batch-size {max(1, self.batch_size // 2)} (in a new output directory)"
-            ) from error
+            raise self._explain(error) from error
         if array.shape != (self.batch_size, self.width):
             raise BuildError(
                 f"the model gave embeddings of shape {array.shape}, "
                 f"its configuration says {(self.batch_size, self.width)}"
             )
         return array
+
+    def _explain(self, error: RuntimeError) -> RuntimeError:
+        """Return an error as a person can mend it, or the same if it is one of the model."""
+        if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
+            return BuildError(
+                f"{self.device} is out of memory at batch size {self.batch_size}; "
+                f"set --batch-size {max(1, self.batch_size // 2)} (in a new output directory)"
+            )
+        # torch's compiler has no public class for its errors.
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            return BuildError(
+                f"the model cannot be compiled here: {first}; "
+                "mend that, or set --compile no in a new output directory"
+            )
+        return error
 
     def _run(self, pixels: Tensor) -> Float32Array:
         with torch.inference_mode():

@@ -18,8 +18,9 @@ from builder.devices import (
 )
 from builder.lanes import EncoderLanes
 from builder.types import Float32Array, InputError, UInt8Array
-from tests.builds import PROJECT
+from tests.builds import PROJECT, build_arguments, run_cli_process
 from tests.encoders import load_test_encoder, smallest_cosine
+from tests.kinetics import MiniKinetics
 
 needs_compiler = pytest.mark.skipif(
     find_missing_tool() is not None, reason=f"torch.compile lacks {find_missing_tool()}"
@@ -69,6 +70,23 @@ def test_nvdec_without_a_gpu_is_refused() -> None:
     assert resolve_decode_device("cpu", "cpu") == "cpu"
     with pytest.raises(InputError, match="--decode-device cuda: this torch sees no CUDA device"):
         resolve_decode_device("cuda", "cpu")
+
+
+@needs_compiler
+@pytest.mark.needs_ffmpeg
+def test_a_compiler_that_fails_ends_in_one_line(
+    mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path
+) -> None:
+    """A g++ that is there and does not work: the cause, what to set, exit code 1."""
+    words = build_arguments(mini_kinetics, random_model, tmp_path / "out")
+    cache = str(tmp_path / "cache")
+    outcome = run_cli_process(
+        *words, "--compile", "yes", "--quiet", CXX="false", TORCHINDUCTOR_CACHE_DIR=cache
+    )
+    assert outcome.returncode == 1
+    (line,) = outcome.stderr.splitlines()
+    assert "the model cannot be compiled here: InvalidCxxCompiler: " in line
+    assert line.endswith("set --compile no in a new output directory")
 
 
 BATCH_SIZE = 4
