@@ -40,7 +40,7 @@ lint: install
 	@$(PYTHON_IN_VENV) -m mypy --strict
 
 bench: install
-	@$(PYTHON_IN_VENV) -m benchmarks.build
+	@$(PYTHON_IN_VENV) -m benchmarks.bench
 
 bench-reading: install
 	@$(PYTHON_IN_VENV) -m benchmarks.reading

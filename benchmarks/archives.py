@@ -1,7 +1,7 @@
 """What bounds a build that streams archives: MB/s of each stage, and the whole beside a directory.
 
 Run as `python -m benchmarks.archives [--clips 24] [--json FILE]`. The archive is a `.tar.gz` of
-generated clips, as in `benchmarks.build`, from a web server in a process of its own.
+generated clips, as in `benchmarks.bench`, from a web server in a process of its own.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.build import BATCH_SIZE, Inputs, make_inputs, measure_decode
+from benchmarks.build import measure_decode
+from benchmarks.generated_clips import Inputs, make_inputs
 from benchmarks.server import serve
 from builder.archives import read_clips
 from builder.config import AssembleConfig, EncodeConfig
@@ -114,7 +115,7 @@ def measure_stages(inputs: Inputs, tree: Path, url: str, names: list[str]) -> di
                 seconds[name].append(time.perf_counter() - begin)
     figures = {f"{name}, MB/s": megabytes / median(each) for name, each in seconds.items()}
     clip_megabytes = megabytes / len(names)
-    figures["decode and crop, one core, MB/s"] = 1000 * clip_megabytes / measure_decode(inputs)
+    figures["decode and crop, one core, MB/s"] = clip_megabytes / measure_decode(inputs)
     return figures
 
 
@@ -164,7 +165,6 @@ def measure_builds(inputs: Inputs, url: str) -> dict[str, float]:
                 annotations=(inputs.videos.parent / "train.csv",),
                 work=output / WORK_NAME,
                 model=str(inputs.model),
-                batch_size=BATCH_SIZE,
                 device="cpu",
                 **source,  # type: ignore[arg-type]
             )

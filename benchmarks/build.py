@@ -1,159 +1,159 @@
-"""How fast `build` is: clips a second of its stages and of the whole, on this machine.
+"""How fast `build` is, stage by stage and as a whole, in shares of what this machine could do.
 
-Run as `python -m benchmarks.build [--clips 24] [--json FILE]`. The clips are generated: ten
-seconds of H.264 at 340x256 and 30 frames a second, like Kinetics' as most people store it. The
-model has the exact ViT-B/32 configuration with random weights, whose speed is that of real ones.
+In: generated clips and a model. Out: one turn's rates and ceilings, all of the same minutes; each
+build is the command line in a process of its own, whose whole tree's memory is watched.
 """
 
-import argparse
 import json
-import logging
 import os
+import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from builder.config import AssembleConfig, EncodeConfig
+from benchmarks.ceilings import combine_limits, count_flops, measure_decode_pass, measure_matrix
+from benchmarks.generated_clips import FRAMES_PER_CLIP, Inputs
+from benchmarks.processes import run_watched
+from builder.cores import count_cores
 from builder.decode import DecodeTask, Decoding, decode_frames
-from builder.devices import resolve_dtype
-from builder.encode import load_encoder, read_preprocessing, save_random_model
+from builder.devices import find_missing_tool, resolve_batch_size, resolve_dtype
+from builder.encode import load_encoder, read_preprocessing
+from builder.lanes import EncoderLanes
 from builder.model_files import find_model
-from builder.output import WORK_NAME
-from builder.pipeline import build
-from builder.tower import EncoderShape
+from builder.tower import ClipVisionEncoder, EncoderShape
 from builder.types import Frames
 
-BATCH_SIZE = 32
-REPEATS = 3
+ENCODE_SECONDS = 5.0
+RATE_LINE = re.compile(r"(\d+) clips in ([\d.]+) s")
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """What is measured on."""
+class Variant:
+    """One way to run the model."""
 
-    model: Path
-    table: Path
-    videos: Path
-    n_clips: int
+    dtype: str
+    compiled: bool
 
-
-def main() -> int:
-    """Measure and print; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=24)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    with tempfile.TemporaryDirectory() as name:
-        inputs = make_inputs(Path(name), arguments.clips)
-        figures = {
-            "decode one core, ms a clip": measure_decode(inputs),
-            **{f"encode {dtype}, frames/s": measure_encode(inputs, dtype) for dtype in dtypes()},
-            **{f"build {dtype}, clips/s": measure_build(inputs, dtype) for dtype in dtypes()},
-        }
-    print_figures(figures, inputs)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return f"{self.dtype} {'compiled' if self.compiled else 'eager'}"
 
 
-def dtypes() -> list[str]:
-    """Return float32 and, where `auto` is something else here, that too."""
-    return list(dict.fromkeys(["float32", resolve_dtype("auto", "cpu")]))
+def list_variants() -> list[Variant]:
+    """Return float32, and what `auto` takes here for short and for long jobs."""
+    dtype = resolve_dtype("auto", "cpu")
+    variants = [Variant("float32", compiled=False), Variant(dtype, compiled=False)]
+    if find_missing_tool() is None:
+        variants.append(Variant(dtype, compiled=True))
+    return list(dict.fromkeys(variants))
 
 
-def make_inputs(directory: Path, n_clips: int) -> Inputs:
-    """Generate clips that differ, their table and the model."""
-    videos = directory / "videos"
-    videos.mkdir()
-    rows = ["path,caption"]
-    for number in range(n_clips):
-        source = f"testsrc2=size=340x256:rate=30:duration=10,hue=h={number * 15}"
-        command = ["ffmpeg", "-v", "error", "-nostdin", "-f", "lavfi", "-i", source]
-        command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", str(videos / f"{number}.mp4")]
-        subprocess.run(command, check=True)
-        rows.append(f"{number}.mp4,clip {number}")
-    table = directory / "table.csv"
-    table.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    save_random_model(directory / "vit_b_32", tiny=False)
-    return Inputs(directory / "vit_b_32", table, videos, n_clips)
+def load_variants(inputs: Inputs, variants: list[Variant]) -> dict[Variant, ClipVisionEncoder]:
+    """Load the model once for each way to run it."""
+    files = find_model(str(inputs.model), None)
+    preprocessing = read_preprocessing(files)
+    batch_size = resolve_batch_size(None, "cpu")
+    return {
+        variant: load_encoder(
+            files,
+            preprocessing,
+            EncoderShape(dtype=variant.dtype, batch_size=batch_size, compiled=variant.compiled),
+            device="cpu",
+        )
+        for variant in variants
+    }
+
+
+def measure_turn(inputs: Inputs, encoders: dict[Variant, ClipVisionEncoder]) -> dict[str, float]:
+    """Measure everything once; the ceilings stand between what is compared with them."""
+    n_cores, turn = count_cores(), dict[str, float]()
+    turn["cores"] = n_cores
+    turn["GFLOP a frame"] = count_flops(inputs.model)
+    for variant, encoder in encoders.items():
+        turn[f"matrix {variant.dtype}"] = measure_matrix(variant.dtype, n_cores)
+        turn[f"encode {variant.name}"] = measure_encode(encoder, n_cores)
+    for variant in encoders:
+        turn[f"decode pass beside {variant.name}"] = measure_decode_pass(
+            inputs.clips, inputs.table.parent
+        )
+        turn[f"matrix beside {variant.name}"] = measure_matrix(variant.dtype, n_cores)
+        turn |= measure_build(inputs, variant)
+        turn[f"limit {variant.name}"] = combine_limits(
+            turn[f"decode pass beside {variant.name}"],
+            turn["GFLOP a frame"] * FRAMES_PER_CLIP,
+            turn[f"matrix beside {variant.name}"],
+            n_cores,
+        )
+    turn["decode pass"] = measure_decode_pass(inputs.clips, inputs.table.parent)
+    turn["decode"] = measure_decode(inputs)
+    turn["peer"] = measure_peer(inputs)
+    return turn
 
 
 def measure_decode(inputs: Inputs) -> float:
-    """Return milliseconds to decode and crop one clip in one process with one thread."""
+    """Return seconds to decode and crop one clip in one process with one thread."""
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    preprocessing = read_preprocessing(find_model(str(inputs.model), None))
+    decoding = Decoding(1.0, read_preprocessing(find_model(str(inputs.model), None)))
     seconds = []
-    for path in sorted(inputs.videos.iterdir()):
-        task = DecodeTask(0, str(path), 0, Decoding(1.0, preprocessing))
+    for path in inputs.clips:
         begin = time.perf_counter()
-        decoded = decode_frames(task)
+        decoded = decode_frames(DecodeTask(0, str(path), 0, decoding))
         seconds.append(time.perf_counter() - begin)
         if not isinstance(decoded, Frames):
             raise RuntimeError(decoded.message)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return 1000 * median(seconds)
+    torch.set_num_threads(n_threads)
+    return median(seconds)
 
 
-def measure_encode(inputs: Inputs, dtype: str) -> float:
-    """Return frames a second of the model alone, on all cores."""
-    files = find_model(str(inputs.model), None)
-    encoder = load_encoder(
-        files,
-        read_preprocessing(files),
-        EncoderShape(dtype=dtype, batch_size=BATCH_SIZE, compiled=False),
-        device="cpu",
-    )
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, 224, 224, 3), np.uint8)
-    encoder.encode(pixels)
-    seconds = []
-    for _ in range(REPEATS * 3):
+def measure_encode(encoder: ClipVisionEncoder, n_lanes: int) -> float:
+    """Return frames a second of the encoder alone, in a lane for each core."""
+    shape = (encoder.batch_size, 224, 224, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with EncoderLanes(encoder, n_lanes) as lanes:
+        lanes.submit(pixels).result()
         begin = time.perf_counter()
-        encoder.encode(pixels)
-        seconds.append(time.perf_counter() - begin)
-    return BATCH_SIZE / median(seconds)
+        lanes.submit(pixels).result()
+        seconds = time.perf_counter() - begin
+        n_batches = n_lanes * max(1, round(ENCODE_SECONDS / seconds))
+        begin = time.perf_counter()
+        for future in [lanes.submit(pixels) for _ in range(n_batches)]:
+            future.result()
+        return n_batches * encoder.batch_size / (time.perf_counter() - begin)
 
 
-def measure_build(inputs: Inputs, dtype: str) -> float:
-    """Return clips a second of decoding, encoding and writing parts, start-up left out."""
-    rates = []
-    for _ in range(REPEATS):
-        output = inputs.table.parent / "out"
-        shutil.rmtree(output, ignore_errors=True)
-        encode_config = EncodeConfig(
-            annotations=(inputs.table,),
-            videos=inputs.videos,
-            work=output / WORK_NAME,
-            model=str(inputs.model),
-            dtype=dtype,
-            device="cpu",
-        )
-        assemble_config = AssembleConfig(source=output, output=output)
-        summary, _ = build(encode_config, assemble_config, quiet=True)
-        rates.append(summary.n_clips / summary.seconds)
-    return median(rates)
+def measure_build(inputs: Inputs, variant: Variant) -> Iterator[tuple[str, float]]:
+    """Yield clips a second without start-up, seconds with it, and MiB of the process tree."""
+    output = inputs.table.parent / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "-c", "import builder; builder.main()", "build"]
+    command += ["--annotations", str(inputs.table), "--videos", str(inputs.videos)]
+    command += ["--model", str(inputs.model), "--output", str(output), "--device", "cpu"]
+    command += ["--dtype", variant.dtype, "--compile", "yes" if variant.compiled else "no"]
+    begin = time.perf_counter()
+    printed, peak = run_watched(command)
+    yield f"seconds in all {variant.name}", time.perf_counter() - begin
+    match = RATE_LINE.search(printed)
+    if match is None or int(match[1]) != inputs.n_clips:
+        raise RuntimeError(f"build printed {printed!r}")
+    yield f"build {variant.name}", inputs.n_clips / float(match[2])
+    yield f"MiB {variant.name}", peak
 
 
-def print_figures(figures: dict[str, Any], inputs: Inputs) -> None:
-    """Print medians as a table."""
-    table = Table("what", "figure")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.2f}")
-    console = Console(soft_wrap=True)
-    console.print(f"medians: {REPEATS} runs of {inputs.n_clips} clips, {os.cpu_count()} cores")
-    console.print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def measure_peer(inputs: Inputs) -> float:
+    """Return clips a second of the plain script of `datasets`."""
+    output = inputs.table.parent / "peer.parquet"
+    command = [sys.executable, "-m", "benchmarks.peer_build", str(inputs.videos)]
+    # Its cache would answer the second time.
+    os.environ["HF_DATASETS_CACHE"] = str(inputs.table.parent / "cache")
+    shutil.rmtree(inputs.table.parent / "cache", ignore_errors=True)
+    printed, _ = run_watched([*command, str(inputs.model), str(output)])
+    answer = json.loads(printed)
+    return float(answer["clips"] / answer["seconds"])

@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.build import make_inputs
+from benchmarks.generated_clips import make_inputs
 from builder.config import FRAMES_PER_TASK
 from builder.decode import DecodeTask, Decoding, decode_frames
 from builder.encode import read_preprocessing

@@ -8,14 +8,11 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from builder.canary import describe_canary
 from builder.card import render_card
@@ -28,21 +25,13 @@ from builder.manifest import (
 )
 from builder.output import SHARDS_NAME, WORK_NAME, remove_stale_files
 from builder.rows import Rows, number_results
-from builder.shard_reports import Shard, ShardDigest, ShardReports
-from builder.shard_writers import (
-    ParquetShard,
-    TableFile,
-    TarShard,
-    open_parquet_shard,
-    open_table_file,
-    open_tar_shard,
-    splits_csv,
-)
+from builder.shard_line import ShardLine, open_shard_line
+from builder.shard_reports import Shard, ShardReports
+from builder.shard_writers import TableFile, open_table_file, splits_csv
 from builder.types import InputError
 from builder.work import refuse_differences
 from builder.write import write_text
 from clip_kinetics700.features import FAILURES_SCHEMA, INDEX_SCHEMA, data_schema
-from clip_kinetics700.index import index_row
 from clip_kinetics700.schema import (
     FAILURES_NAME,
     INDEX_NAME,
@@ -61,20 +50,20 @@ log = logging.getLogger(__name__)
 class _Layout:
     """State of one assembly: what was numbered and written so far."""
 
-    output: Path
     rows: Rows
     config: AssembleConfig
     advance: Callable[[int], None]
     index: TableFile
     failures: TableFile
     reports: ShardReports
-    schema: pa.Schema
+    line: ShardLine
     label_ids: Mapping[str, int]
+    files: dict[str, dict[str, Any]]
+    """The manifest's entry of each file that is finished."""
     n_samples: int = 0
     n_kept: int = 0
     """Shards that an earlier run had finished."""
     tars: list[tuple[str, str]] = field(default_factory=list)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def assemble(
@@ -157,24 +146,34 @@ def write_files(
 ) -> dict[str, dict[str, Any]]:
     """Write everything but card and manifest; return the manifest's entry of each file."""
     output = config.output
-    with ExitStack() as stack:
+    files: dict[str, dict[str, Any]] = {}
+
+    def keep(shard: Shard, samples_sha256: str, entries: dict[str, dict[str, Any]]) -> None:
+        reports.write(shard, samples_sha256, entries)
+        files.update(entries)
+
+    schema = data_schema(rows.width, rows.class_names)
+    with (
+        open_table_file(output / INDEX_NAME, INDEX_SCHEMA) as index,
+        open_table_file(output / FAILURES_NAME, FAILURES_SCHEMA) as failures,
+        open_shard_line(output, schema, keep) as line,
+    ):
         layout = _Layout(
-            output=output,
             rows=rows,
             config=config,
             advance=advance,
-            index=stack.enter_context(open_table_file(output / INDEX_NAME, INDEX_SCHEMA)),
-            failures=stack.enter_context(open_table_file(output / FAILURES_NAME, FAILURES_SCHEMA)),
+            index=index,
+            failures=failures,
             reports=reports,
-            schema=data_schema(rows.width, rows.class_names),
+            line=line,
             label_ids={name: index for index, name in enumerate(rows.class_names or [])},
+            files=files,
         )
         for split in SPLITS:
             if split in rows.totals:
                 write_split(layout, split)
     if layout.n_kept:
         log.info("%d shards were finished before", layout.n_kept)
-    files = layout.files
     n_failures = sum(totals.failures for totals in rows.totals.values())
     files[INDEX_NAME] = describe_file(output / INDEX_NAME, layout.n_samples)
     files[FAILURES_NAME] = describe_file(output / FAILURES_NAME, n_failures)
@@ -231,33 +230,15 @@ def finish_shard(layout: _Layout, shard: Shard, samples: Iterator[Sample], first
         samples: those of the shard.
         first: number of the split's first sample.
     """
-    digest = ShardDigest()
-    indexed = index_samples(layout, shard, samples, digest)
     report = layout.reports.find(shard)
     if report is None:
-        write_shard(layout, shard, indexed)
+        layout.line.write(shard, samples, layout.index)
+    elif report.samples_sha256 == layout.line.digest(shard, samples, layout.index):
+        layout.files |= report.files
+        layout.n_kept += 1
     else:
-        deque(indexed, maxlen=0)
-        if report.samples_sha256 == digest.hexdigest():
-            layout.files |= report.files
-            layout.n_kept += 1
-            return
         layout.reports.drop_from(shard)
-        write_shard(layout, shard, read_again(layout, shard, first))
-    files = {name: describe_file(layout.output / name, digest.n_samples) for name in shard.files}
-    layout.reports.write(shard, digest.hexdigest(), files)
-    layout.files |= files
-
-
-def index_samples(
-    layout: _Layout, shard: Shard, samples: Iterator[Sample], digest: ShardDigest
-) -> Iterator[Sample]:
-    """Yield samples that go into the digest and the index on their way."""
-    for sample in samples:
-        place = digest.add(sample)
-        place_in_tar = (None, None) if shard.tar is None else place
-        layout.index.add(index_row(shard.split, sample, shard.tar, place_in_tar))
-        yield sample
+        layout.line.write(shard, read_again(layout, shard, first), None)
 
 
 def read_again(layout: _Layout, shard: Shard, first: int) -> Iterator[Sample]:
@@ -266,18 +247,3 @@ def read_again(layout: _Layout, shard: Shard, first: int) -> Iterator[Sample]:
     samples = (row for row in rows if isinstance(row, Sample))
     begin = shard.number * layout.config.samples_per_shard
     return islice(samples, begin, begin + layout.config.samples_per_shard)
-
-
-def write_shard(layout: _Layout, shard: Shard, samples: Iterator[Sample]) -> None:
-    """Write one tar and one Parquet file with the same rows."""
-    with ExitStack() as stack:
-        writers: list[TarShard | ParquetShard] = []
-        if shard.tar is not None:
-            writers.append(stack.enter_context(open_tar_shard(layout.output / shard.tar)))
-        if shard.parquet is not None:
-            path = layout.output / shard.parquet
-            path.parent.mkdir(exist_ok=True)
-            writers.append(stack.enter_context(open_parquet_shard(path, layout.schema)))
-        for sample in samples:
-            for writer in writers:
-                writer.add(sample)

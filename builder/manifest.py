@@ -85,9 +85,10 @@ def canonical_json(document: Any) -> bytes:
     return text.encode("utf-8")
 
 
-def describe_file(path: Path, rows: int) -> dict[str, Any]:
-    """Return a file's entry in the manifest."""
-    return {"sha256": hash_file(path), "bytes": path.stat().st_size, "rows": rows}
+def describe_file(path: Path, rows: int, sha256: str | None = None) -> dict[str, Any]:
+    """Return a file's entry in the manifest; one whose hash is not known is read for it."""
+    digest = hash_file(path) if sha256 is None else sha256
+    return {"sha256": digest, "bytes": path.stat().st_size, "rows": rows}
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:

@@ -4,19 +4,44 @@ A row may lie in several parts: in that of the videos directory, in two archives
 Which of them counts follows from what they hold, never from when they were made.
 """
 
+from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from builder.canary import Canary, compare_canaries
 from builder.manifest import Totals
-from builder.parts import PartReader, PartReport, is_done, report_path, split_name
-from builder.plan import cut_parts
+from builder.part_reader import (
+    NO_FAILURE,
+    ROW_TYPE,
+    PartFiles,
+    PartReader,
+    Shared,
+    damaged_part,
+    make_result,
+)
+from builder.parts import PartReport, is_done, report_path, split_name
+from builder.plan import cut_splits
+from builder.plan_table import PlanTable
 from builder.sources import NO_FILE
 from builder.types import BuildError, Clip, EncodedClip, Failure, InputError
-from builder.work import WorkConfig, list_reports, parts_directory, read_sources, read_work
+from builder.work import (
+    PLAN_NAME,
+    WorkConfig,
+    list_reports,
+    parts_directory,
+    read_sources,
+    require_work,
+)
+
+ROWS_PER_PIECE = 1000
+NO_PART = -1
+MAX_RANK = 1 << 20
 
 
 class Unit(NamedTuple):
@@ -26,23 +51,6 @@ class Unit(NamedTuple):
     """0 for the videos directory, then archives in their order."""
     rows: Sequence[int] | None
     """Its rows; None where its archive tells."""
-
-
-class Place(NamedTuple):
-    """Where a row lies, so that the least of several places is the one that counts."""
-
-    is_failure: bool
-    is_missing: bool
-    """It says nothing but that this source has no file."""
-    unit: int
-    """The videos directory before archives, these in their order, overlays first."""
-    earlier: int
-    """Minus the number of the try."""
-    part: int
-    at: int
-    """Index of the row in the part."""
-    n_frames: int
-    reason: str
 
 
 class PartRows:
@@ -58,10 +66,12 @@ class PartRows:
         Raises:
             InputError: it is no work directory, or parts are not finished.
         """
-        config, self._clips = read_work(work)
-        units = list_units(work, config, self._clips)
+        config = require_work(work)
+        self.clips = PlanTable(work / PLAN_NAME)
+        """The plan."""
+        units = list_units(work, config, self.clips.spans)
         self.unfinished = check_units(work, units, is_finished=is_finished)
-        directory = parts_directory(work)
+        self._directory = parts_directory(work)
         order = {name: place for place, name in enumerate(units)}
 
         def rank_try(name: str) -> tuple[int, int]:
@@ -69,101 +79,140 @@ class PartRows:
             return order[first], number
 
         names = sorted(list_reports(work), key=rank_try)
-        self._readers = [PartReader(directory, name) for name in names]
-        check_reports(self.reports, units, len(self._clips))
         self.newest_report_ns = max(
-            report_path(directory, name).stat().st_mtime_ns for name in names
+            report_path(self._directory, name).stat().st_mtime_ns for name in names
         )
-        self.places = self._find_places(units)
         self.configuration: dict[str, Any] = config.configuration
         self.class_names = config.class_names
-        self.canary: Canary | None = compare_canaries(self.reports)
         self.width = int(config.configuration["embedding_width"])
+        self._shared = Shared()
+        self._files = PartFiles(self._directory, names, self.width)
+        self._rows = np.zeros(len(self.clips), ROW_TYPE)
+        self._rows["part"] = NO_PART
+        self.reports: list[PartReport] = []
+        """Those of all parts, in the order in which they are preferred."""
+        self._failures: list[npt.NDArray[np.int32]] = []
+        self._open_parts(names, units)
+        self.canary: Canary | None = compare_canaries(self.reports)
         self.totals = self._count()
-
-    @property
-    def clips(self) -> Sequence[Clip]:
-        """The plan."""
-        return self._clips
-
-    @property
-    def reports(self) -> list[PartReport]:
-        """The reports of all parts, in the order of `Place.part`."""
-        return [reader.report for reader in self._readers]
 
     def list_results(self) -> Iterator[tuple[PartReport, list[str | None]]]:
         """Yield the report of each part and why its rows failed, None where they did not."""
-        for reader in self._readers:
-            yield reader.report, reader.list_reasons()
+        for report, failures in zip(self.reports, self._failures, strict=True):
+            yield report, self._shared.list_reasons(failures)
+
+    def list_reasons(self, *, missing: str) -> list[str | None]:
+        """Return for each row of the plan why it failed, None where it did not.
+
+        Args:
+            missing: what is said of rows that no part holds.
+        """
+        reasons = self._shared.list_reasons(self._rows["failure"])
+        in_none = (self._rows["part"] == NO_PART).tolist()
+        return [missing if n else reason for n, reason in zip(in_none, reasons, strict=True)]
 
     def results(self, split: str) -> Iterator[tuple[Clip, EncodedClip | Failure]]:
         """Yield every row of a split in plan order."""
-        for row, clip in enumerate(self._clips):
-            if clip.split != split:
-                continue
-            place = self.places[row]
-            if place is None or place.is_missing:
-                yield clip, Failure(row, "source", "missing", NO_FILE)
-            else:
-                yield clip, self._readers[place.part].result(place.at)
+        span = self.clips.spans.get(split, range(0))
+        for piece in (span[at : at + ROWS_PER_PIECE] for at in range(0, len(span), ROWS_PER_PIECE)):
+            clips = self.clips.take(piece)
+            values = self._rows[piece.start : piece.stop].tolist()
+            for row, clip, of_row in zip(piece, clips, values, strict=True):
+                if of_row[0] == NO_PART:
+                    yield clip, Failure(row, "source", "missing", NO_FILE)
+                    continue
+                result = make_result(row, of_row, self._shared, self._files)
+                if isinstance(result, Failure) and result.reason == "missing":
+                    result = Failure(row, "source", "missing", NO_FILE)
+                yield clip, result
 
-    def _find_places(self, units: dict[str, Unit]) -> list[Place | None]:
-        """Return for each row of the plan where its result lies; None for no part."""
-        places: list[Place | None] = [None] * len(self._clips)
-        for number, reader in enumerate(self._readers):
-            name, attempt = split_name(reader.report.name)
-            frames, reasons = reader.list_frames(), reader.list_reasons()
-            for index, row in enumerate(reader.report.rows):
-                reason = reasons[index]
-                place = Place(
-                    is_failure=reason is not None,
-                    is_missing=reason == "missing",
-                    unit=units[name].rank,
-                    earlier=-attempt,
-                    part=number,
-                    at=index,
-                    n_frames=frames[index] or 0,
-                    reason=reason or "",
-                )
-                other = places[row]
-                places[row] = place if other is None else min(place, other)
-        return places
+    def _open_parts(self, names: Sequence[str], units: Mapping[str, Unit]) -> None:
+        """Read the parts, which must be sorted, and keep of every row the result that counts."""
+        best = np.full(len(self.clips), np.iinfo(np.int64).max)
+        for number, name in enumerate(names):
+            reader = PartReader(self._directory, name, shared=self._shared)
+            check_report(reader, units.get(name), len(self.clips), self.width)
+            first, attempt = split_name(name)
+            rows = np.asarray(reader.report.rows, np.int64)
+            found = reader.rows
+            found["part"] = number
+            rank = rank_results(found["failure"], self._shared, units[first].rank, attempt)
+            # Between equal ones the earlier part's is taken.
+            is_better = rank < best[rows]
+            best[rows[is_better]] = rank[is_better]
+            self._rows[rows[is_better]] = found[is_better]
+            self.reports.append(shrink_report(reader.report, self.reports))
+            self._failures.append(found["failure"].copy())
 
     def _count(self) -> dict[str, Totals]:
         totals: dict[str, Totals] = {}
-        for clip, place in zip(self._clips, self.places, strict=True):
-            split_totals = totals.setdefault(clip.split, Totals())
-            split_totals.rows += 1
-            if place is None or place.is_failure:
-                reason = "missing" if place is None else place.reason
-                split_totals.add_failures(reason, 1)
-            else:
-                split_totals.samples += 1
-                split_totals.frames += place.n_frames
+        all_reasons = self.list_reasons(missing="missing")
+        for split, span in self.clips.spans.items():
+            rows = self._rows[span.start : span.stop]
+            of_split = all_reasons[span.start : span.stop]
+            reasons = Counter(reason for reason in of_split if reason is not None)
+            n_samples = of_split.count(None)
+            is_sample = (rows["failure"] == NO_FAILURE) & (rows["part"] != NO_PART)
+            totals[split] = Totals(
+                len(rows), n_samples, frames=int(rows["n_frames"][is_sample].sum())
+            )
+            for reason, count in reasons.items():
+                totals[split].add_failures(reason, count)
         return totals
 
 
-def check_reports(reports: Sequence[PartReport], units: Mapping[str, Unit], n_rows: int) -> None:
-    """Refuse parts of other rows than the plan's.
+def rank_results(
+    failures: npt.NDArray[np.int32], shared: Shared, unit: int, attempt: int
+) -> npt.NDArray[np.int64]:
+    """Return numbers of which the least of several is that of the result that counts.
+
+    A sample comes before a failure, one that says more than that a source has no file before one
+    that does not, the videos directory before archives, these in their order, overlays first, and
+    the last try before earlier ones.
+
+    Args:
+        failures: of the rows of one part.
+        shared: what their numbers stand for.
+        unit: rank of the part's unit.
+        attempt: number of the try.
+    """
+    reasons = shared.list_reasons(failures)
+    kinds = [0 if reason is None else 2 if reason == "missing" else 1 for reason in reasons]
+    if max(unit, attempt) >= MAX_RANK:
+        raise ValueError(f"more than {MAX_RANK} archives, or tries of one")
+    return (np.asarray(kinds, np.int64) * MAX_RANK + unit) * MAX_RANK + (MAX_RANK - 1 - attempt)
+
+
+def shrink_report(report: PartReport, others: Sequence[PartReport]) -> PartReport:
+    """Return a report that takes less memory: thousands of them are kept."""
+    first = others[0].canary if others else None
+    canary = first if first is not None and report.canary == first else report.canary
+    return replace(report, rows=array("q", report.rows), canary=canary)
+
+
+def check_report(reader: PartReader, unit: Unit | None, n_rows: int, width: int) -> None:
+    """Refuse a part of other rows than the plan's, or of another width.
 
     Raises:
-        BuildError: names the first such part.
+        BuildError: names the part.
     """
-    for report in reports:
-        rows = np.asarray(report.rows, np.int64)
-        stated = units[report.name].rows if report.name in units else None
-        is_inside = len(np.unique(rows)) == len(rows) and ((rows >= 0) & (rows < n_rows)).all()
-        if not is_inside or (stated is not None and report.rows != list(stated)):
-            raise BuildError(
-                f"part {report.name}: its rows are not those of the plan; "
-                f"delete {report.name}.json and encode again"
-            )
+    report = reader.report
+    rows = np.asarray(report.rows, np.int64)
+    is_inside = len(np.unique(rows)) == len(rows) and ((rows >= 0) & (rows < n_rows)).all()
+    is_stated = unit is None or unit.rows is None or report.rows == list(unit.rows)
+    if not (is_inside and is_stated and len(rows) == len(reader.rows)):
+        raise BuildError(
+            f"part {report.name}: its rows are not those of the plan; "
+            f"delete {report.name}.json and encode again"
+        )
+    if reader.width != width:
+        raise damaged_part(report.name)
 
 
-def list_units(work: Path, config: WorkConfig, clips: list[Clip]) -> dict[str, Unit]:
+def list_units(work: Path, config: WorkConfig, spans: Mapping[str, range]) -> dict[str, Unit]:
     """Return the parts that there must be, by name, in the order in which they are preferred."""
     sources = read_sources(work)
-    parts = cut_parts(clips, config.rows_per_part) if sources.has_videos else []
+    parts = cut_splits(spans, config.rows_per_part) if sources.has_videos else []
     units = {part.name: Unit(0, part.rows) for part in parts}
     return units | {name: Unit(rank, None) for rank, name in enumerate(sources.archives, 1)}
 

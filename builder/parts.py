@@ -5,7 +5,6 @@ written last and is the only sign that the part is done.
 """
 
 import json
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from builder.types import BuildError, EncodedClip, Failure, Float32Array, Part, VideoInfo
+from builder.types import BuildError, EncodedClip, Failure, Float32Array, Part
 from builder.write import atomic_path, write_json
 from clip_kinetics700.features import embeddings_type
 
@@ -27,7 +26,7 @@ class PartReport:
     """What a finished part says of itself."""
 
     name: str
-    rows: list[int]
+    rows: Sequence[int]
     """Indices into the plan, in the order of the Arrow file."""
     n_samples: int
     n_failures: int
@@ -223,68 +222,3 @@ def read_report(directory: Path, name: str) -> PartReport:
             f"{report.arrow_bytes}; delete {path.name} and run encode again"
         )
     return report
-
-
-class PartReader:
-    """One finished part, memory-mapped: its rows, and the result of each."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        """Open a part whose report is there."""
-        self.report = read_report(directory, name)
-        try:
-            with pa.memory_map(str(directory / f"{name}.arrow")) as source:
-                table = pa.ipc.open_file(source).read_all()
-        except pa.ArrowInvalid as error:
-            raise BuildError(
-                f"part {name}: {name}.arrow is damaged; delete {name}.json and run encode again"
-            ) from error
-        self._batches = [_Batch(batch) for batch in table.to_batches()]
-        self._starts = [0]
-        for batch in self._batches:
-            self._starts.append(self._starts[-1] + len(batch))
-
-    def result(self, index: int) -> EncodedClip | Failure:
-        """Return the result at an index of `report.rows`; embeddings are a view of the file."""
-        number = bisect_right(self._starts, index) - 1
-        return self._batches[number].result(index - self._starts[number])
-
-    def list_frames(self) -> list[int | None]:
-        """Return how many frames each row has, in the order of `report.rows`; None if it failed."""
-        return [count for batch in self._batches for count in batch.values("n_frames")]
-
-    def list_reasons(self) -> list[str | None]:
-        """Return why each row failed, in the order of `report.rows`; None if it did not."""
-        return [reason for batch in self._batches for reason in batch.values("reason")]
-
-
-class _Batch:
-    """Rows of one record batch; the inverse of `record_batch`."""
-
-    def __init__(self, batch: pa.RecordBatch) -> None:
-        column = batch.column("embeddings")
-        width = column.type.value_type.list_size
-        self._offsets = column.offsets.to_numpy()
-        self._frames = column.values.values.to_numpy(zero_copy_only=True).reshape(-1, width)
-        self._columns = {name: batch.column(name) for name in batch.schema.names}
-
-    def __len__(self) -> int:
-        return len(self._columns["row"])
-
-    def values(self, name: str) -> list[Any]:
-        values: list[Any] = self._columns[name].to_pylist()
-        return values
-
-    def result(self, index: int) -> EncodedClip | Failure:
-        def get(name: str) -> Any:
-            return self._columns[name][index].as_py()
-
-        if get("reason") is not None:
-            return Failure(get("row"), get("stage"), get("reason"), get("message"))
-        return EncodedClip(
-            row=get("row"),
-            embeddings=self._frames[self._offsets[index] : self._offsets[index + 1]],
-            timestamps=np.asarray(get("timestamps"), np.float32),
-            info=VideoInfo(
-                get("n_frames"), get("duration"), get("fps"), get("width"), get("height")
-            ),
-        )

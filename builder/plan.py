@@ -7,8 +7,9 @@ files at hand, so every machine and every repair sees the same plan.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -66,21 +67,44 @@ def cut_parts(clips: Sequence[Clip], rows_per_part: int) -> list[Part]:
     Raises:
         InputError: rows_per_part is less than 1.
     """
+    runs = groupby(clip.split for clip in clips)
+    spans = find_splits((split, sum(1 for _ in run)) for split, run in runs)
+    return cut_splits(spans, rows_per_part)
+
+
+def cut_splits(spans: Mapping[str, range], rows_per_part: int) -> list[Part]:
+    """Return the parts of splits whose rows are these.
+
+    Raises:
+        InputError: rows_per_part is less than 1.
+    """
     if rows_per_part < 1:
         raise InputError(f"rows per part must be at least 1, got {rows_per_part}")
-    parts: list[Part] = []
-    begin = 0
-    for split in SPLITS:
-        end = begin
-        while end < len(clips) and clips[end].split == split:
-            end += 1
-        for index, first in enumerate(range(begin, end, rows_per_part)):
-            rows = range(first, min(first + rows_per_part, end))
-            parts.append(Part(f"{split}-{index:05d}", rows))
-        begin = end
-    if begin < len(clips):
-        raise ValueError(f"row {begin} of the plan, {clips[begin].split}, follows a later split")
-    return parts
+    return [
+        Part(f"{split}-{index:05d}", span[first : first + rows_per_part])
+        for split, span in spans.items()
+        for index, first in enumerate(range(0, len(span), rows_per_part))
+    ]
+
+
+def find_splits(runs: Iterable[tuple[str, int]]) -> dict[str, range]:
+    """Return the rows of each split.
+
+    Args:
+        runs: of the plan, each a split and how many rows of it follow each other.
+
+    Raises:
+        ValueError: a split comes after one that it should come before.
+    """
+    spans: dict[str, range] = {}
+    begin = n_left = 0
+    for split, length in runs:
+        if split not in SPLITS[n_left:]:
+            raise ValueError(f"row {begin} of the plan, {split}, follows a later split")
+        n_left = SPLITS.index(split) + 1
+        spans[split] = range(begin, begin + length)
+        begin += length
+    return spans
 
 
 def write_plan(path: Path, clips: Sequence[Clip]) -> None:
@@ -96,17 +120,27 @@ def read_plan(path: Path) -> list[Clip]:
     Raises:
         InputError: there is no such file, or it is no plan.
     """
+    columns = [column.to_pylist() for column in read_plan_table(path).columns]
+    return [Clip(*values) for values in zip(*columns, strict=True)]
+
+
+def read_plan_table(path: Path) -> pa.Table:
+    """Return a plan as a table whose columns are the fields of `Clip`, in their order.
+
+    Raises:
+        InputError: there is no such file, or it is no plan.
+    """
     try:
         with pq.ParquetFile(path) as plan:
-            table = plan.read()
+            # Threads of Arrow would keep tens of megabytes each for the next time.
+            table = plan.read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read plan {path}: no Parquet file can be read there") from error
     if not table.schema.equals(PLAN_SCHEMA):
         raise InputError(
             f"{path} is no plan: columns {table.schema.names}, expected {PLAN_SCHEMA.names}"
         )
-    columns = [table.column(field.name).to_pylist() for field in fields(Clip)]
-    return [Clip(*values) for values in zip(*columns, strict=True)]
+    return table.select([field.name for field in fields(Clip)])
 
 
 def plan_digest(clips: Sequence[Clip]) -> str:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder.ledger import is_reason
-from builder.parts import PartReader, name_try
+from builder.part_reader import PartReader
+from builder.parts import name_try
 from builder.types import InputError, Part
 from clip_kinetics700.schema import REASONS
 

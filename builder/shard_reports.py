@@ -1,6 +1,6 @@
 """What makes assembly resumable: a report beside each finished shard, checked before it is kept.
 
-In: the samples of a shard. Out: a digest of them, where they lie in its tar, and a report
+In: what a shard holds, as a digest of the tar that its samples make. Out: a report
 OUTPUT/.build/shards/SPLIT-NNNNN.json that is written last and is the only sign of "done".
 """
 
@@ -16,8 +16,7 @@ import pyarrow as pa
 
 from builder.write import write_json
 from clip_kinetics700 import __version__
-from clip_kinetics700.schema import SPLITS, Sample, encode_sample
-from clip_kinetics700.tars import BLOCK
+from clip_kinetics700.schema import SPLITS
 
 REPORT_NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5,}})\.json")
 
@@ -40,32 +39,6 @@ class Shard:
         return [name for name in (self.tar, self.parquet) if name is not None]
 
 
-class ShardDigest:
-    """The sha256 over everything a shard holds of its samples, and the places in its tar."""
-
-    def __init__(self) -> None:
-        """Take no sample in yet."""
-        self._sha256 = hashlib.sha256()
-        self._offset = 0
-        self.n_samples = 0
-
-    def add(self, sample: Sample) -> tuple[int, int]:
-        """Take a sample in; return offset and size of its npy member in a tar of ours."""
-        place = (0, 0)
-        for extension, content in encode_sample(sample):
-            self._offset += BLOCK
-            if extension == "npy":
-                place = (self._offset, len(content))
-            self._offset += (len(content) + BLOCK - 1) & -BLOCK
-            self._sha256.update(content)
-        self.n_samples += 1
-        return place
-
-    def hexdigest(self) -> str:
-        """Return the digest of the samples so far."""
-        return self._sha256.hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class ShardReport:
     """What a finished shard says of itself."""
@@ -73,7 +46,7 @@ class ShardReport:
     writer: str
     """What besides the samples decides the bytes of the files."""
     samples_sha256: str
-    """Digest of all the samples, from key to embeddings."""
+    """Digest of all the samples, from key to embeddings, as they stand in a tar."""
     files: dict[str, dict[str, Any]]
     """The manifest's entry of each file."""
 

@@ -124,20 +124,19 @@ def read_build(work: Path) -> Status:
     status.count_attempts(list_build_attempts(rows))
     last = {split_name(report.name)[0]: report for report in rows.reports}
     status.damaged = [": ".join(report.error) for report in last.values() if report.error]
-    for clip, place in zip(rows.clips, rows.places, strict=True):
-        if place is None:
-            status.add(clip, "not_done" if rows.unfinished else "missing")
-        else:
-            status.add(clip, place.reason if place.is_failure else None)
+    reasons = rows.list_reasons(missing="not_done" if rows.unfinished else "missing")
+    for clip, reason in zip(rows.clips, reasons, strict=True):
+        status.add(clip, reason)
     return status
 
 
 def list_build_attempts(rows: PartRows) -> Iterator[Attempt]:
     """Yield one attempt for each row of each part."""
+    clips = list(rows.clips)
     for report, reasons in rows.list_results():
         for row, reason in zip(report.rows, reasons, strict=True):
             outcome = GOT if reason is None else FAILED
-            clip = rows.clips[row]
+            clip = clips[row]
             if clip.path is None:
                 source = "videos" if report.source == "videos" else CVDF
                 yield Attempt(*describe_clip(clip), source, outcome, reason)

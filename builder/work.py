@@ -102,8 +102,8 @@ def store_work(
         return config
 
 
-def read_work(work: Path) -> tuple[WorkConfig, list[Clip]]:
-    """Return the stored configuration and plan.
+def require_work(work: Path) -> WorkConfig:
+    """Return the stored configuration of a directory that holds a plan.
 
     Raises:
         InputError: the directory holds none.
@@ -111,6 +111,16 @@ def read_work(work: Path) -> tuple[WorkConfig, list[Clip]]:
     config = read_work_config(work)
     if config is None or not (work / PLAN_NAME).is_file():
         raise InputError(f"{work}: holds no plan and parts of `clip-kinetics700 encode`")
+    return config
+
+
+def read_work(work: Path) -> tuple[WorkConfig, list[Clip]]:
+    """Return the stored configuration and plan.
+
+    Raises:
+        InputError: the directory holds none.
+    """
+    config = require_work(work)
     return config, read_plan(work / PLAN_NAME)
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+BUFFER_NBYTES = 1 << 20
+
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
@@ -71,8 +73,28 @@ def sync_directory(directory: Path) -> None:
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    return GrowingHash(path).hexdigest()
+
+
+class GrowingHash:
+    """The sha256 of a file that another one writes, read soon after it is written."""
+
+    def __init__(self, path: Path) -> None:
+        """Hash a file that is there."""
+        self._path = path
+        self._sha256 = hashlib.sha256()
+        self._nbytes = 0
+        self._buffer = memoryview(bytearray(BUFFER_NBYTES))
+
+    def follow(self) -> None:
+        """Take in what was written since the last time."""
+        with self._path.open("rb", buffering=0) as stream:
+            stream.seek(self._nbytes)
+            while nbytes := stream.readinto(self._buffer):
+                self._sha256.update(self._buffer[:nbytes])
+                self._nbytes += nbytes
+
+    def hexdigest(self) -> str:
+        """Return the digest of the whole file."""
+        self.follow()
+        return self._sha256.hexdigest()

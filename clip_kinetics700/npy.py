@@ -21,9 +21,16 @@ NPY_HEADER_ERRORS = (
 
 def encode_npy(embeddings: npt.NDArray[np.float16]) -> bytes:
     """Return an (n_frames, width) float16 array in numpy format 1.0, C order."""
-    buffer = io.BytesIO()
     array = np.ascontiguousarray(embeddings, dtype="<f2")
-    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+    return b"".join((_make_npy_header(array.shape), array.data))
+
+
+@lru_cache(maxsize=1024)
+def _make_npy_header(shape: tuple[int, ...]) -> bytes:
+    """Return what numpy writes before a float16 array; arrays of one shape have one header."""
+    buffer = io.BytesIO()
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
     return buffer.getvalue()
 
 

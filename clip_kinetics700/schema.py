@@ -53,6 +53,7 @@ META_FIELDS = (
 )
 JSON_FIELDS = frozenset(UPSTREAM_FIELDS + META_FIELDS)
 JSON_DECODER = json.JSONDecoder()
+JSON_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 Float16Array = npt.NDArray[np.float16]
 Float32Array = npt.NDArray[np.float32]
 
@@ -141,7 +142,7 @@ def encode_sample(sample: Sample) -> list[tuple[str, bytes]]:
         "end_time": format_upstream_time(sample.time_end),
         **meta,
     }
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    text = JSON_ENCODER.encode(document)
     return [
         ("json", text.encode("utf-8")),
         ("npy", encode_npy(sample.embeddings)),

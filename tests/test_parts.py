@@ -1,12 +1,14 @@
 """A part read back is the part that was written, and its report is the only sign of done."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from builder.parts import PartReader, PartReport, finish_part, is_done, write_results
+from builder.part_reader import PartFiles, PartReader
+from builder.parts import PartReport, finish_part, is_done, write_results
 from builder.types import BuildError, EncodedClip, Failure, Part, VideoInfo
 
 WIDTH = 4
@@ -100,3 +102,30 @@ def test_the_report_is_plain_json(tmp_path: Path) -> None:
     write(tmp_path)
     document = json.loads((tmp_path / f"{PART.name}.json").read_text(encoding="utf-8"))
     assert document["name"] == PART.name
+
+
+def test_few_of_many_files_are_open_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that lie all over many parts are read, whatever file they are in."""
+    monkeypatch.setattr("builder.part_reader.MAX_OPEN_FILES", 2)
+    names = [f"train-{number:05d}" for number in range(5)]
+    rows = []
+    for name in names:
+        write(tmp_path, replace(PART, name=name))
+        rows.append(PartReader(tmp_path, name).rows)
+    files = PartFiles(tmp_path, names, WIDTH)
+    for turn in range(3):
+        for number in (4, 0, 3, turn, 1, 2):
+            begin, n_rows = rows[number][1][["begin", "n_embedded"]].tolist()
+            expected = make_clip(4, 3).embeddings
+            assert files.read(number, begin, n_rows).tobytes() == expected.tobytes()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
+    """Embeddings that are gone since the part was opened are an error with the part's name."""
+    write(tmp_path)
+    reader = PartReader(tmp_path, PART.name)
+    (tmp_path / f"{PART.name}.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(BuildError, match=r"part train-00001: train-00001\.arrow is damaged"):
+        reader.result(1)

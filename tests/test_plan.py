@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.plan import cut_parts, order_clips, plan_digest, read_plan, write_plan
+from builder.plan import cut_parts, cut_splits, order_clips, plan_digest, read_plan, write_plan
+from builder.plan_table import PlanTable
 from builder.types import Clip, InputError
 from clip_kinetics700.schema import SPLITS
 
@@ -112,10 +113,25 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
 
 
+def test_a_plan_as_a_table_gives_the_same_clips(tmp_path: Path) -> None:
+    """Clips that are made when they are asked for are those of the list, and so are the splits."""
+    clips = order_clips([*make_clips(2500), OWN], 0)
+    write_plan(tmp_path / "plan.parquet", clips)
+    plan = PlanTable(tmp_path / "plan.parquet")
+    assert len(plan) == len(clips)
+    assert list(plan) == clips
+    assert plan.take(range(990, 1010)) == clips[990:1010]
+    assert {s: {c.split for c in plan.take(span)} for s, span in plan.spans.items()} == {
+        split: {split} for split in SPLITS
+    }
+    assert cut_splits(plan.spans, 500) == cut_parts(clips, 500)
+
+
 def test_an_empty_plan_can_be_written(tmp_path: Path) -> None:
     """No rows are no special case."""
     write_plan(tmp_path / "plan.parquet", [])
     assert read_plan(tmp_path / "plan.parquet") == []
+    assert PlanTable(tmp_path / "plan.parquet").spans == {}
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.assemble import assemble
+from builder.part_reader import PartReader
 from builder.part_rows import PartRows
-from builder.parts import PartReader, finish_part, name_try, write_results
+from builder.parts import finish_part, name_try, write_results
 from builder.plan import cut_parts, write_plan
 from builder.sources import NO_FILE
 from builder.types import Archive, EncodedClip, Failure, Part

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.shard_reports import ShardDigest
-from builder.shard_writers import open_tar_shard
+from builder.background import open_background
+from builder.shard_writers import open_tar_shard, open_unwritten_tar
+from builder.tar_stream import make_any_header, make_header
+from builder.write import hash_file
 from clip_kinetics700.npy import decode_npy, encode_npy
 from clip_kinetics700.schema import (
     KEY_NAME,
@@ -107,10 +110,13 @@ def test_tars_hold_samples_in_order(
 ) -> None:
     """`tarfile` and our reader find the same members; the place of each npy is its place."""
     path: Path = tmp_path_factory.getbasetemp() / "any.tar"
-    digest = ShardDigest()
-    with open_tar_shard(path) as shard:
-        places = [shard.add(sample) for sample in found]
-    assert [digest.add(sample) for sample in found] == places
+    with open_background() as thread:
+        with open_tar_shard(path, thread) as shard:
+            places = [shard.add(sample) for sample in found]
+        with open_unwritten_tar(thread) as unwritten:
+            assert [unwritten.add(sample) for sample in found] == places
+    assert (unwritten.samples_sha256, unwritten.sha256) == (shard.samples_sha256, shard.sha256)
+    assert shard.sha256 == hash_file(path)
     expected = [
         (f"{sample.key}.{extension}", content)
         for sample in found
@@ -140,7 +146,7 @@ def test_the_same_samples_are_the_same_tar(
     path: Path = tmp_path_factory.getbasetemp() / "again.tar"
 
     def write(members: list[Sample]) -> bytes:
-        with open_tar_shard(path) as shard:
+        with open_background() as thread, open_tar_shard(path, thread) as shard:
             for sample in members:
                 shard.add(sample)
         return path.read_bytes()
@@ -148,6 +154,26 @@ def test_the_same_samples_are_the_same_tar(
     before = write(found)
     assert write([placed.sample for placed in scan_shard(path)]) == before
     assert len(before) % tarfile.RECORDSIZE == 0
+
+
+@given(st.text(min_size=1, max_size=120), st.integers(0, 8**11 - 1))
+def test_headers_are_those_of_tarfile(key: str, nbytes: int) -> None:
+    """A header made in a hurry has the bytes of `tarfile`'s, or is refused as it refuses it."""
+
+    def make(function: Callable[[], bytes]) -> bytes | str:
+        try:
+            return function()
+        except ValueError as error:
+            return str(error)
+
+    ours = make(lambda: make_header(key, "json", nbytes))
+    assert ours == make(lambda: make_any_header(f"{key}.json", nbytes))
+
+
+def test_a_size_that_ustar_has_no_room_for_is_refused() -> None:
+    """A member of 8 GiB is an error, not a header with another size."""
+    with pytest.raises(ValueError, match="overflow"):
+        make_header("vid_000000000", "npy", 8**11)
 
 
 @given(st.integers(0, 10**9 - 1), st.integers(0, 10**9 - 1))

@@ -223,12 +223,12 @@ class CountedRows:
 
 
 def test_a_kept_shard_is_never_held_in_memory(tmp_path: Path) -> None:
-    """A shard is written a row group at a time, and checked one sample at a time."""
+    """Shards are written and checked one sample at a time; nothing holds on to arrays."""
     config = AssembleConfig(source=tmp_path, output=tmp_path, samples_per_shard=4000)
     rows = CountedRows()
     with pytest.raises(StoppedError):
         assemble(rows, config, advance=stop_at(4500))
-    assert 1000 <= rows.most_alive <= 1002
+    assert rows.most_alive <= 2
     rows = CountedRows()
     with pytest.raises(StoppedError):
         assemble(rows, config, advance=stop_at(3999))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.write import atomic_path, hash_file, write_json, write_text
+from builder.write import GrowingHash, atomic_path, hash_file, write_json, write_text
 
 
 def write_half(path: Path) -> None:
@@ -46,3 +46,15 @@ def test_hash_file_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert hash_file(tmp_path / "a") == digest
+
+
+def test_a_growing_file_is_hashed_as_it_grows(tmp_path: Path) -> None:
+    """What is appended between two looks is taken in once, and in the end it is the file's hash."""
+    path = tmp_path / "a"
+    path.write_bytes(b"")
+    growing = GrowingHash(path)
+    for piece in (b"first", b"", b"x" * 3_000_000, b"last"):
+        with path.open("ab") as stream:
+            stream.write(piece)
+        growing.follow()
+    assert growing.hexdigest() == hash_file(path)

@@ -1,0 +1,34 @@
+"""Finished parts in, the published layout out, in a process of its own, and what it took.
+
+Run as `python -m benchmarks.assembly_task WORK OUTPUT`, as `benchmarks.assembly` does. Out: a line
+of JSON: seconds of the imports, of opening all parts and of assembling them.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Assemble once and say what it took."""
+    work, output = map(Path, sys.argv[1:])
+    begin = time.perf_counter()
+    from builder.assemble import assemble
+    from builder.config import AssembleConfig
+    from builder.part_rows import PartRows
+
+    imported = time.perf_counter()
+    rows = PartRows(work)
+    opened = time.perf_counter()
+    manifest = assemble(rows, AssembleConfig(source=work, output=output))
+    took = {
+        "import_seconds": imported - begin,
+        "open_seconds": opened - imported,
+        "assemble_seconds": time.perf_counter() - opened,
+    }
+    print(json.dumps({**took, "samples": manifest["totals"]["samples"]}))
+
+
+if __name__ == "__main__":
+    main()

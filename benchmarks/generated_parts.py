@@ -1,0 +1,94 @@
+"""A generated work directory: a plan of Kinetics-700's proportions and all of its finished parts.
+
+In: how many clips. Out: what `encode` leaves, written by the functions that it writes with.
+Embeddings are random, ten frames of 512; ids, times and labels are such as Kinetics-700 has.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.synthetic import WIDTH, SyntheticRows
+from builder.parts import finish_part, write_results
+from builder.plan import cut_parts, order_clips, write_plan
+from builder.types import Clip, EncodedClip, Part, VideoInfo
+from builder.work import (
+    CONFIG_NAME,
+    PLAN_NAME,
+    Sources,
+    WorkConfig,
+    parts_directory,
+    store_sources,
+)
+from builder.write import write_json
+from clip_kinetics700.schema import Sample
+
+# Samples of Kinetics-700 by split.
+COUNTS = {"train": 536_489, "validation": 33_966, "test": 64_532}
+ROWS_PER_PART = 500
+
+
+def share_out(n_samples: int) -> dict[str, int]:
+    """Return how many of so many samples each split has."""
+    counts = {split: count * n_samples // sum(COUNTS.values()) for split, count in COUNTS.items()}
+    counts["train"] += n_samples - sum(counts.values())
+    return counts
+
+
+def write_work(work: Path, n_samples: int, *, is_scattered: bool = False) -> None:
+    """Write a work directory all of whose parts are finished.
+
+    Args:
+        work: the directory.
+        n_samples: clips of the plan, each of which has a sample.
+        is_scattered: parts are archives, so their rows lie all over the plan.
+    """
+    rows = SyntheticRows(share_out(n_samples))
+    samples = {s.youtube_id: (split, s) for split in rows.totals for s in rows.results(split)}
+    clips = order_clips([make_clip(split, sample) for split, sample in samples.values()], seed=0)
+    parts_directory(work).mkdir(parents=True)
+    configuration = {"clips": "kinetics", "embedding_width": WIDTH, "seed": 0}
+    config = WorkConfig(configuration, rows.class_names, "cpu", ROWS_PER_PART)
+    write_json(work / CONFIG_NAME, asdict(config))
+    write_plan(work / PLAN_NAME, clips)
+    parts = scatter_parts(len(clips)) if is_scattered else cut_parts(clips, ROWS_PER_PART)
+    names = tuple(part.name for part in parts) if is_scattered else ()
+    store_sources(work, Sources(has_videos=not is_scattered, archives=names))
+    canary = np.ones(WIDTH, np.float32)
+    for part in parts:
+        found = ((row, samples[clips[row].video_id][1]) for row in part.rows or ())
+        results = (make_result(row, sample) for row, sample in found)
+        report = write_results(parts_directory(work), part, results, width=WIDTH, canary=canary)
+        finish_part(parts_directory(work), report)
+
+
+def make_clip(split: str, sample: Sample) -> Clip:
+    """Return the annotation that a sample is of."""
+    return Clip(
+        split=split,
+        video_id=sample.youtube_id or "",
+        time_start=sample.time_start,
+        time_end=sample.time_end,
+        label=sample.caption,
+        caption=sample.caption,
+    )
+
+
+def make_result(row: int, sample: Sample) -> EncodedClip:
+    """Return what the encoder made of a clip."""
+    info = VideoInfo(
+        n_frames=len(sample.embeddings),
+        duration_seconds=sample.duration or 0.0,
+        frames_per_second=sample.fps or 0.0,
+        width=sample.width or 0,
+        height=sample.height or 0,
+    )
+    return EncodedClip(row, sample.embeddings, sample.timestamps, info)
+
+
+def scatter_parts(n_rows: int) -> list[Part]:
+    """Return parts as archives make them: each row lies in any of them."""
+    rows = np.random.default_rng(0).permutation(n_rows).tolist()
+    places = range(0, n_rows, ROWS_PER_PART)
+    return [Part(f"part_{i}", rows[at : at + ROWS_PER_PART]) for i, at in enumerate(places)]
