@@ -94,10 +94,10 @@ def assemble_command(**options: Any) -> int:
 
     --seed and --class-list are for a processed dataset; the plan of parts has both already.
     """
-    from builder import pipeline, report
+    from builder import assembly, report
 
     config = make_config(AssembleConfig, options)
-    manifest = pipeline.assemble_directory(config, quiet=options["quiet"])
+    manifest = assembly.assemble_directory(config, quiet=options["quiet"])
     if not options["quiet"]:
         report.print_manifest(manifest, config.output, None)
     return check_failures(manifest, config.max_failures)

@@ -24,8 +24,8 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader
 
+from builder.assembly import assemble_directory
 from builder.config import AssembleConfig
-from builder.pipeline import assemble_directory
 from clip_kinetics700 import Batches, batches, collate, load_dataset
 from clip_kinetics700.collating import NO_LABEL, Batch
 

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from builder.assembly import assemble_directory
 from builder.config import AssembleConfig
-from builder.pipeline import assemble_directory
 from builder.types import BuildError, InputError
 from builder.verify import verify_dataset
-from tests.builds import RunBuild, published_hashes, run_cli
+from tests.builds import PROJECT, RunBuild, published_hashes, run_cli
 
 WIDTH = 6
 
@@ -244,3 +246,9 @@ def test_the_format_is_pinned(processed: Path, tmp_path: Path) -> None:
         b'"n_frames": 2, "timestamps": null, "duration": null, "fps": null, "width": null, '
         b'"height": null, "extra": null}'
     )
+
+
+def test_assembly_does_without_torch() -> None:
+    """What assembles loads no torch, which takes as much memory as all of assembly."""
+    program = "import sys, builder.assembly, builder.report; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True)

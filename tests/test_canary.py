@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from builder.assembly import assemble_directory
 from builder.canary import (
     Canary,
     Variant,
@@ -18,7 +19,6 @@ from builder.canary import (
 )
 from builder.config import AssembleConfig
 from builder.parts import PartReport
-from builder.pipeline import assemble_directory
 from builder.types import BuildError, InputError
 from builder.verify import verify_dataset
 from tests.builds import SAMPLES_PER_SHARD, RunBuild

@@ -12,9 +12,9 @@ from random import Random
 
 import pytest
 
+from builder.assembly import assemble_directory
 from builder.config import AssembleConfig
 from builder.output import WORK_NAME
-from builder.pipeline import assemble_directory
 from builder.verify import verify_dataset
 from tests.builds import SAMPLES_PER_SHARD, list_published, run_cli
 from tests.damage import copy_dataset, problems_of
