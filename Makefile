@@ -8,7 +8,7 @@ ARGS =
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
 	@echo "make test           the tests, but for the slow ones: 7 minutes"
-	@echo "make test-slow      the slow ones: damage and death by the hundred, 8 minutes"
+	@echo "make test-slow      the slow ones: damage and death by the hundred, 11 minutes"
 	@echo "make torture        the tests of damage and death alone, at full count: about an hour"
 	@echo "make lint           ruff and mypy --strict"
 	@echo "make bench          how fast building is: the measurements that the README quotes"

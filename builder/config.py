@@ -71,6 +71,13 @@ class EncodeConfig:
     rank: int | None = None
     """None, like `world_size`, means what Slurm says, else 0 of 1."""
     world_size: int | None = None
+    engine: str = "local"
+    """`ray` makes the parts tasks of a Ray cluster."""
+    ray_address: str | None = None
+    """HOST:PORT, `auto` or `local`; None means RAY_ADDRESS, the cluster that `ray start` began on
+    this machine, else one for this run."""
+    ray_cpus: int | None = None
+    """CPUs of one task; None means those of the smallest node, shared among its GPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ from builder.encode import load_encoder, read_preprocessing
 from builder.lanes import EncoderLanes
 from builder.model_files import find_model
 from builder.parts import is_done
-from builder.pipeline import open_lanes
 from builder.pool import DecodePool
 from builder.prepare import Plan, choose_shape, resolve_devices
+from builder.runs import open_lanes
 from builder.sources import find_clip
 from builder.tower import EncoderShape
 from builder.types import Failure, Frames

@@ -39,7 +39,7 @@ except (ImportError, OSError, RuntimeError) as error:
 else:
     _load_error = None
 
-# torchcodec raises these three, without a class of its own, for anything wrong with a file.
+# torchcodec raises these, without a class of its own, for anything wrong with a file.
 DECODER_ERRORS = (RuntimeError, ValueError, IndexError)
 TRUNCATED_SECONDS = 1.0
 # Where seeks miss, one may still save part of the way: it aims this far before the wanted frame,
@@ -99,12 +99,6 @@ def ffmpeg_version() -> str:
     """Return the version of the FFmpeg whose libraries decode here."""
     versions: Any = ops.get_ffmpeg_library_versions  # its annotation is missing
     return str(versions()["ffmpeg_version"])
-
-
-def count_result_bytes(preprocessing: Preprocessing) -> int:
-    """Return what the pixels of one call of `decode_frames` take at most."""
-    height, width = preprocessing.final_size
-    return FRAMES_PER_TASK * height * width * 3
 
 
 def initialize_worker() -> None:

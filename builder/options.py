@@ -1,9 +1,7 @@
 """The options of the command line and how their words are read; defaults come from config.py."""
 
-import math
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -19,12 +17,12 @@ from builder.config import (
     DECODE_DEVICES,
     DTYPES,
     FORMATS,
-    MIN_WORKER_MEMORY_MIB,
     AssembleConfig,
     ConvertConfig,
     EncodeConfig,
     SourceConfig,
 )
+from builder.run_options import COUNT, POSITIVE, FiniteRange, run_options
 
 
 def format_names(_context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
@@ -51,19 +49,6 @@ def iso_date(_context: click.Context, option: click.Parameter, value: str | None
         raise click.BadParameter(f"{value!r}: a date like 2026-01-31", param=option) from error
 
 
-class FiniteRange(click.FloatRange):
-    """A range of numbers that are numbers: `nan` and `inf` are refused."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the number."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number", param, ctx)
-        return number
-
-
 def spread_values(words: list[str], option: str) -> list[str]:
     """Repeat an option before each of its values: `--annotations a b` as a shell's `*` gives."""
     spread: list[str] = []
@@ -78,9 +63,6 @@ def spread_values(words: list[str], option: str) -> list[str]:
     return spread if option in spread or option not in words else words
 
 
-# More than anything counted here; beyond it, numbers stop fitting where they are used.
-COUNT = click.IntRange(min=1, max=10**9)
-POSITIVE = FiniteRange(min=0, max=10**6, min_open=True)
 # The defaults stand in builder/config.py and only there.
 ENCODE_DEFAULTS = EncodeConfig(work=Path())
 ASSEMBLE_DEFAULTS = AssembleConfig(source=Path(), output=Path())
@@ -179,46 +161,7 @@ encode_options = add_options(
         show_default=True,
         help="cuda decodes with NVDEC, where torchcodec was built with it.",
     ),
-    click.option(
-        "--encode-lanes",
-        type=COUNT,
-        default=ENCODE_DEFAULTS.encode_lanes,
-        help="Batches in the encoder at a time; default: one a core, two on a GPU.",
-    ),
-    click.option(
-        "--decode-workers",
-        type=COUNT,
-        default=ENCODE_DEFAULTS.decode_workers,
-        help="Processes that decode; default: one a core.",
-    ),
-    click.option(
-        "--task-timeout",
-        "task_timeout_seconds",
-        type=POSITIVE,
-        default=ENCODE_DEFAULTS.task_timeout_seconds,
-        show_default=True,
-        help="Seconds after which decoding 64 frames of a clip is given up.",
-    ),
-    click.option(
-        "--worker-memory",
-        "worker_memory_mib",
-        type=click.IntRange(min=MIN_WORKER_MEMORY_MIB),
-        default=ENCODE_DEFAULTS.worker_memory_mib,
-        show_default=True,
-        help="MiB at which a process that decodes is stopped and its clip given up.",
-    ),
-    click.option(
-        "--rank",
-        type=click.IntRange(min=0),
-        default=ENCODE_DEFAULTS.rank,
-        help="Number of this process among several on one output; default: Slurm's, else 0.",
-    ),
-    click.option(
-        "--world-size",
-        type=COUNT,
-        default=ENCODE_DEFAULTS.world_size,
-        help="How many processes share the output; default: Slurm's, else 1.",
-    ),
+    run_options,
     click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing."),
 )
 processed_options = add_options(

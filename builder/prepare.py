@@ -14,6 +14,7 @@ from typing import Any
 from builder.annotation_cache import find_annotations
 from builder.annotations import read_annotations, resolve_class_list
 from builder.archive_lists import find_archives
+from builder.cluster import check_engine
 from builder.config import EncodeConfig
 from builder.cores import count_cores
 from builder.decode import Decoding, ffmpeg_version
@@ -89,7 +90,11 @@ class Plan:
 
 def plan_encode(config: EncodeConfig) -> Plan:
     """Read annotations, look for the clips and cut the work; writes nothing to the output."""
-    rank, world_size = resolve_rank(config.rank, config.world_size, os.environ)
+    check_engine(config)
+    # On a cluster one process hands out all parts, even if Slurm started it beside others.
+    is_whole = config.engine == "ray"
+    options = (0, 1) if is_whole else (config.rank, config.world_size)
+    rank, world_size = resolve_rank(*options, os.environ)
     if not 0 <= rank < world_size:
         raise InputError(
             f"--rank {rank}: must be from 0 to {world_size - 1}, "
@@ -228,7 +233,7 @@ def choose_shape(
             device_type,
             dtype,
             n_clips=len(plan.clips) // plan.world_size,
-            n_cores=count_cores(),
+            n_cores=config.ray_cpus or count_cores(),
         )
     return EncoderShape(dtype=dtype, batch_size=batch_size, compiled=compiled)
 

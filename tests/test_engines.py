@@ -19,9 +19,9 @@ from builder.config import EncodeConfig
 from builder.decode import Decoding
 from builder.engines import LocalEngine, Run
 from builder.lanes import EncoderLanes
-from builder.pipeline import open_pool
 from builder.pool import DecodePool
 from builder.prepare import plan_encode, prepare_engine
+from builder.runs import open_pool
 from builder.types import (
     BuildError,
     Clip,

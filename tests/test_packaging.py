@@ -62,9 +62,9 @@ def test_the_builder_imports_only_the_build_extra(project: dict[str, Any]) -> No
     """`pip install clip-kinetics700[build]` is enough to build, the demo included."""
     extras = project["optional-dependencies"]
     build = read_names(project["dependencies"]) | read_names(extras["build"])
-    youtube = build | read_names(extras["youtube"])
+    more = {"youtube.py": "youtube", "ray_engine.py": "ray"}
     for file, name in read_imports("builder"):
-        allowed = youtube if file == "youtube.py" else build
+        allowed = build | read_names(extras[more[file]] if file in more else ())
         assert name in allowed, f"{file} imports {name}"
 
 
