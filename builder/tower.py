@@ -156,9 +156,12 @@ def compile_tower(tower: VisionTower) -> Callable[[Tensor], Tensor]:
     """
     check_compiler()
     inductor: Any = importlib.import_module("torch._inductor.config")
-    inductor.freezing = True
-    # No pool of compiling processes, which would stay: each holds 300 MB.
-    inductor.compile_threads = 1
-    inductor.max_autotune = False
     compiled: Callable[[Tensor], Tensor] = torch.compile(tower, dynamic=False, fullgraph=True)
-    return compiled
+
+    def run(pixels: Tensor) -> Tensor:
+        # Each thread has settings of its own, and the first call compiles in whichever it is. A
+        # pool of compiling processes would stay, at 300 MB each.
+        with inductor.patch(freezing=True, compile_threads=1, max_autotune=False):
+            return compiled(pixels)
+
+    return run
