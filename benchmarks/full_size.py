@@ -25,13 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.server import PROJECT, serve
-from benchmarks.synthetic import write_dataset
+from benchmarks.synthetic import COUNTS, share_out, write_dataset
 from benchmarks.timing import WIDTH, write_json
 from builder.progress import track_progress
 from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
 
-# Samples of Kinetics-700 by split: 54, 4 and 7 tars of 10,000.
-COUNTS = {"train": 536_489, "validation": 33_966, "test": 64_532}
 BYTES_PER_SAMPLE = 13_400
 LATENCY_SECONDS = 0.05
 # What is done, by its task in full_size_tasks, with what is wanted of it.
@@ -74,8 +72,7 @@ def write_full_size(directory: Path, n_samples: int) -> None:
     Raises:
         SystemExit: the disk has no room for it.
     """
-    counts = {split: count * n_samples // sum(COUNTS.values()) for split, count in COUNTS.items()}
-    counts["train"] += n_samples - sum(counts.values())
+    counts = share_out(n_samples)
     needed = n_samples * BYTES_PER_SAMPLE
     directory.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(directory).free

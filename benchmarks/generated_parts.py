@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.synthetic import WIDTH, SyntheticRows
+from benchmarks.synthetic import WIDTH, SyntheticRows, share_out
 from builder.parts import finish_part, write_results
 from builder.plan import cut_parts, order_clips, write_plan
 from builder.types import Clip, EncodedClip, Part, VideoInfo
@@ -24,16 +24,7 @@ from builder.work import (
 from builder.write import write_json
 from clip_kinetics700.schema import Sample
 
-# Samples of Kinetics-700 by split.
-COUNTS = {"train": 536_489, "validation": 33_966, "test": 64_532}
 ROWS_PER_PART = 500
-
-
-def share_out(n_samples: int) -> dict[str, int]:
-    """Return how many of so many samples each split has."""
-    counts = {split: count * n_samples // sum(COUNTS.values()) for split, count in COUNTS.items()}
-    counts["train"] += n_samples - sum(counts.values())
-    return counts
 
 
 def write_work(work: Path, n_samples: int, *, is_scattered: bool = False) -> None:

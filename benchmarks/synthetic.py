@@ -26,6 +26,15 @@ POOL_SIZE = (1 << 20) + 7
 STEP = 977
 FRAME_RATES = (23.976, 24.0, 25.0, 29.97, 30.0)
 SIZES = ((340, 256), (320, 240), (455, 256), (144, 256))
+# Samples of Kinetics-700 by split: 54, 4 and 7 tars of 10,000.
+COUNTS = {"train": 536_489, "validation": 33_966, "test": 64_532}
+
+
+def share_out(n_samples: int) -> dict[str, int]:
+    """Return how many of so many samples each split has."""
+    counts = {split: count * n_samples // sum(COUNTS.values()) for split, count in COUNTS.items()}
+    counts["train"] += n_samples - sum(counts.values())
+    return counts
 
 
 class SyntheticRows:

@@ -3,6 +3,7 @@
 All that can be wrong with the input is found here, before a byte is written.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ from builder.work import (
     store_sources,
     store_work,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +94,7 @@ class Plan:
 def plan_encode(config: EncodeConfig) -> Plan:
     """Read annotations, look for the clips and cut the work; writes nothing to the output."""
     check_engine(config)
-    # On a cluster one process hands out all parts, even if Slurm started it beside others.
-    is_whole = config.engine == "ray"
-    options = (0, 1) if is_whole else (config.rank, config.world_size)
-    rank, world_size = resolve_rank(*options, os.environ)
-    if not 0 <= rank < world_size:
-        raise InputError(
-            f"--rank {rank}: must be from 0 to {world_size - 1}, "
-            f"one less than --world-size {world_size}"
-        )
+    rank, world_size = find_rank(config)
     check_directory("--output", config.work)
     check_sources(config)
     videos = None if config.videos is None else index_videos(config.videos)
@@ -129,6 +124,26 @@ def plan_encode(config: EncodeConfig) -> Plan:
     )
     refuse_other_plan(config, plan)
     return plan
+
+
+def find_rank(config: EncodeConfig) -> tuple[int, int]:
+    """Return rank and world size.
+
+    Raises:
+        InputError: there is no such rank.
+    """
+    # On a cluster one process hands out all parts, even if Slurm started it beside others.
+    options = (0, 1) if config.engine == "ray" else (config.rank, config.world_size)
+    rank, world_size = resolve_rank(*options, os.environ)
+    if not 0 <= rank < world_size:
+        raise InputError(
+            f"--rank {rank}: must be from 0 to {world_size - 1}, "
+            f"one less than --world-size {world_size}"
+        )
+    if world_size > 1 and options == (None, None):
+        # An array that was meant for something else would otherwise encode a share in silence.
+        log.info("rank %d of %d as Slurm says; --rank and --world-size override", rank, world_size)
+    return rank, world_size
 
 
 def check_sources(config: EncodeConfig) -> None:
