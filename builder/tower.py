@@ -4,6 +4,7 @@ It knows torch alone; `encode.py` says which model it is.
 """
 
 import importlib
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from builder.devices import check_compiler
 from builder.memory import is_out_of_memory
 from builder.preprocess import Normalize, Preprocessing
 from builder.types import BuildError, Float32Array, UInt8Array
+
+log = logging.getLogger(__name__)
 
 
 class ClassTokenLayer(torch.nn.Module):
@@ -155,6 +158,7 @@ def compile_tower(tower: VisionTower) -> Callable[[Tensor], Tensor]:
     positions, neighbours and threads); no CUDA graphs, which belong to one thread.
     """
     check_compiler()
+    log.info("the model is compiled first: 15 to 30 s")
     inductor: Any = importlib.import_module("torch._inductor.config")
     compiled: Callable[[Tensor], Tensor] = torch.compile(tower, dynamic=False, fullgraph=True)
 
