@@ -17,9 +17,19 @@ from builder.types import BuildError, Failure, Float32Array, UInt8Array
 
 
 def encode_canary(
-    pool: DecodePool, lanes: EncoderLanes, make_task: Callable[[int, Path], DecodeTask]
+    pool: DecodePool,
+    lanes: EncoderLanes,
+    make_task: Callable[[int, Path], DecodeTask],
+    *,
+    dtype: object,
 ) -> Float32Array:
     """Return the (width,) float32 embedding of the test video.
+
+    Args:
+        pool: decodes it.
+        lanes: encode it.
+        make_task: returns the task that decodes a file.
+        dtype: what the model computes in, for the message.
 
     Raises:
         BuildError: it does not decode, its colours or sides come out swapped, or the model
@@ -37,7 +47,8 @@ def encode_canary(
     vector: Float32Array = lanes.submit(batch).result()[0]
     if not (np.isfinite(vector).all() and vector.any()):
         raise BuildError(
-            "the model gives no numbers for the package's own test video: are its weights damaged?"
+            f"the model gives no numbers for the package's own test video in {dtype}: "
+            "are its weights damaged?"
         )
     return vector
 

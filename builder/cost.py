@@ -14,16 +14,16 @@ from builder.config import EncodeConfig
 from builder.cores import count_cores
 from builder.decode import DecodeTask, Decoding
 from builder.encode import load_encoder, read_preprocessing
+from builder.engines import make_task
 from builder.lanes import EncoderLanes
 from builder.model_files import find_model
-from builder.parts import is_done
 from builder.pool import DecodePool
-from builder.prepare import Plan, choose_shape, resolve_devices
+from builder.prepare import FOUND, Plan, choose_shape, resolve_devices
 from builder.runs import open_lanes
 from builder.sources import find_clip
 from builder.tower import EncoderShape
 from builder.types import Failure, Frames
-from builder.work import parts_directory, read_work_config
+from builder.work import read_work_config
 
 CLIPS_TO_MEASURE = 8
 ENCODE_SECONDS = 2.0
@@ -123,7 +123,7 @@ def pick_tasks(plan: Plan, decoding: Decoding) -> Iterator[DecodeTask]:
     for row in range(0, len(plan.clips), step):
         found = find_clip(plan.videos, plan.clips[row], row)
         if not isinstance(found, Failure):
-            yield DecodeTask(row, str(found.absolute()), 0, decoding)
+            yield make_task(decoding, row, found)
 
 
 def measure_decoding(
@@ -165,12 +165,9 @@ def measure_encoding(lanes: EncoderLanes, frame_shape: tuple[int, ...]) -> float
 
 def count_clips(plan: Plan, config: EncodeConfig) -> int:
     """Return how many clips this rank would decode: those with a file, or in an archive maybe."""
-    directory = parts_directory(config.work)
-    todo = [part for part in plan.own_parts if not is_done(directory, part.name)]
-    rows = [row for part in todo for row in part.rows or ()]
-    n_found = sum(
-        not isinstance(find_clip(plan.videos, plan.clips[row], row), Failure) for row in rows
-    )
+    todo = plan.list_unfinished(config.work)
+    rows = (row for part in todo for row in part.rows or ())
+    n_found = sum(plan.outcomes[row] == FOUND for row in rows)
     n_archives = sum(part.archive is not None for part in todo)
     share = n_archives / len(plan.archives) if plan.archives else 0.0
     return n_found + round(share * len(plan.list_archive_rows()))

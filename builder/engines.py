@@ -196,13 +196,7 @@ class LocalEngine:
 
     def decode_task(self, row: int, path: Path) -> DecodeTask:
         """Return the task that decodes a clip's first frames."""
-        return DecodeTask(
-            row=row,
-            # FFmpeg takes what stands before a colon in a relative path for a protocol.
-            path=str(path.absolute()),
-            first=0,
-            decoding=self.decoding,
-        )
+        return make_task(self.decoding, row, path)
 
     def check_results(
         self, results: Iterable[EncodedClip | Failure], advance: Callable[[int], None]
@@ -217,3 +211,9 @@ class LocalEngine:
                 )
             advance(1)
             yield result
+
+
+def make_task(decoding: Decoding, row: int, path: Path) -> DecodeTask:
+    """Return the task that decodes the first frames of the clip in a row of the plan."""
+    # FFmpeg takes what stands before a colon in a relative path for a protocol.
+    return DecodeTask(row=row, path=str(path.absolute()), first=0, decoding=decoding)

@@ -92,13 +92,12 @@ def open_engine(
 
 def list_todo(config: EncodeConfig, plan: Plan) -> list[Part]:
     """Return this rank's parts that are not finished, and those that try again what failed."""
-    parts = parts_directory(config.work)
-    todo = [part for part in plan.own_parts if not is_done(parts, part.name)]
+    todo = plan.list_unfinished(config.work)
     if len(todo) < len(plan.own_parts):
         n_done = len(plan.own_parts) - len(todo)
         log.info("%d of %d parts were done before", n_done, len(plan.own_parts))
     if config.retry_errors is not None:
-        todo += plan_retries(parts, plan.own_parts, config.retry_errors)
+        todo += plan_retries(parts_directory(config.work), plan.own_parts, config.retry_errors)
     return todo
 
 

@@ -8,8 +8,9 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from builder.annotation_cache import find_annotations
@@ -30,6 +31,7 @@ from builder.encode import load_encoder, read_preprocessing
 from builder.engines import LocalEngine
 from builder.model_files import ModelFiles, find_model
 from builder.output import check_directory
+from builder.parts import is_done
 from builder.plan import cut_parts, order_clips, plan_digest
 from builder.preprocess import Preprocessing
 from builder.ranks import read_local_rank, resolve_rank
@@ -40,6 +42,7 @@ from builder.types import Archive, Clip, Failure, InputError, Part
 from builder.work import (
     Sources,
     WorkConfig,
+    parts_directory,
     read_work_config,
     refuse_differences,
     store_sources,
@@ -48,8 +51,11 @@ from builder.work import (
 
 log = logging.getLogger(__name__)
 
+# What became of a clip that has a file; else it is the reason of its Failure.
+FOUND = "found"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Plan:
     """What a run is going to do, before anything is written."""
 
@@ -71,14 +77,23 @@ class Plan:
         """Where the clips are from."""
         return Sources(self.videos is not None, tuple(archive.name for archive in self.archives))
 
+    @cached_property
+    def outcomes(self) -> list[str]:
+        """For each row `found`, or why there is no file; every clip is looked for once."""
+        found = (find_clip(self.videos, clip, row) for row, clip in enumerate(self.clips))
+        return [one.reason if isinstance(one, Failure) else FOUND for one in found]
+
     def count_found(self) -> dict[str, Counter[str]]:
         """Return for each split how many clips have a file, and why the others have none."""
         counts: dict[str, Counter[str]] = {}
-        for row, clip in enumerate(self.clips):
-            found = find_clip(self.videos, clip, row)
-            outcome = found.reason if isinstance(found, Failure) else "found"
+        for clip, outcome in zip(self.clips, self.outcomes, strict=True):
             counts.setdefault(clip.split, Counter())[outcome] += 1
         return counts
+
+    def list_unfinished(self, work: Path) -> list[Part]:
+        """Return the parts of this rank that are not finished in a work directory."""
+        directory = parts_directory(work)
+        return [part for part in self.own_parts if not is_done(directory, part.name)]
 
     def list_archive_rows(self) -> dict[str, int]:
         """Return the rows that archives are to give, by name: the videos directory comes first."""
@@ -87,7 +102,7 @@ class Plan:
         return {
             clip.file_stem: row
             for row, clip in enumerate(self.clips)
-            if clip.path is None and isinstance(find_clip(self.videos, clip, row), Failure)
+            if clip.path is None and self.outcomes[row] != FOUND
         }
 
 

@@ -10,9 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from builder.config import EncodeConfig
-from builder.parts import is_done
 from builder.problems import make_printable
-from builder.work import parts_directory
 from clip_kinetics700.schema import SPLITS
 
 if TYPE_CHECKING:  # they import torch, which most commands do without
@@ -80,11 +78,10 @@ def print_plan(plan: "Plan", config: EncodeConfig) -> None:
     console.print(table)
     if plan.archives:
         console.print(f"{len(plan.archives)} archives would be read for the clips that are missing")
-    directory = parts_directory(config.work)
-    n_done = sum(is_done(directory, part.name) for part in plan.own_parts)
+    n_left = len(plan.list_unfinished(config.work))
     console.print(
-        f"rank {plan.rank} of {plan.world_size} would encode "
-        f"{len(plan.own_parts) - n_done} of its {len(plan.own_parts)} parts, {n_done} are done"
+        f"rank {plan.rank} of {plan.world_size} would encode {n_left} of its "
+        f"{len(plan.own_parts)} parts, {len(plan.own_parts) - n_left} are done"
     )
 
 

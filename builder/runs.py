@@ -45,7 +45,7 @@ def open_run(config: EncodeConfig, engine: LocalEngine) -> Iterator[Run]:
         BuildError: it does not come out as it should, or as it did before.
     """
     with open_pool(config, engine) as pool, open_lanes(config, engine.encoder) as lanes:
-        canary = encode_canary(pool, lanes, engine.decode_task)
+        canary = encode_canary(pool, lanes, engine.decode_task, dtype=engine.encoder.dtype)
         refuse_changed_encoder(engine, canary)
         yield Run(pool, lanes, canary, advance=lambda _: None)
 
