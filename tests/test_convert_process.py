@@ -93,11 +93,15 @@ def measure_memory(*words: str | Path) -> int:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Sources of 70 and 280 MB, in tars of 14 MB; both fill row groups of the Parquet files."""
+    """Sources of 140 and 420 MB, in tars of 14 MB.
+
+    Of a smaller one a conversion has not filled all its buffers yet: it holds 360 MiB of 70 MB,
+    and 385 to 435 of 140, 280 and 560 MB alike.
+    """
     directory = tmp_path_factory.mktemp("memory")
     rng = np.random.default_rng(0)
     array = rng.standard_normal((10, 512)).astype(np.float16)
-    for name, n_tars in (("small", 5), ("large", 20)):
+    for name, n_tars in (("small", 10), ("large", 30)):
         (directory / name / "train").mkdir(parents=True)
         for tar in range(n_tars):
             numbers = range(1000 * tar, 1000 * (tar + 1))
@@ -112,10 +116,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_memory_does_not_grow_with_the_source(
     sources: list[Path], tmp_path: Path, command: str
 ) -> None:
-    """Four times the data, 210 MB more, takes no more than what one run differs from another."""
+    """Thrice the data, 280 MB more, takes no more than what one run differs from another."""
     used = []
     for source in sources:
         places = {"convert": [tmp_path / source.name], "info": [], "index": []}[command]
         used.append(measure_memory(command, source, *places, "--quiet"))
     small, large = used
-    assert large - small < 70, used
+    assert large - small < 90, used
