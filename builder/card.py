@@ -9,6 +9,9 @@ import jinja2
 
 from clip_kinetics700.schema import SPLITS
 
+REPOSITORY_PLACEHOLDER = "PATH_OR_REPOSITORY"
+"""Stands in the card's examples until `push` knows the repository."""
+
 
 def render_card(manifest: Mapping[str, Any]) -> str:
     """Return README.md of a dataset, with the YAML that `load_dataset` reads."""

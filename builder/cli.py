@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from builder import annotation_commands, clip_commands, commands
+from builder import annotation_commands, clip_commands, commands, push_commands
 from builder.ending import TerminatedError, catch_signals, leave
 from builder.ledger import FetchError
 from builder.options import spread_values
@@ -49,6 +49,7 @@ for command in (
     annotation_commands.annotations_command,
     clip_commands.download_command,
     clip_commands.status_command,
+    push_commands.push_command,
 ):
     cli.add_command(command)
 

@@ -19,6 +19,7 @@ from builder.config import (
     ConvertConfig,
     DownloadConfig,
     EncodeConfig,
+    PushConfig,
     SourceConfig,
 )
 from builder.options import (
@@ -213,7 +214,7 @@ def dry_run(config: EncodeConfig, formats: Sequence[str]) -> None:
 
 
 Config = TypeVar(
-    "Config", EncodeConfig, AssembleConfig, SourceConfig, ConvertConfig, DownloadConfig
+    "Config", EncodeConfig, AssembleConfig, SourceConfig, ConvertConfig, DownloadConfig, PushConfig
 )
 
 

@@ -154,3 +154,31 @@ class DownloadConfig:
     youtube_interval: float = 5.0
     """Seconds between the begins of two downloads from YouTube."""
     youtube_address: str = "https://www.youtube.com/watch?v={id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushConfig:
+    """A finished dataset in, a repository of the Hub out."""
+
+    directory: Path
+    repository: str
+    """NAMESPACE/NAME."""
+    private: bool = False
+    """Of a repository that is created; one that is there stays what it is."""
+    revision: str | None = None
+    """Branch, created from the main one if it is not there; None is the main one."""
+    message: str | None = None
+    """Of the commit; None tells the number of clips and the manifest."""
+    create_pr: bool = False
+    """A pull request instead of a commit on the branch."""
+    token_file: Path | None = None
+    """None means HF_TOKEN, else the token of `hf auth login`."""
+    max_workers: int = 4
+    """Files that are sent at a time."""
+    keep_extra: bool = False
+    """Files of the repository that are not of the dataset stay."""
+    dry_run: bool = False
+    timeout_seconds: float = 120.0
+    """Of silence, after which a connection to the Hub is given up."""
+    first_pause_seconds: float = 1.0
+    """Before the second attempt; twice as long before each one after."""

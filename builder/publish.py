@@ -1,0 +1,222 @@
+"""A finished dataset in, a repository of the Hub out that holds it: bytes first, then one commit.
+
+A reader sees the old dataset or the new one, whatever happens on the way. What was sent is not sent
+again, what is published is not committed again, and in the end the Hub's listing is compared.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.config import PushConfig
+from builder.dataset_files import (
+    Change,
+    LocalFile,
+    compare_files,
+    list_files,
+    read_whole_manifest,
+    write_message,
+)
+from builder.hub_errors import FAILURES
+from builder.repository import Commit, Repository, check_repository_id, read_token, refuse_offline
+from builder.types import BuildError, InputError
+from builder.write import hash_file
+from clip_kinetics700.schema import MANIFEST_NAME
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+N_SHOWN = 5
+
+Track = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What came of a push."""
+
+    change: Change
+    commit: Commit | None
+    """What holds the dataset now; None in a dry run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What is published, and where."""
+
+    config: PushConfig
+    target: Repository
+    files: list[LocalFile]
+    message: str
+
+    def compare(self, revision: str) -> Change:
+        """Return what would make a commit the dataset; of none, everything."""
+        remote = self.target.list_files(revision) if revision else []
+        return compare_files(self.files, remote, keep_extra=self.config.keep_extra)
+
+    def find_published(self, head: str) -> Commit | None:
+        """Return the commit, or the open pull request, that holds the dataset already."""
+        if not head or self.compare(head).is_none:
+            return self.target.name_commit(head) if head else None
+        if not self.config.create_pr:
+            return None
+        requests = self.target.list_pull_requests(self.message)
+        return next((request for request in requests if self.compare(request.oid).is_none), None)
+
+
+def push(config: PushConfig, *, track: Track) -> Published:
+    """Publish a dataset.
+
+    Args:
+        config: which, and where to.
+        track: is told how many files are to be sent, and gives what is told of those that were.
+
+    Raises:
+        InputError: there is no complete dataset, no such repository, or no right to write there.
+        BuildError: the Hub failed for too long, or somebody else has changed the repository.
+    """
+    check_repository_id(config.repository)
+    manifest = read_whole_manifest(config.directory)
+    files = list_files(config.directory, manifest, config.repository)
+    refuse_offline()
+    target = Repository(
+        config.repository,
+        revision=config.revision,
+        token=read_token(config.token_file),
+        timeout_seconds=config.timeout_seconds,
+        first_pause_seconds=config.first_pause_seconds,
+    )
+    job = Push(config, target, files, config.message or write_message(manifest))
+    head = open_branch(job)
+    change = job.compare(head)
+    refuse_script(job, head)
+    if config.dry_run:
+        return Published(change, None)
+    commit = job.find_published(head)
+    if commit is None:
+        operations = send_files(job, change.added, track)
+        commit = target.retry(commit_once, job, change, operations, head)
+    check_published(job, commit)
+    return Published(change, commit)
+
+
+def open_branch(job: Push) -> str:
+    """Return the commit to begin from; repository and branch are created if they are not there.
+
+    Empty where a dry run finds none.
+
+    Raises:
+        InputError: a pull request needs a repository and a branch that are there.
+    """
+    target, config = job.target, job.config
+    head = target.find_head()
+    if head or config.dry_run:
+        return head or ""
+    if config.create_pr:
+        what = "is not there" if head is None else f"has no branch {target.revision!r}"
+        raise InputError(f"{config.repository}: {what}, so no pull request can be opened")
+    if head is None:
+        target.create(private=config.private)
+        head = target.find_head()
+    if not head:
+        target.create_branch()
+        head = target.find_head()
+    return head or ""
+
+
+def refuse_script(job: Push, head: str) -> None:
+    """Refuse to leave a loading script in the repository.
+
+    Raises:
+        InputError: with it there, datasets >= 4 refuses the whole repository.
+    """
+    name = job.config.repository
+    script = name.partition("/")[2] + ".py"
+    is_there = job.config.keep_extra and head
+    if is_there and any(file.name == script for file in job.target.list_files(head)):
+        raise InputError(
+            f"{name}: holds {script}, for which datasets >= 4 refuses the whole repository; push "
+            "without --keep-extra, or delete it there"
+        )
+
+
+def send_files(job: Push, files: Sequence[LocalFile], track: Track) -> "list[CommitOperationAdd]":
+    """Send the bytes of files, several at a time; return what a commit needs to know of them.
+
+    Each file is sent by itself: what the storage makes of its bytes then depends on nothing else,
+    so it knows them again after an interruption.
+    """
+    threads = ThreadPoolExecutor(job.config.max_workers)
+    try:
+        with track(len(files)) as advance:
+            sending = [threads.submit(send_file, job, file) for file in files]
+            for done in as_completed(sending):
+                done.result()
+                advance(1)
+        return [future.result() for future in sending]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def send_file(job: Push, file: LocalFile) -> "CommitOperationAdd":
+    """Send one file, if it still is what the manifest says.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(file.content, Path):
+        digest = hash_file(file.content)
+        if digest != file.sha256:
+            raise InputError(
+                f"{file.content}: has the sha256 {digest}, {MANIFEST_NAME} says {file.sha256}"
+            )
+    return job.target.send(file.name, file.content, file.sha256, create_pr=job.config.create_pr)
+
+
+def commit_once(
+    job: Push, change: Change, operations: "Sequence[CommitOperationAdd]", head: str
+) -> Commit:
+    """Make the commit, unless an attempt whose answer was lost has made it.
+
+    Raises:
+        BuildError: the branch has moved, and not to what was to be published.
+    """
+    target = job.target
+    try:
+        return target.commit(
+            operations,
+            change.deleted,
+            message=job.message,
+            parent=head,
+            create_pr=job.config.create_pr,
+        )
+    except FAILURES:
+        now = target.find_head() or head
+        found = job.find_published(now)
+        if found is not None:
+            return found
+        if now != head:
+            raise BuildError(
+                f"{target.repo_id}: somebody else has made the commit {now[:12]} meanwhile; look "
+                "at it, then run this again: all bytes are there"
+            ) from None
+        raise
+
+
+def check_published(job: Push, commit: Commit) -> None:
+    """Compare the Hub's listing with the manifest.
+
+    Raises:
+        BuildError: names the files that differ.
+    """
+    rest = job.compare(commit.oid)
+    if not rest.is_none:
+        names = [*(file.name for file in rest.added), *rest.deleted]
+        shown = ", ".join(names[:N_SHOWN]) + (", ..." if len(names) > N_SHOWN else "")
+        raise BuildError(
+            f"{job.target.repo_id}: {len(names)} files of commit {commit.oid[:12]} are not as "
+            f"{MANIFEST_NAME} says: {shown}"
+        )
