@@ -1,0 +1,88 @@
+"""A push of 65 tars and 65 Parquet files: seconds, and the most memory that the process holds.
+
+    python -m benchmarks.push [--megabytes 16] [--turns 1]
+
+The Hub is `tests/minihub.py` in a process of its own on this machine, once with Xet and once with
+LFS; the files are noise.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.builds import PROJECT
+from tests.publishing import REPOSITORY, write_layout
+
+N_SHARDS = 65
+CODE = """
+import sys, builder.cli
+code = builder.cli.run(sys.argv[1:])
+lines = open("/proc/self/status").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+sys.exit(code)
+"""
+
+
+def start_hub(directory: Path) -> tuple["subprocess.Popen[bytes]", str]:
+    """Start a Hub; return its process and address."""
+    ready = directory / "ready.json"
+    words = [sys.executable, str(PROJECT / "tests/minihub.py"), "--root", str(directory / "hub")]
+    process = subprocess.Popen(
+        [*words, "--port", "0", "--ready-file", str(ready)], stdout=subprocess.DEVNULL
+    )
+    while not ready.exists():
+        time.sleep(0.01)
+    return process, str(json.loads(ready.read_text(encoding="utf-8"))["endpoint"])
+
+
+def measure_push(layout: Path, *, xet: bool) -> tuple[float, float]:
+    """Push to a new Hub; return seconds and the most MiB the process held."""
+    with tempfile.TemporaryDirectory(dir=layout.parent) as name:
+        process, endpoint = start_hub(Path(name))
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": endpoint,
+            "HF_TOKEN": "hf_alice",
+            "HF_HOME": f"{name}/home",
+            "HF_HUB_DISABLE_XET": "0" if xet else "1",
+        }
+        begin = time.monotonic()
+        words = [sys.executable, "-c", CODE, "push", str(layout), REPOSITORY]
+        try:
+            done = subprocess.run(
+                words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            )
+        finally:
+            process.terminate()
+            process.wait()
+        return time.monotonic() - begin, int(done.stdout.split()[-1]) / 1024
+
+
+def main() -> None:
+    """Print a line a protocol and turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=float, default=16.0, help="of each of the 130 files")
+    parser.add_argument("--turns", type=int, default=1)
+    options = parser.parse_args()
+    table = Table("protocol", "MB", "seconds", "MB/s", "peak MiB")
+    with tempfile.TemporaryDirectory() as name:
+        n_bytes = int(options.megabytes * 1e6)
+        layout = write_layout(Path(name) / "dataset", n_shards=N_SHARDS, shard_bytes=n_bytes)
+        total = 2 * N_SHARDS * options.megabytes
+        for xet in (True, False) * options.turns:
+            seconds, peak = measure_push(layout, xet=xet)
+            row = (total, seconds, total / seconds, peak)
+            table.add_row("Xet" if xet else "LFS", *(f"{value:,.0f}" for value in row))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
