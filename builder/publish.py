@@ -21,7 +21,14 @@ from builder.dataset_files import (
     write_message,
 )
 from builder.hub_errors import FAILURES
-from builder.repository import Commit, Repository, check_repository_id, read_token, refuse_offline
+from builder.repository import (
+    Commit,
+    RemoteFile,
+    Repository,
+    check_repository_id,
+    read_token,
+    refuse_offline,
+)
 from builder.types import BuildError, InputError
 from builder.write import hash_file
 from clip_kinetics700.schema import MANIFEST_NAME
@@ -52,19 +59,24 @@ class Push:
     files: list[LocalFile]
     message: str
 
-    def compare(self, revision: str) -> Change:
-        """Return what would make a commit the dataset; of none, everything."""
-        remote = self.target.list_files(revision) if revision else []
+    def list_remote(self, commit: str) -> list[RemoteFile]:
+        """Return the files of a commit; of none, none."""
+        return self.target.list_files(commit) if commit else []
+
+    def compare(self, remote: list[RemoteFile]) -> Change:
+        """Return what would make a repository with these files the dataset."""
         return compare_files(self.files, remote, keep_extra=self.config.keep_extra)
 
-    def find_published(self, head: str) -> Commit | None:
-        """Return the commit, or the open pull request, that holds the dataset already."""
-        if not head or self.compare(head).is_none:
-            return self.target.name_commit(head) if head else None
-        if not self.config.create_pr:
-            return None
-        requests = self.target.list_pull_requests(self.message)
-        return next((request for request in requests if self.compare(request.oid).is_none), None)
+    def find_published(self, head: str, change: Change) -> Commit | None:
+        """Return what holds the dataset already: the commit that lacks nothing, or a pull request.
+
+        There is one where the answer to an earlier push was lost.
+        """
+        if change.is_none:
+            return self.target.name_commit(head)
+        requests = self.target.list_pull_requests(self.message) if self.config.create_pr else []
+        pairs = ((request, self.compare(self.list_remote(request.oid))) for request in requests)
+        return next((request for request, change in pairs if change.is_none), None)
 
 
 def push(config: PushConfig, *, track: Track) -> Published:
@@ -91,11 +103,12 @@ def push(config: PushConfig, *, track: Track) -> Published:
     )
     job = Push(config, target, files, config.message or write_message(manifest))
     head = open_branch(job)
-    change = job.compare(head)
-    refuse_script(job, head)
+    remote = job.list_remote(head)
+    refuse_script(job, remote)
+    change = job.compare(remote)
     if config.dry_run:
         return Published(change, None)
-    commit = job.find_published(head)
+    commit = job.find_published(head, change)
     if commit is None:
         operations = send_files(job, change.added, track)
         commit = target.retry(commit_once, job, change, operations, head)
@@ -109,10 +122,13 @@ def open_branch(job: Push) -> str:
     Empty where a dry run finds none.
 
     Raises:
-        InputError: a pull request needs a repository and a branch that are there.
+        InputError: a pull request needs a repository and a branch that are there, and what is
+            public does not become private.
     """
     target, config = job.target, job.config
     head = target.find_head()
+    if head is not None and config.private and not target.is_private():
+        raise InputError(f"{config.repository}: is public, and --private is for what is created")
     if head or config.dry_run:
         return head or ""
     if config.create_pr:
@@ -127,7 +143,7 @@ def open_branch(job: Push) -> str:
     return head or ""
 
 
-def refuse_script(job: Push, head: str) -> None:
+def refuse_script(job: Push, remote: Sequence[RemoteFile]) -> None:
     """Refuse to leave a loading script in the repository.
 
     Raises:
@@ -135,8 +151,7 @@ def refuse_script(job: Push, head: str) -> None:
     """
     name = job.config.repository
     script = name.partition("/")[2] + ".py"
-    is_there = job.config.keep_extra and head
-    if is_there and any(file.name == script for file in job.target.list_files(head)):
+    if job.config.keep_extra and any(file.name == script for file in remote):
         raise InputError(
             f"{name}: holds {script}, for which datasets >= 4 refuses the whole repository; push "
             "without --keep-extra, or delete it there"
@@ -195,7 +210,7 @@ def commit_once(
         )
     except FAILURES:
         now = target.find_head() or head
-        found = job.find_published(now)
+        found = job.find_published(now, job.compare(job.list_remote(now)))
         if found is not None:
             return found
         if now != head:
@@ -212,7 +227,7 @@ def check_published(job: Push, commit: Commit) -> None:
     Raises:
         BuildError: names the files that differ.
     """
-    rest = job.compare(commit.oid)
+    rest = job.compare(job.list_remote(commit.oid))
     if not rest.is_none:
         names = [*(file.name for file in rest.added), *rest.deleted]
         shown = ", ".join(names[:N_SHOWN]) + (", ..." if len(names) > N_SHOWN else "")

@@ -115,6 +115,10 @@ class Repository:
                 raise
             return None
 
+    def is_private(self) -> bool:
+        """Say whether the repository is for its members only."""
+        return bool(self.retry(self._api.repo_info, **self._names).private)
+
     def create(self, *, private: bool) -> None:
         """Create the repository, if it is not there."""
         self.retry(self._api.create_repo, **self._names, private=private or None, exist_ok=True)

@@ -93,6 +93,7 @@ def test_only_what_changed_is_sent(hub: PublishingHub, copy: Path) -> None:
     assert_published(hub, copy, n_commits=2)
 
 
+@pytest.mark.slow
 def test_extra_files_go_unless_they_are_kept(hub: PublishingHub, copy: Path, layout: Path) -> None:
     """What is not of the dataset is deleted by the same commit, and stays with --keep-extra."""
     rewrite(copy, "notes.txt", b"mine")
@@ -104,6 +105,7 @@ def test_extra_files_go_unless_they_are_kept(hub: PublishingHub, copy: Path, lay
     assert_published(hub, layout, n_commits=3)
 
 
+@pytest.mark.slow
 def test_a_loading_script_is_not_kept(hub: PublishingHub, copy: Path, layout: Path) -> None:
     """--keep-extra is refused where it would keep the script that datasets >= 4 dies of."""
     rewrite(copy, "CLIP-Kinetics700.py", b"print()")
@@ -124,6 +126,7 @@ def test_a_dry_run_writes_nothing(hub: PublishingHub, layout: Path) -> None:
     assert {entry["line"].split()[0] for entry in hub.list_requests()} == {"GET"}
 
 
+@pytest.mark.slow
 def test_options_of_the_commit(hub: PublishingHub, layout: Path) -> None:
     """A private repository, a new branch, a message and a token from a file are as they were given.
 
@@ -142,6 +145,7 @@ def test_options_of_the_commit(hub: PublishingHub, layout: Path) -> None:
     assert hub.count_commits("lab/dataset") == 0
 
 
+@pytest.mark.slow
 def test_a_pull_request_is_opened_once(hub: PublishingHub, copy: Path) -> None:
     """--create-pr leaves the branch alone, also if its answer is lost, and opens no second one."""
     assert hub.push(copy, REPOSITORY).returncode == 0
@@ -163,6 +167,15 @@ def test_a_pull_request_needs_a_repository(hub: PublishingHub, layout: Path) -> 
     assert outcome.returncode == 2
     assert "is not there, so no pull request can be opened" in outcome.stderr
     assert hub.repository() is None
+
+
+@pytest.mark.slow
+def test_what_is_public_stays_public(hub: PublishingHub, layout: Path) -> None:
+    """--private is refused for a public repository: what should be private would be published."""
+    assert hub.push(layout, REPOSITORY).returncode == 0
+    outcome = hub.push(layout, REPOSITORY, "--private")
+    assert outcome.returncode == 2
+    assert "is public, and --private is for what is created" in outcome.stderr
 
 
 FAULTS = {
@@ -214,6 +227,7 @@ def test_a_stalled_connection_is_given_up(hub: PublishingHub, layout: Path, matc
     assert_published(hub, layout)
 
 
+@pytest.mark.slow
 def test_somebody_elses_commit_is_not_overwritten(
     hub: PublishingHub, copy: Path, layout: Path
 ) -> None:
@@ -260,6 +274,7 @@ def test_refusals_are_one_line(
     assert hub.repository() is None
 
 
+@pytest.mark.slow
 def test_the_token_is_told_to_nobody(hub: PublishingHub, layout: Path) -> None:
     """Neither failures nor --debug write it, nor the signature of a link."""
     secret = "hf_" + "S3cretOfAlice"
@@ -303,6 +318,7 @@ def test_an_incomplete_dataset_is_refused(copy: Path, name: str, said: str) -> N
     assert said in outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_listing_that_differs_is_told(hub: PublishingHub, copy: Path) -> None:
     """A file that the Hub holds otherwise after the commit is a failure that names it."""
     assert hub.push(copy, REPOSITORY).returncode == 0
