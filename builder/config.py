@@ -173,8 +173,8 @@ class PushConfig:
     """A pull request instead of a commit on the branch."""
     token_file: Path | None = None
     """None means HF_TOKEN, else the token of `hf auth login`."""
-    max_workers: int = 4
-    """Files that are sent at a time."""
+    max_workers: int = 3
+    """Files that are sent at a time; Xet holds about 150 MB for each."""
     keep_extra: bool = False
     """Files of the repository that are not of the dataset stay."""
     dry_run: bool = False
