@@ -25,7 +25,7 @@ from builder.manifest import (
     read_manifest,
     write_manifest,
 )
-from builder.output import SHARDS_NAME, WORK_NAME, remove_stale_files
+from builder.output import README_NAME, SHARDS_NAME, WORK_NAME, remove_stale_files
 from builder.rows import Rows, number_results
 from builder.sample_index import SampleIndex
 from builder.shard_line import ShardLine, open_shard_line
@@ -99,7 +99,7 @@ def assemble(
         canary=describe_canary(rows.canary),
         date=date,
     )
-    write_text(config.output / "README.md", render_card(manifest))
+    write_text(config.output / README_NAME, render_card(manifest))
     write_manifest(config.output, manifest)
     reports.clear()
     return manifest

@@ -25,8 +25,9 @@ SHARDS = re.compile(r"ds_\d{6}\.tar|data/(train|validation|test)-\d{5}-of-\d{5}\
 CLASS_BALANCE = "figures/class_balance.png"
 FRAMES_PER_CLIP = "figures/frames_per_clip.png"
 FIGURES = (CLASS_BALANCE, FRAMES_PER_CLIP)
+README_NAME = "README.md"
 SINGLE_FILES = (
-    "README.md",
+    README_NAME,
     "splits.csv",
     "index.parquet",
     "failures.parquet",

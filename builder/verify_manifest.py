@@ -101,6 +101,16 @@ def read_contract(directory: Path) -> Contract:
         InputError: there is no such directory, or no manifest in it.
         DamagedFileError: the manifest is not as it was written, or none of ours.
     """
+    return parse_contract(read_document(directory))
+
+
+def read_document(directory: Path) -> dict[str, Any]:
+    """Return the manifest of a dataset, which is as it was written.
+
+    Raises:
+        InputError: there is no such directory, or no manifest in it.
+        DamagedFileError: the manifest is not as it was written, or none of ours.
+    """
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory")
     try:
@@ -114,7 +124,7 @@ def read_contract(directory: Path) -> Contract:
     # The hash is of what the document says: white space and the last digits of a number are not.
     if (directory / MANIFEST_NAME).read_bytes() != format_json(document).encode("utf-8"):
         raise DamagedFileError("says what it said, but is not spelled as it was written")
-    return parse_contract(document)
+    return document
 
 
 def check_own_hash(document: Mapping[str, Any]) -> None:
