@@ -70,6 +70,7 @@ def render_card(manifest: Mapping[str, Any], results: Sequence[Result] = ()) -> 
         "size": spell_size,
         "metric": spell_metric,
         "dropped": spell_dropped,
+        "percent": spell_percent,
         # What JSON spells is a literal of Python too, with the quotes of its formatters.
         "literal": partial(json.dumps, ensure_ascii=False),
         "code": spell_code,
@@ -109,7 +110,7 @@ def describe_making(configuration: Mapping[str, Any]) -> dict[str, Any]:
     has_parquet = "parquet" in configuration["formats"]
     return {
         "width": configuration["embedding_width"],
-        "model": configuration.get("model", "an unknown model"),
+        "model": configuration.get("model", ""),
         "weights": sorted(configuration.get("weights_sha256", {}).items()),
         "rate": "an unknown rate" if rate is None else spell_rate(rate),
         "interval": "" if rate is None else spell_interval(rate),
@@ -129,7 +130,7 @@ def choose_confused(results: Sequence[Result]) -> list[tuple[str, str, int]]:
 
 def spell_rate(rate: float) -> str:
     """Return a rate in words."""
-    return f"{rate:g} frame{'s' * (rate != 1)} per second"
+    return f"{rate:g} frame{'s' * (rate != 1)} per second of video"
 
 
 def spell_interval(rate: float) -> str:
@@ -149,6 +150,11 @@ def spell_size(nbytes: int) -> str:
 def spell_metric(metric: Metric) -> str:
     """Return a share and its interval, with the three digits that such intervals leave."""
     return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+
+
+def spell_percent(share: float) -> str:
+    """Return a share in per cent, with no more digits than it has."""
+    return f"{100 * share:g} %"
 
 
 def spell_dropped(dropped: Mapping[str, int]) -> str:

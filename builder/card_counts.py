@@ -160,5 +160,5 @@ def list_configuration(configuration: Mapping[str, Any], prefix: str = "") -> li
         elif isinstance(value, list):
             rows.append((prefix + name, ", ".join(map(str, value))))
         else:
-            rows.append((prefix + name, "not recorded" if value is None else str(value)))
+            rows.append((prefix + name, "none" if value is None else str(value)))
     return rows
