@@ -41,11 +41,12 @@ SETTINGS: dict[Any, Any] = {
 
 def draw_all(pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
     """Return each picture as PNG, of the numbers under its name."""
-    # Names that the font cannot spell are drawn as boxes, which nobody needs to be told of.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
     ways = {CLASS_BALANCE: draw_class_balance, FRAMES_PER_CLIP: draw_frames_per_clip}
-    return {name: ways[name](numbers) for name, numbers in pictures.items()}
+    with warnings.catch_warnings():
+        # Names that the font cannot spell are drawn as boxes, which nobody needs to be told of.
+        warnings.simplefilter("ignore")
+        return {name: ways[name](numbers) for name, numbers in pictures.items()}
 
 
 def draw_class_balance(numbers: Mapping[str, Any]) -> bytes:
