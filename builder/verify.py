@@ -38,6 +38,7 @@ from clip_kinetics700.features import INDEX_SCHEMA, data_schema
 from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
 
 ROWS_PER_BATCH = 1000
+TALLIES = ("samples_by_label", "samples_by_n_frames")
 
 
 class RowReader(Protocol):
@@ -131,6 +132,7 @@ def check_samples(dataset: Dataset, advance: Callable[[int], None]) -> None:
     n_classes = None if contract.class_names is None else len(contract.class_names)
     tallies = {split: SampleTally(n_classes) for split in contract.totals}
     unread: set[str] = set()
+    n_problems = len(dataset.problems.found())
     with ExitStack() as stack:
         open_index = partial(
             open_table,
@@ -142,17 +144,26 @@ def check_samples(dataset: Dataset, advance: Callable[[int], None]) -> None:
         for shard in contract.shards():
             if not check_shard(dataset, shard, index, tallies[shard.split], advance):
                 unread.add(shard.split)
-    for split in contract.totals.keys() - unread:
-        for message in compare_tally(contract.totals[split], tallies[split]):
-            dataset.problems.add(MANIFEST_NAME, f"totals of {split}: {message}")
+    # Counts of samples that are wrong themselves are their consequences.
+    names = TALLIES if len(dataset.problems.found()) == n_problems else ()
+    for split, totals in contract.totals.items():
+        if split not in unread:
+            for message in compare_tally(totals, tallies[split], names):
+                dataset.problems.add(MANIFEST_NAME, f"totals of {split}: {message}")
 
 
-def compare_tally(totals: Totals, tally: SampleTally) -> Iterator[str]:
-    """Yield what the manifest says of the samples of a split and is not so."""
+def compare_tally(totals: Totals, tally: SampleTally, names: Iterable[str]) -> Iterator[str]:
+    """Yield what the manifest says of the samples of a split and is not so.
+
+    Args:
+        totals: what it says.
+        tally: what there is.
+        names: of the counts that are compared besides that of the frames.
+    """
     if totals.frames != tally.frames:
         yield f"{totals.frames} frames, the samples hold {tally.frames}"
-    # Manifests of earlier versions do not have these.
-    for name in ("samples_by_label", "samples_by_n_frames"):
+    for name in names:
+        # A manifest of an earlier version does not say.
         stated, found = getattr(totals, name), getattr(tally, name)
         if stated is not None and stated != found:
             yield f"{name} is not what the samples hold"
