@@ -167,8 +167,7 @@ def write_files(
         open_table_file(output / FAILURES_NAME, FAILURES_SCHEMA) as failures,
         open_shard_line(output, schema, keep) as line,
     ):
-        n_classes = None if rows.class_names is None else len(rows.class_names)
-        index = SampleIndex(index_table, n_classes)
+        index = SampleIndex(index_table, rows.class_names)
         layout = _Layout(
             rows=rows,
             config=config,

@@ -21,7 +21,8 @@ class Subject:
 
 def find_subject(manifest: Mapping[str, Any]) -> Subject:
     """Return what a manifest tells of the videos."""
-    common = ("clip", "video", "embeddings", "webdataset")
+    formats = manifest["configuration"]["formats"]
+    common = ("clip", "video", "embeddings", *(["webdataset"] * ("webdataset" in formats)))
     if manifest["configuration"].get("clips") != "kinetics":
         return Subject(
             is_kinetics=False, release=None, title="CLIP embeddings of videos", tags=common

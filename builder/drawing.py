@@ -6,7 +6,6 @@ holds its numbers as JSON in the text chunk `Description`, so that anybody can c
 
 import io
 import json
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +40,6 @@ SETTINGS: dict[Any, Any] = {
 
 def draw_all(pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
     """Return each picture as PNG, of the numbers under its name."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     ways = {CLASS_BALANCE: draw_class_balance, FRAMES_PER_CLIP: draw_frames_per_clip}
     with warnings.catch_warnings():
         # Names that the font cannot spell are drawn as boxes, which nobody needs to be told of.

@@ -4,6 +4,7 @@ matplotlib would enlarge the process that assembles, so they are drawn in one of
 sends them back: all that is written is written here.
 """
 
+import logging
 import multiprocessing
 import signal
 from collections.abc import Mapping
@@ -105,6 +106,8 @@ def draw(numbers: Mapping[str, Numbers]) -> dict[str, bytes]:
 
 def send_pictures(sender: Connection, numbers: Mapping[str, Numbers]) -> None:
     """Draw, and send the pictures; the main function of the process."""
+    # It would tell of caches that it makes or cannot keep.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from builder import drawing
 
     # Nobody waits for them any more when the pipe is broken.

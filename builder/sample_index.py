@@ -3,7 +3,7 @@
 Every sample of a dataset passes here exactly once, whether its shard is written or was finished.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from builder.manifest import Totals
@@ -16,10 +16,10 @@ from builder.tally import SampleTally
 class SampleIndex:
     """The index of a dataset, and the counts of the samples in it."""
 
-    def __init__(self, table: TableFile, n_classes: int | None) -> None:
+    def __init__(self, table: TableFile, class_names: Sequence[str] | None) -> None:
         """Write to this table; None where the dataset has no classes."""
         self._table = table
-        self._n_classes = n_classes
+        self._n_classes = None if class_names is None else len(class_names)
         self._tallies: dict[str, SampleTally] = {}
 
     def add(self, group: RowGroup, shard: Shard) -> None:

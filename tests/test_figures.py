@@ -1,6 +1,7 @@
 """Pictures of the card: what they show is the manifest's, and nothing else decides their bytes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def test_stale_pictures_go(illustrated: Path, tmp_path: Path) -> None:
 
 
 def test_the_assembling_process_stays_small(tmp_path: Path) -> None:
-    """Matplotlib is loaded in the process that draws alone."""
+    """The process that draws loads matplotlib, alone, and says nothing of its caches."""
     program = (
         "import sys\nfrom pathlib import Path\n"
         "from builder.assemble import assemble\nfrom builder.config import AssembleConfig\n"
@@ -98,8 +99,12 @@ def test_the_assembling_process_stays_small(tmp_path: Path) -> None:
         "out = Path(sys.argv[1])\nassemble(SmallRows(), AssembleConfig(source=out, output=out))\n"
         "print('matplotlib' in sys.modules, *sorted(p.name for p in out.glob('figures/*')))\n"
     )
+    (tmp_path / "no_folder").touch()
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "no_folder")}
     words = [sys.executable, "-c", program, str(tmp_path / "out")]
-    result = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        words, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
+    )
     assert result.stdout.split() == ["False", "class_balance.png", "frames_per_clip.png"]
     assert result.stderr == ""
 
