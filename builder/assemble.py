@@ -167,12 +167,11 @@ def write_files(
         open_table_file(output / FAILURES_NAME, FAILURES_SCHEMA) as failures,
         open_shard_line(output, schema, keep) as line,
     ):
-        index = SampleIndex(index_table, rows.class_names)
         layout = _Layout(
             rows=rows,
             config=config,
             advance=advance,
-            index=index,
+            index=SampleIndex(index_table, rows.class_names),
             failures=failures,
             reports=reports,
             line=line,
@@ -184,13 +183,13 @@ def write_files(
                 write_split(layout, split)
     if layout.n_kept:
         log.info("%d shards were finished before", layout.n_kept)
-    n_failures = sum(totals.failures for totals in rows.totals.values())
+    n_failures = sum(counts.failures for counts in rows.totals.values())
     files[INDEX_NAME] = describe_file(output / INDEX_NAME, layout.n_samples)
     files[FAILURES_NAME] = describe_file(output / FAILURES_NAME, n_failures)
     if "webdataset" in config.formats:
         write_text(output / SPLITS_CSV_NAME, splits_csv(layout.tars))
         files[SPLITS_CSV_NAME] = describe_file(output / SPLITS_CSV_NAME, len(layout.tars))
-    return files, index.complete(rows.totals)
+    return files, layout.index.complete(rows.totals)
 
 
 def write_split(layout: _Layout, split: str) -> None:

@@ -141,7 +141,7 @@ def describe_failures(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": reason,
-            "meaning": REASON_MEANINGS[reason],
+            "meaning": REASON_MEANINGS.get(reason, ""),
             "counts": [counts.get(reason, 0) for counts in splits],
             "all": count,
         }
