@@ -17,14 +17,17 @@ from typing import Any
 from builder.canary import describe_canary
 from builder.card import render_card
 from builder.config import AssembleConfig
+from builder.figures import require_drawing, write_figures
 from builder.manifest import (
+    Totals,
     build_manifest,
     describe_file,
     read_manifest,
     write_manifest,
 )
-from builder.output import SHARDS_NAME, WORK_NAME, remove_stale_files
+from builder.output import README_NAME, SHARDS_NAME, WORK_NAME, remove_stale_files
 from builder.rows import Rows, number_results
+from builder.sample_index import SampleIndex
 from builder.shard_line import ShardLine, open_shard_line
 from builder.shard_reports import Shard, ShardReports
 from builder.shard_writers import TableFile, open_table_file, splits_csv
@@ -53,7 +56,7 @@ class _Layout:
     rows: Rows
     config: AssembleConfig
     advance: Callable[[int], None]
-    index: TableFile
+    index: SampleIndex
     failures: TableFile
     reports: ShardReports
     line: ShardLine
@@ -74,6 +77,8 @@ def assemble(
     Raises:
         InputError: the output holds a dataset of another configuration.
     """
+    if config.figures:
+        require_drawing()
     configuration = describe_assembly(rows, config)
     check_output(config.output, configuration, rows.class_names)
     date = resolve_date(config)
@@ -82,17 +87,19 @@ def assemble(
     schema = data_schema(rows.width, rows.class_names)
     place = config.output / WORK_NAME / SHARDS_NAME
     reports = ShardReports(place, output=config.output, schema=schema)
-    files = write_files(rows, config, reports, advance)
+    files, totals = write_files(rows, config, reports, advance)
+    if config.figures:
+        files |= write_figures(config.output, totals, rows.class_names)
     remove_stale_files(config.output, files)
     manifest = build_manifest(
         configuration=configuration,
         class_names=rows.class_names,
-        totals=rows.totals,
+        totals=totals,
         files=files,
         canary=describe_canary(rows.canary),
         date=date,
     )
-    write_text(config.output / "README.md", render_card(manifest))
+    write_text(config.output / README_NAME, render_card(manifest))
     write_manifest(config.output, manifest)
     reports.clear()
     return manifest
@@ -121,6 +128,8 @@ def check_output(
 def refuse_other_assembly(config: AssembleConfig) -> None:
     """Refuse early, before hours of encoding, what assembly would refuse at the end."""
     resolve_date(config)
+    if config.figures:
+        require_drawing()
     manifest = read_manifest(config.output)
     if manifest is not None:
         now = describe_options(config)
@@ -143,8 +152,8 @@ def resolve_date(config: AssembleConfig) -> str | None:
 
 def write_files(
     rows: Rows, config: AssembleConfig, reports: ShardReports, advance: Callable[[int], None]
-) -> dict[str, dict[str, Any]]:
-    """Write everything but card and manifest; return the manifest's entry of each file."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, Totals]]:
+    """Write all the data; return the manifest's entry of each file, and the counts of splits."""
     output = config.output
     files: dict[str, dict[str, Any]] = {}
 
@@ -154,7 +163,7 @@ def write_files(
 
     schema = data_schema(rows.width, rows.class_names)
     with (
-        open_table_file(output / INDEX_NAME, INDEX_SCHEMA) as index,
+        open_table_file(output / INDEX_NAME, INDEX_SCHEMA) as index_table,
         open_table_file(output / FAILURES_NAME, FAILURES_SCHEMA) as failures,
         open_shard_line(output, schema, keep) as line,
     ):
@@ -162,7 +171,7 @@ def write_files(
             rows=rows,
             config=config,
             advance=advance,
-            index=index,
+            index=SampleIndex(index_table, rows.class_names),
             failures=failures,
             reports=reports,
             line=line,
@@ -174,13 +183,13 @@ def write_files(
                 write_split(layout, split)
     if layout.n_kept:
         log.info("%d shards were finished before", layout.n_kept)
-    n_failures = sum(totals.failures for totals in rows.totals.values())
+    n_failures = sum(counts.failures for counts in rows.totals.values())
     files[INDEX_NAME] = describe_file(output / INDEX_NAME, layout.n_samples)
     files[FAILURES_NAME] = describe_file(output / FAILURES_NAME, n_failures)
     if "webdataset" in config.formats:
         write_text(output / SPLITS_CSV_NAME, splits_csv(layout.tars))
         files[SPLITS_CSV_NAME] = describe_file(output / SPLITS_CSV_NAME, len(layout.tars))
-    return files
+    return files, layout.index.complete(rows.totals)
 
 
 def write_split(layout: _Layout, split: str) -> None:

@@ -12,7 +12,13 @@ import sys
 
 import click
 
-from builder import annotation_commands, clip_commands, commands, push_commands
+from builder import (
+    annotation_commands,
+    card_commands,
+    clip_commands,
+    commands,
+    push_commands,
+)
 from builder.ending import TerminatedError, catch_signals, leave
 from builder.ledger import FetchError
 from builder.options import spread_values
@@ -46,6 +52,7 @@ for command in (
     commands.convert_command,
     commands.index_command,
     commands.info_command,
+    card_commands.card_command,
     annotation_commands.annotations_command,
     clip_commands.download_command,
     clip_commands.status_command,

@@ -95,6 +95,8 @@ class AssembleConfig:
     max_failures: float = 0.5
     date: str | None = None
     """Written to the manifest as it is; None writes none, so that bytes do not tell the time."""
+    figures: bool = True
+    """The card's pictures are drawn; they need matplotlib."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,7 @@ class ConvertConfig:
     formats: tuple[str, ...] = FORMATS
     max_failures: float = 0.5
     date: str | None = None
+    figures: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

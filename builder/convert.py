@@ -21,7 +21,7 @@ from builder.manifest import read_manifest
 from builder.output import (
     CONVERSION_NAME,
     SHARDS,
-    TABLES,
+    SINGLE_FILES,
     WORK_NAME,
     check_directory,
     is_complete,
@@ -116,7 +116,7 @@ def refuse_strangers(output: Path) -> None:
     """Refuse files that are no part of a dataset, which verification would find in the end."""
     for name in list_names(output):
         published = name.removesuffix(".partial")
-        if published not in TABLES and not SHARDS.fullmatch(published):
+        if published not in SINGLE_FILES and not SHARDS.fullmatch(published):
             raise InputError(f"DIR {output}: holds {name}, which is no file of a dataset")
 
 
@@ -129,6 +129,7 @@ def assembly_of(config: ConvertConfig) -> AssembleConfig:
         formats=config.formats,
         max_failures=config.max_failures,
         date=config.date,
+        figures=config.figures,
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from builder.card import REPOSITORY_PLACEHOLDER
 from builder.manifest import hash_manifest, read_manifest
+from builder.output import README_NAME
 from builder.repository import RemoteFile
 from builder.types import InputError
-from builder.verify_files import README_NAME
 from builder.write import hash_file
 from clip_kinetics700.schema import MANIFEST_NAME
 

@@ -6,16 +6,19 @@ is complete; no path, host, worker count or clock in it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from builder.types import InputError
 from builder.write import hash_file, write_json
-from clip_kinetics700.schema import MANIFEST_NAME, SPLITS
+from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME, SPLITS
 
 FORMAT_NAME = "clip-kinetics700/1"
+DATA_FILE = re.compile(r"ds_\d+\.tar|data/.+\.parquet")
 
 
 @dataclass(slots=True)
@@ -27,6 +30,10 @@ class Totals:
     failures: int = 0
     frames: int = 0
     failures_by_reason: dict[str, int] = field(default_factory=dict)
+    samples_by_label: list[int] | None = None
+    """In the order of the class names; those without a label are in none. None if not counted."""
+    samples_by_n_frames: dict[str, int] | None = None
+    """By number of frames, in numeric order. None if not counted."""
 
     def add_failures(self, reason: str, count: int) -> None:
         """Count failed rows of one reason."""
@@ -34,8 +41,9 @@ class Totals:
         self.failures_by_reason[reason] = self.failures_by_reason.get(reason, 0) + count
 
     def document(self) -> dict[str, Any]:
-        """Return the counts as the manifest holds them."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return the counts as the manifest holds them, without those that are not known."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def add_totals(totals: Mapping[str, Totals]) -> Totals:
@@ -47,7 +55,27 @@ def add_totals(totals: Mapping[str, Totals]) -> Totals:
         whole.frames += part.frames
         for reason, count in part.failures_by_reason.items():
             whole.add_failures(reason, count)
+    whole.samples_by_label = add_lists([part.samples_by_label for part in totals.values()])
+    whole.samples_by_n_frames = add_counts([part.samples_by_n_frames for part in totals.values()])
     return whole
+
+
+def add_lists(lists: Sequence[list[int] | None]) -> list[int] | None:
+    """Return the sum by place, or None where one of them is not known."""
+    known = [numbers for numbers in lists if numbers is not None]
+    lengths = {len(numbers) for numbers in known}
+    if not known or len(known) < len(lists) or len(lengths) > 1:
+        return None
+    return [sum(numbers) for numbers in zip(*known, strict=True)]
+
+
+def add_counts(counts: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
+    """Return the sum by name, in numeric order, or None where one of them is not known."""
+    known = [count for count in counts if count is not None]
+    if not known or len(known) < len(counts):
+        return None
+    whole = sum(map(Counter, known), Counter[str]())
+    return {name: whole[name] for name in sorted(whole, key=int)}
 
 
 def build_manifest(
@@ -77,6 +105,16 @@ def hash_manifest(document: Mapping[str, Any]) -> str:
     """Return the sha256 of a manifest's canonical JSON without `self_sha256`."""
     content = {name: value for name, value in document.items() if name != "self_sha256"}
     return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def hash_data(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 that tells the data of a dataset: of its tars, Parquet files and index.
+
+    Card, pictures and whatever else can be made of the data again are not in it.
+    """
+    names = [name for name in manifest["files"] if name == INDEX_NAME or DATA_FILE.fullmatch(name)]
+    digests = {name: manifest["files"][name]["sha256"] for name in names}
+    return hashlib.sha256(canonical_json(digests)).hexdigest()
 
 
 def canonical_json(document: Any) -> bytes:

@@ -203,6 +203,12 @@ assemble_options = add_options(
         callback=iso_date,
         help="Date for the manifest; none is written otherwise.",
     ),
+    click.option(
+        "--figures/--no-figures",
+        default=ASSEMBLE_DEFAULTS.figures,
+        show_default=True,
+        help="Draw the card's pictures, which takes matplotlib and two seconds.",
+    ),
 )
 source_options = add_options(
     click.option(

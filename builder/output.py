@@ -22,7 +22,19 @@ SHARDS_NAME = "shards"
 CONVERSION_NAME = "conversion.json"
 """In that folder too: of what a conversion makes this dataset, and what came of it."""
 SHARDS = re.compile(r"ds_\d{6}\.tar|data/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
-TABLES = ("README.md", "splits.csv", "index.parquet", "failures.parquet", "manifest.json")
+CLASS_BALANCE = "figures/class_balance.png"
+FRAMES_PER_CLIP = "figures/frames_per_clip.png"
+FIGURES = (CLASS_BALANCE, FRAMES_PER_CLIP)
+README_NAME = "README.md"
+SINGLE_FILES = (
+    README_NAME,
+    "splits.csv",
+    "index.parquet",
+    "failures.parquet",
+    "manifest.json",
+    *FIGURES,
+)
+"""What a dataset has besides shards; it need not have all of them."""
 
 
 def check_directory(option: str, path: Path) -> None:
@@ -67,8 +79,8 @@ def list_published(output: Path) -> list[str]:
     """Return the files of a directory that have the name of a published file."""
     paths = [*output.glob("ds_*.tar"), *output.glob("data/*.parquet")]
     names = [path.relative_to(output).as_posix() for path in paths]
-    tables = [name for name in TABLES if (output / name).exists()]
-    return sorted([*filter(SHARDS.fullmatch, names), *tables])
+    single = [name for name in SINGLE_FILES if (output / name).exists()]
+    return sorted([*filter(SHARDS.fullmatch, names), *single])
 
 
 def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
@@ -76,7 +88,8 @@ def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
     stale = [name for name in list_published(output) if name not in files]
     # The card and the manifest are written after this.
     stale = [name for name in stale if name not in ("README.md", "manifest.json")]
-    cut_off = [*output.glob("*.partial"), *output.glob("data/*.partial")]
+    places = ("", "data/", "figures/")
+    cut_off = [path for place in places for path in output.glob(f"{place}*.partial")]
     ours = [path for path in cut_off if is_ours(path.relative_to(output).as_posix())]
     for path in [*(output / name for name in stale), *ours]:
         log.info("removing %s, left by an earlier assembly", path)
@@ -86,7 +99,7 @@ def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
 def is_ours(partial: str) -> bool:
     """Say whether a partial file's name is that of a published file."""
     name = partial.removesuffix(".partial")
-    return name in TABLES or SHARDS.fullmatch(name) is not None
+    return name in SINGLE_FILES or SHARDS.fullmatch(name) is not None
 
 
 def is_complete(output: Path, manifest: Mapping[str, Any]) -> bool:

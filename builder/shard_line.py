@@ -17,10 +17,10 @@ import pyarrow as pa
 from builder.background import Background, open_background
 from builder.manifest import describe_file
 from builder.row_groups import FrameMemory, RowGroup, RowGroups
+from builder.sample_index import SampleIndex
 from builder.shard_reports import Shard
 from builder.shard_writers import (
     ParquetShard,
-    TableFile,
     TarShard,
     open_parquet_shard,
     open_tar_shard,
@@ -66,7 +66,7 @@ class ShardLine:
         self._last: _OpenShard | None = None
         self._threads = deque(threads)
 
-    def write(self, shard: Shard, samples: Iterable[Sample], index: TableFile | None) -> None:
+    def write(self, shard: Shard, samples: Iterable[Sample], index: SampleIndex | None) -> None:
         """Write the files of a shard, which have their names after the next one or `finish`.
 
         Args:
@@ -86,19 +86,19 @@ class ShardLine:
             opened.files = files.pop_all()
         self._last = opened
 
-    def _write_group(self, opened: _OpenShard, group: RowGroup, index: TableFile | None) -> None:
+    def _write_group(self, opened: _OpenShard, group: RowGroup, index: SampleIndex | None) -> None:
         opened.n_samples += len(group)
         if index is not None:
-            index.add_table(group.index_table(opened.shard.split, opened.shard.tar))
+            index.add(group, opened.shard)
         if opened.parquet is not None:
             opened.parquet.add(group, self.memory)
 
-    def digest(self, shard: Shard, samples: Iterable[Sample], index: TableFile) -> str:
+    def digest(self, shard: Shard, samples: Iterable[Sample], index: SampleIndex) -> str:
         """Index samples, and return the digest that a report of their shard must have."""
         groups = RowGroups(self.memory, keeps_frames=False)
         with open_unwritten_tar(self._threads[0]) as tar:
             for group in chain(gather_groups(samples, tar, groups), groups.take_rest()):
-                index.add_table(group.index_table(shard.split, shard.tar))
+                index.add(group, shard)
         return tar.samples_sha256
 
     def finish(self) -> None:

@@ -4,7 +4,7 @@ A file that is not the one its manifest lists is one problem and is not looked i
 else it would give are consequences. Files with the right hash are checked by content.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +14,16 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from builder.manifest import Totals
 from builder.problems import DamagedFileError, Problem, Problems
-from builder.verify_files import Dataset, check_failures, check_names, check_splits_csv
+from builder.tally import SampleTally
+from builder.verify_files import (
+    Dataset,
+    check_failures,
+    check_figures,
+    check_names,
+    check_splits_csv,
+)
 from builder.verify_manifest import Shard, check_contract, read_contract
 from builder.verify_rows import (
     Rows,
@@ -30,6 +38,7 @@ from clip_kinetics700.features import INDEX_SCHEMA, data_schema
 from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
 
 ROWS_PER_BATCH = 1000
+TALLIES = ("samples_by_label", "samples_by_n_frames")
 
 
 class RowReader(Protocol):
@@ -111,15 +120,19 @@ def verify_dataset(
     check_names(dataset)
     check_splits_csv(dataset)
     check_failures(dataset)
+    check_figures(dataset)
     with track(contract.whole.samples) as advance:
         check_samples(dataset, advance)
     return problems.found()
 
 
 def check_samples(dataset: Dataset, advance: Callable[[int], None]) -> None:
-    """Check index, tars and Parquet files, shard by shard, and how many frames they hold."""
+    """Check index, tars and Parquet files, shard by shard, and what samples they hold."""
     contract = dataset.contract
-    n_frames: dict[str, int | None] = dict.fromkeys(contract.totals, 0)
+    n_classes = None if contract.class_names is None else len(contract.class_names)
+    tallies = {split: SampleTally(n_classes) for split in contract.totals}
+    unread: set[str] = set()
+    n_problems = len(dataset.problems.found())
     with ExitStack() as stack:
         open_index = partial(
             open_table,
@@ -129,14 +142,31 @@ def check_samples(dataset: Dataset, advance: Callable[[int], None]) -> None:
         )
         index = open_source(dataset, INDEX_NAME, open_index, stack)
         for shard in contract.shards():
-            before, found = n_frames[shard.split], check_shard(dataset, shard, index, advance)
-            n_frames[shard.split] = None if before is None or found is None else before + found
+            if not check_shard(dataset, shard, index, tallies[shard.split], advance):
+                unread.add(shard.split)
+    # Counts of samples that are wrong themselves are their consequences.
+    names = TALLIES if len(dataset.problems.found()) == n_problems else ()
     for split, totals in contract.totals.items():
-        if n_frames[split] not in (None, totals.frames):
-            dataset.problems.add(
-                MANIFEST_NAME,
-                f"totals of {split}: {totals.frames} frames, the samples hold {n_frames[split]}",
-            )
+        if split not in unread:
+            for message in compare_tally(totals, tallies[split], names):
+                dataset.problems.add(MANIFEST_NAME, f"totals of {split}: {message}")
+
+
+def compare_tally(totals: Totals, tally: SampleTally, names: Iterable[str]) -> Iterator[str]:
+    """Yield what the manifest says of the samples of a split and is not so.
+
+    Args:
+        totals: what it says.
+        tally: what there is.
+        names: of the counts that are compared besides that of the frames.
+    """
+    if totals.frames != tally.frames:
+        yield f"{totals.frames} frames, the samples hold {tally.frames}"
+    for name in names:
+        # A manifest of an earlier version does not say.
+        stated, found = getattr(totals, name), getattr(tally, name)
+        if stated is not None and stated != found:
+            yield f"{name} is not what the samples hold"
 
 
 def open_source(
@@ -156,16 +186,20 @@ def open_source(
 
 
 def check_shard(
-    dataset: Dataset, shard: Shard, index: Source, advance: Callable[[int], None]
-) -> int | None:
-    """Check one shard in all its files; return its frames, or None where none can be read."""
+    dataset: Dataset,
+    shard: Shard,
+    index: Source,
+    tally: SampleTally,
+    advance: Callable[[int], None],
+) -> bool:
+    """Check one shard in all its files and count its samples; tell whether they can be read."""
     contract = dataset.contract
     open_tar = partial(open_tar_reader, first=shard.first, width=contract.width)
     schema = data_schema(contract.width, contract.class_names)
     open_parquet = partial(
         open_table, schema=schema, n_rows=shard.n_samples, convert=check_data_batch
     )
-    n_done = n_frames = 0
+    n_done = 0
     with ExitStack() as stack:
         tar = open_source(dataset, shard.tar, open_tar, stack)
         parquet = open_source(dataset, shard.parquet, open_parquet, stack)
@@ -174,11 +208,13 @@ def check_shard(
             together = read_together((tar, parquet, index), limit)
             check_batch(dataset, shard, shard.first + n_done, together)
             n_rows = max((rows.batch.num_rows for rows in together if rows), default=limit)
-            n_frames += next((count_frames(rows) for rows in together[:2] if rows), 0)
+            data = next((rows for rows in together[:2] if rows), None)
+            if data is not None:
+                count_samples(data, tally)
             n_done += n_rows
             advance(n_rows)
         tar.finish()
-    return None if tar.reader is None and parquet.reader is None else n_frames
+    return tar.reader is not None or parquet.reader is not None
 
 
 def read_together(sources: Iterable[Source], limit: int) -> list[Rows | None]:
@@ -208,6 +244,7 @@ def check_batch(
         compare_index(data, index, first, dataset.problems, data_agree=data_agree)
 
 
-def count_frames(rows: Rows) -> int:
-    """Return how many frames some samples have."""
-    return pc.sum(pc.list_value_length(rows.batch.column("embeddings"))).as_py() or 0
+def count_samples(rows: Rows, tally: SampleTally) -> None:
+    """Count some samples by label and by frames."""
+    lengths = pc.list_value_length(rows.batch.column("embeddings")).to_numpy()
+    tally.add(rows.batch.column("meta").field("label_id"), lengths)

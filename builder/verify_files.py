@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.output import SHARDS
+from builder.output import FIGURES, README_NAME, SHARDS
 from builder.problems import DamagedFileError, Problems
 from builder.shard_writers import splits_csv
 from builder.verify_manifest import Contract
@@ -22,8 +22,6 @@ from clip_kinetics700.schema import (
     SPLITS_CSV_NAME,
     SPLITS_CSV_WORD,
 )
-
-README_NAME = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +76,12 @@ def list_names(directory: Path) -> Iterator[str]:
         for name in sorted(files):
             if not name.startswith("."):
                 yield (Path(place) / name).relative_to(directory).as_posix()
+
+
+def check_figures(dataset: Dataset) -> None:
+    """Check that the pictures are those that the manifest lists."""
+    for name in FIGURES:
+        dataset.find(name)
 
 
 def check_splits_csv(dataset: Dataset) -> None:

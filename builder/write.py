@@ -52,6 +52,12 @@ def write_text(final: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
+def write_bytes(final: Path, content: bytes) -> None:
+    """Write a whole binary file."""
+    with atomic_path(final) as partial:
+        partial.write_bytes(content)
+
+
 def write_json(final: Path, document: Any) -> None:
     """Write a whole JSON file."""
     write_text(final, format_json(document))

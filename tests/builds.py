@@ -30,7 +30,7 @@ class RunBuild(Protocol):
 def build_dataset(
     kinetics: MiniKinetics, model: Path, output: Path, **options: Any
 ) -> dict[str, Any] | None:
-    """Build in this process; the options are fields of EncodeConfig."""
+    """Build in this process without pictures; the options are fields of EncodeConfig."""
     defaults: dict[str, Any] = {
         "annotations": (kinetics.annotations,),
         "videos": kinetics.videos,
@@ -45,7 +45,7 @@ def build_dataset(
         **{**defaults, **options},
     )
     assemble_config = AssembleConfig(
-        source=output, output=output, samples_per_shard=SAMPLES_PER_SHARD
+        source=output, output=output, samples_per_shard=SAMPLES_PER_SHARD, figures=False
     )
     return build(encode_config, assemble_config, quiet=True)[1]
 
@@ -56,7 +56,7 @@ def build_arguments(kinetics: MiniKinetics, model: Path, output: Path) -> list[s
         "build", "--annotations", str(kinetics.annotations), "--videos", str(kinetics.videos),
         "--output", str(output), "--model", str(model), "--dtype", "float32",
         "--batch-size", "8", "--decode-workers", "1",
-        "--samples-per-shard", str(SAMPLES_PER_SHARD),
+        "--samples-per-shard", str(SAMPLES_PER_SHARD), "--no-figures",
     ]  # fmt: skip
 
 

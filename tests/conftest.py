@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from builder.assembly import assemble_directory
+from builder.config import AssembleConfig
 from builder.releases import RELEASES
 from tests import torture
-from tests.builds import PROJECT, RunBuild, build_dataset
+from tests.builds import PROJECT, SAMPLES_PER_SHARD, RunBuild, build_dataset
 from tests.cvdf import CvdfTree, make_cvdf_tree
 from tests.kinetics import MiniKinetics, make_mini_kinetics
 from tests.videos import CodedVideo, encode_coded
@@ -73,6 +75,15 @@ def dataset(run_build: RunBuild, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """The miniature Kinetics, built with five samples a shard; tests only read it."""
     output = tmp_path_factory.mktemp("built") / "dataset"
     assert run_build(output) is not None
+    return output
+
+
+@pytest.fixture(scope="session")
+def illustrated(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same dataset with its pictures, which take two seconds; tests only read it."""
+    output = tmp_path_factory.mktemp("illustrated") / "dataset"
+    config = AssembleConfig(source=dataset, output=output, samples_per_shard=SAMPLES_PER_SHARD)
+    assemble_directory(config, quiet=True)
     return output
 
 

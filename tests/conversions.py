@@ -17,8 +17,9 @@ from tests.builds import Outcome, run_cli
 
 
 def run_convert(source: Path | str, output: Path, *options: str | Path) -> Outcome:
-    """Convert with five samples a shard."""
-    return run_cli("convert", source, output, "--samples-per-shard", "5", "--quiet", *options)
+    """Convert with five samples a shard; pictures take seconds and are drawn elsewhere."""
+    words = ("--samples-per-shard", "5", "--quiet", "--no-figures", *options)
+    return run_cli("convert", source, output, *words)
 
 
 def convert_to(output: Path, source: Path | str, *options: str | Path) -> EmbeddingDataset:

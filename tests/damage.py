@@ -77,7 +77,7 @@ def make_dataset(directory: Path, *formats: str) -> Path:
     """Assemble the small rows in these formats, both where none is named."""
     formats = formats or ("parquet", "webdataset")
     config = AssembleConfig(
-        source=directory, output=directory, samples_per_shard=5, formats=formats
+        source=directory, output=directory, samples_per_shard=5, formats=formats, figures=False
     )
     assemble(SmallRows(), config)
     return directory

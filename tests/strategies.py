@@ -217,5 +217,5 @@ def temporary_path() -> Iterator[Path]:
 def config_of(output: Path, n_per_shard: int, formats: tuple[str, ...] = FORMATS) -> AssembleConfig:
     """Return options of an assembly."""
     return AssembleConfig(
-        source=output, output=output, samples_per_shard=n_per_shard, formats=formats
+        source=output, output=output, samples_per_shard=n_per_shard, formats=formats, figures=False
     )

@@ -51,7 +51,9 @@ def processed(tmp_path: Path) -> Path:
 
 def assemble(source: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Assemble with two samples a shard; return the manifest."""
-    config = AssembleConfig(source=source, output=output, samples_per_shard=2, **options)
+    config = AssembleConfig(
+        source=source, output=output, samples_per_shard=2, figures=False, **options
+    )
     return assemble_directory(config, quiet=True)
 
 
@@ -138,7 +140,9 @@ def test_assembling_again_gives_the_same_files(own_dataset: Path, dataset: Path)
     (own_dataset / "ds_000001.tar").unlink()
     (own_dataset / "ds_000099.tar").write_bytes(b"old")
     (own_dataset / "data/train-00000-of-00099.parquet").write_bytes(b"old")
-    outcome = run_cli("assemble", own_dataset, "--output", own_dataset, "--samples-per-shard", "5")
+    outcome = run_cli(
+        "assemble", own_dataset, "--no-figures", "--output", own_dataset, "--samples-per-shard", "5"
+    )
     assert outcome.returncode == 0, outcome.stderr
     assert published_hashes(own_dataset) == published_hashes(dataset)
 
@@ -184,7 +188,7 @@ def test_cut_off_files_of_an_earlier_assembly_are_removed(own_dataset: Path, dat
     for name in ("data/train-00001-of-00003.parquet.partial", "ds_000009.tar.partial"):
         (own_dataset / name).write_bytes(b"half")
     options = ("--samples-per-shard", "5")
-    outcome = run_cli("assemble", own_dataset, "--output", own_dataset, *options)
+    outcome = run_cli("assemble", own_dataset, "--no-figures", "--output", own_dataset, *options)
     assert outcome.returncode == 0, outcome.stderr
     assert published_hashes(own_dataset) == published_hashes(dataset)
 
@@ -192,13 +196,17 @@ def test_cut_off_files_of_an_earlier_assembly_are_removed(own_dataset: Path, dat
 def test_a_change_of_formats_after_a_kill_leaves_no_splits_csv(own_dataset: Path) -> None:
     """Without its manifest an assembly is not finished, and another one may take its place."""
     (own_dataset / "manifest.json").unlink()
-    run_cli("assemble", own_dataset, "--output", own_dataset, "--formats", "parquet")
+    run_cli(
+        "assemble", own_dataset, "--no-figures", "--output", own_dataset, "--formats", "parquet"
+    )
     assert verify_dataset(own_dataset) == []
 
 
 def test_another_shard_size_is_refused(own_dataset: Path) -> None:
     """The same output with other shards is an error that names the difference."""
-    outcome = run_cli("assemble", own_dataset, "--output", own_dataset, "--samples-per-shard", "4")
+    outcome = run_cli(
+        "assemble", own_dataset, "--no-figures", "--output", own_dataset, "--samples-per-shard", "4"
+    )
     assert outcome.returncode == 2
     assert "samples_per_shard was 5, now 4" in outcome.stderr
 

@@ -108,7 +108,10 @@ def test_the_manifest_lists_near_encoders(own_dataset: Path, tmp_path: Path) -> 
     vector = read_canary(own_dataset)
     edit_canary(own_dataset, "test-00000", turn(vector, 0.99995))
     config = AssembleConfig(
-        source=own_dataset, output=tmp_path / "out", samples_per_shard=SAMPLES_PER_SHARD
+        source=own_dataset,
+        output=tmp_path / "out",
+        samples_per_shard=SAMPLES_PER_SHARD,
+        figures=False,
     )
     manifest = assemble_directory(config, quiet=True)
     (variant,) = manifest["canary_variants"]

@@ -232,10 +232,10 @@ def test_encode_and_assemble_stand_alone(
     dataset: Path, mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path
 ) -> None:
     """The two stages as two commands give the files of `build`."""
-    arguments = build_arguments(mini_kinetics, random_model, tmp_path / "parts")[1:-2]
+    arguments = build_arguments(mini_kinetics, random_model, tmp_path / "parts")[1:-3]
     encoded = run_cli("encode", *arguments)
     assert encoded.returncode == 0, encoded.stderr
-    options = ("--output", tmp_path / "out", "--samples-per-shard", "5")
+    options = ("--output", tmp_path / "out", "--samples-per-shard", "5", "--no-figures")
     assembled = run_cli("assemble", tmp_path / "parts", *options)
     assert assembled.returncode == 0, assembled.stderr
     expected = (dataset / "manifest.json").read_bytes()

@@ -127,7 +127,8 @@ class OwnRows(SmallRows):
 def test_what_a_manifest_leaves_unlabelled_stays_so(tmp_path: Path) -> None:
     """Of a dataset of ours no label is made up, even where a caption is a class's name."""
     source = tmp_path / "source"
-    assemble(OwnRows(), AssembleConfig(source=source, output=source, samples_per_shard=5))
+    config = AssembleConfig(source=source, output=source, samples_per_shard=5, figures=False)
+    assemble(OwnRows(), config)
     output = convert_to(tmp_path / "out", source)
     assert {sample.label_id for sample in output} == {None}
     assert published_hashes(tmp_path / "out") == published_hashes(source)
@@ -170,5 +171,5 @@ def test_a_given_date_is_in_the_manifest(tmp_path: Path) -> None:
     """The manifest holds the date of --date, and none by itself."""
     source = SourceConfig(source=str(write_foreign(tmp_path / "source")))
     for date in (None, "2026-01-02"):
-        config = ConvertConfig(source=source, output=tmp_path / "out", date=date)
+        config = ConvertConfig(source=source, output=tmp_path / "out", date=date, figures=False)
         assert convert(config, quiet=True)[0]["date"] == date

@@ -32,7 +32,7 @@ def long_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def convert_words(source: Path, output: Path) -> list[str]:
     """Return the command of a conversion into shards of 250."""
-    words = ("convert", source, output, "--samples-per-shard", "250", "--quiet")
+    words = ("convert", source, output, "--samples-per-shard", "250", "--quiet", "--no-figures")
     return command_line(*words)
 
 

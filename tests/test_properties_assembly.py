@@ -149,7 +149,7 @@ def test_the_index_finds_every_array(rows: DrawnRows, n_per_shard: int) -> None:
 def test_one_other_bit_is_another_file(
     rows: DrawnRows, n_per_shard: int, data: st.DataObject
 ) -> None:
-    """A bit of one embedding changes the shards that hold it, the manifest, and no other file."""
+    """A bit of one embedding changes its shards, manifest and card, which hold their hashes."""
     places = [row for row, outcome in enumerate(rows.outcomes) if isinstance(outcome, EncodedClip)]
     if not places:
         return
@@ -166,5 +166,5 @@ def test_one_other_bit_is_another_file(
         one, other = published_hashes(output / "a"), published_hashes(output / "b")
     assert one.keys() == other.keys()
     changed = {name.partition("-")[0][:4] for name in one if one[name] != other[name]}
-    assert changed == {"data", "ds_0", "mani"}
-    assert sum(one[name] != other[name] for name in one) == 3
+    assert changed == {"data", "ds_0", "mani", "READ"}
+    assert sum(one[name] != other[name] for name in one) == 4

@@ -45,7 +45,9 @@ def stop_at(n_rows: int) -> Callable[[int], None]:
 def config_of(output: Path, *formats: str) -> AssembleConfig:
     """Return options with five samples a shard."""
     formats = formats or ("parquet", "webdataset")
-    return AssembleConfig(source=output, output=output, samples_per_shard=5, formats=formats)
+    return AssembleConfig(
+        source=output, output=output, samples_per_shard=5, formats=formats, figures=False
+    )
 
 
 def assemble_part(output: Path, *formats: str, n_rows: int = STOP_AFTER) -> None:
@@ -191,7 +193,9 @@ def test_another_shard_size_keeps_nothing(tmp_path: Path) -> None:
     """Shards of another size, begun in the same place, give way without a trace."""
     assemble_part(tmp_path / "a")
     for name in ("a", "b"):
-        config = AssembleConfig(source=tmp_path, output=tmp_path / name, samples_per_shard=4)
+        config = AssembleConfig(
+            source=tmp_path, output=tmp_path / name, samples_per_shard=4, figures=False
+        )
         assemble(SmallRows(), config)
     assert published_hashes(tmp_path / "a") == published_hashes(tmp_path / "b")
 
@@ -224,7 +228,7 @@ class CountedRows:
 
 def test_a_kept_shard_is_never_held_in_memory(tmp_path: Path) -> None:
     """Shards are written and checked one sample at a time; nothing holds on to arrays."""
-    config = AssembleConfig(source=tmp_path, output=tmp_path, samples_per_shard=4000)
+    config = AssembleConfig(source=tmp_path, output=tmp_path, samples_per_shard=4000, figures=False)
     rows = CountedRows()
     with pytest.raises(StoppedError):
         assemble(rows, config, advance=stop_at(4500))

@@ -128,6 +128,7 @@ def test_a_killed_stream_goes_on(
             "--version", "600", "--base-url", served.url, "--output", output,
             "--model", random_model, "--dtype", "float32", "--batch-size", "8",
             "--decode-workers", "1", "--samples-per-shard", str(SAMPLES_PER_SHARD),
+            "--no-figures",
         )  # fmt: skip
         with subprocess.Popen(
             command, env={**os.environ, "PYTHONPATH": str(PROJECT)},

@@ -183,6 +183,12 @@ def test_truncated_file(dataset: Path, name: str, fraction: float) -> None:
         ("totals.samples", 18, "totals are not the sum of the splits"),
         ("totals.samples", None, "samples must be of type int, got None"),
         ("totals.failures_by_reason.missing", 9, "not the sum of failures_by_reason"),
+        ("totals.samples_by_label", [1, 2, 3], "totals are not the sum of the splits"),
+        ("totals.splits.train.samples_by_label", [12, 0, 0], "is not what the samples hold"),
+        ("totals.splits.train.samples_by_label", [True], "samples_by_label must be whole numbers"),
+        ("totals.splits.test.samples_by_n_frames", {"9": 3}, "is not what the samples hold"),
+        ("totals.splits.test.samples_by_n_frames", {"09": 3}, "must be named by numbers of frames"),
+        ("totals.splits.test.samples_by_n_frames", {"9": 0.5}, "9 must be of type int, got 0.5"),
         ("configuration.samples_per_shard", 4, "has 5 rows, where 4 belong"),
         ("configuration.samples_per_shard", 0, "must be over 0"),
         ("configuration.embedding_width", True, "embedding_width must be of type int"),
@@ -203,6 +209,27 @@ def test_edited_manifest(dataset: Path, path: str, value: Any, message: str) -> 
 
     edit_manifest(dataset, edit)
     assert message in problems_of(dataset)["manifest.json"]
+
+
+def test_a_manifest_of_an_earlier_version(dataset: Path) -> None:
+    """One without counts by class and by frames is sound, since it says nothing wrong."""
+
+    def edit(document: dict[str, Any]) -> None:
+        for totals in (document["totals"], *document["totals"]["splits"].values()):
+            del totals["samples_by_label"], totals["samples_by_n_frames"]
+
+    edit_manifest(dataset, edit)
+    assert problems_of(dataset) == {}
+
+
+def test_a_picture_has_no_rows(dataset: Path) -> None:
+    """A picture may be listed or not; one that is has 0 rows, and must be there."""
+    entry = {"sha256": "", "bytes": 0, "rows": 3}
+    name = "figures/class_balance.png"
+    edit_manifest(dataset, lambda document: document["files"].update({name: entry}))
+    found = problems_of(dataset)
+    assert f"says {name} has 3 rows, where 0 belong" in found["manifest.json"]
+    assert found[name] == "is missing"
 
 
 def test_shard_that_the_manifest_does_not_list(dataset: Path) -> None:

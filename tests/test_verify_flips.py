@@ -131,6 +131,7 @@ def test_flips_in_real_clips_are_named(dataset: Path, tmp_path: Path, formats: s
         output=output,
         samples_per_shard=SAMPLES_PER_SHARD,
         formats=tuple(formats.split(",")),
+        figures=False,
     )
     assemble_directory(config, quiet=True)
     cases = draw_flips(output, REAL_SEED, count_cases(30, full=300))

@@ -1,7 +1,8 @@
 """Run in an environment without our package: does a dataset directory load as promised?
 
-In: a dataset directory, a folder that holds a copy of `clip_kinetics700`. Out: one line per claim;
-a claim that fails is an AssertionError. Plain Python, `datasets` and its dependencies only.
+In: a dataset directory, another of tars alone, a folder that holds a copy of `clip_kinetics700`.
+Out: one line per claim; a claim that fails is an AssertionError. Plain Python, `datasets` and its
+dependencies only.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def main() -> None:
     """Check every way in that this version of `datasets` has."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", type=Path)
+    parser.add_argument("tars", type=Path, help="the same rows in tars alone")
     parser.add_argument("code", type=Path, help="folder that holds a copy of clip_kinetics700")
     arguments = parser.parse_args()
     directory = str(arguments.dataset)
@@ -40,6 +42,7 @@ def main() -> None:
     }
     assert all(expected.values()), "a split without rows"
     check("plain load_dataset", expected, lambda **kw: datasets.load_dataset(directory, **kw))
+    check_tars(str(arguments.tars), expected)
     takes_scripts = int(datasets.__version__.split(".")[0]) < 4
     if takes_scripts:
         check("loading script", expected, lambda **kw: load_script(script, directory, **kw))
@@ -122,6 +125,19 @@ def check(name: str, expected: Rows, load: Callable[..., Any]) -> None:
         counts = ", ".join(f"{split} {len(rows)}" for split, rows in expected.items())
         way = "streaming" if streaming else "map-style"
         sys.stdout.write(f"ok: datasets {datasets.__version__}: {name}, {way}: {counts} rows\n")
+
+
+def check_tars(directory: str, expected: Rows) -> None:
+    """Check that plain `load_dataset` finds the tars of a dataset that has nothing else."""
+    for streaming in (False, True):
+        loaded = datasets.load_dataset(directory, streaming=streaming)
+        assert set(loaded) == set(expected), f"splits {sorted(loaded)}, not {sorted(expected)}"
+        for split, rows in expected.items():
+            for row, right in zip(list(loaded[split]), rows, strict=True):
+                check_bits(np.asarray(row["npy"], np.float16), right["embeddings"])
+                assert row["txt"] == right["caption"]
+                assert row["json"]["label_id"] == right["meta"]["label_id"]
+    sys.stdout.write(f"ok: datasets {datasets.__version__}: plain load_dataset of tars alone\n")
 
 
 def check_opened(directory: str, expected: Rows) -> None:
