@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import clip_kinetics700
-from clip_kinetics700.layout import find_source
+from clip_kinetics700.hub import find_source
 from tests.layouts import make_classes, make_sample, make_samples, write_dataset, write_index
 
 ROOT = Path(__file__).parent.parent
