@@ -204,6 +204,11 @@ assemble_options = add_options(
         help="Date for the manifest; none is written otherwise.",
     ),
 )
+revision_option = click.option(
+    "--revision",
+    default=SOURCE_DEFAULTS.revision,
+    help="Branch, tag or commit of a Hub repository.",
+)
 source_options = add_options(
     click.option(
         "--on-error",
@@ -212,11 +217,7 @@ source_options = add_options(
         show_default=True,
         help="Whether damage ends the run, or costs the damaged samples alone.",
     ),
-    click.option(
-        "--revision",
-        default=SOURCE_DEFAULTS.revision,
-        help="Branch, tag or commit of a Hub repository.",
-    ),
+    revision_option,
 )
 index_option = click.option(
     "--index",

@@ -35,6 +35,8 @@ HUB_PATH = re.compile(r"([^/@]+/[^/@]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/]+))?(/
 # What the Hub's client raises: of names that cannot be one of a repository, and of requests or
 # httpx, whichever it is built on.
 HUB_ERRORS: tuple[type[BaseException], ...] = (ValueError, OSError, *HfHubHTTPError.__bases__)
+# What makes a link to a file as good as a password for a while.
+SIGNATURE = re.compile(r"(?<=\S)\?\S+")
 UNAUTHORIZED = 401
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -170,4 +172,4 @@ def describe_refusal(error: BaseException) -> str:
         return "there is none, or it is private and the account of your token may not read it"
     if status == UNAUTHORIZED:
         return f"it refuses your token, of HF_TOKEN or of `hf auth login`: {LOG_IN}"
-    return f"{' '.join(str(error).split()):.200}"
+    return SIGNATURE.sub("", f"{' '.join(str(error).split()):.200}")

@@ -1,24 +1,36 @@
-"""Check that a dataset directory loads in every supported version of `datasets`.
+"""Check that a dataset loads in every supported version of `datasets`, from disk and a Hub.
 
 In: a dataset directory (made here when none is given). Out: exit code 0 when every claim holds.
-Each version has an environment of its own, without our package and without torch.
+The Hub runs on this machine; what is published there came from here, or by `push_to_hub`. Each version has an environment of its own, without our package and without torch.
 """
 
 import argparse
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.hubs import Hub
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ENVIRONMENTS = ROOT / ".venvs"
 VERSIONS = tuple(
     path.stem.removeprefix("datasets-") for path in sorted(HERE.glob("datasets-*.txt"))
+)
+NEWEST = VERSIONS[-1]
+# One grey pixel: pictures of the card must not be taken for the data.
+PICTURE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
 )
 
 logger = logging.getLogger("versions")
@@ -30,23 +42,19 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, nargs="?", help="default: a small one made here")
     parser.add_argument("--only", choices=VERSIONS, action="append", help="version of datasets")
     arguments = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         dataset = arguments.dataset or make_dataset(scratch / "dataset")
         code = copy_code(scratch / "code")
-        failed = [
-            version
-            for version in arguments.only or VERSIONS
-            if not run_check(version, dataset.resolve(), code, scratch / version)
-        ]
+        failed = check_versions(dataset.resolve(), code, scratch, arguments.only or VERSIONS)
     logger.info("failed: %s", ", ".join(failed)) if failed else logger.info("all versions: ok")
     return 1 if failed else 0
 
 
 def make_dataset(directory: Path) -> Path:
     """Build a miniature Kinetics with the command line, as a lab does before it publishes."""
-    sys.path.insert(0, str(ROOT))
     from builder.encode import save_random_model
     from tests.builds import build_arguments, run_cli_process
     from tests.kinetics import make_mini_kinetics
@@ -67,8 +75,47 @@ def copy_code(directory: Path) -> Path:
     return directory
 
 
-def run_check(version: str, dataset: Path, code: Path, home: Path) -> bool:
-    """Run check.py in the environment of one version, with caches of its own."""
+def check_versions(dataset: Path, code: Path, scratch: Path, versions: Sequence[str]) -> list[str]:
+    """Run all checks in the environment of each version; return the versions that failed."""
+    from tests.hubs import ALICE, start_hub
+
+    with start_hub(scratch) as hub:
+        commit = publish(hub, dataset, scratch / "published")
+        for name, disables_xet in (("xet", "0"), ("lfs", "1")):
+            more = {"HF_TOKEN": ALICE, "HF_HUB_DISABLE_XET": disables_xet}
+            words = ["push.py", dataset, f"alice/pushed-{name}"]
+            if not run_script(NEWEST, scratch / f"push-{name}", words, hub=hub.endpoint, **more):
+                return list(versions)
+        from_hub = ["check_hub.py", dataset, "--commit", commit]
+        return [
+            version
+            for version in versions
+            if not (
+                run_script(version, scratch / version, ["check.py", dataset, code])
+                and run_script(version, scratch / f"{version}-hub", from_hub, hub=hub.endpoint)
+            )
+        ]
+
+
+def publish(hub: "Hub", dataset: Path, copy: Path) -> str:
+    """Publish a dataset and, in the branch `train-only`, one split; return that one's commit."""
+    shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns(".*"))
+    figures = copy / "figures"
+    figures.mkdir(exist_ok=True)
+    (figures / "class_balance.png").write_bytes(PICTURE)
+    hub.publish(copy, "alice/published")
+    card = copy / "README.md"
+    lines = card.read_text(encoding="utf-8").splitlines(keepends=True)
+    places = [n for n, line in enumerate(lines) if re.match("  - split: (validation|test)", line)]
+    kept = [line for n, line in enumerate(lines) if not {n, n - 1} & {*places}]
+    card.write_text("".join(kept), encoding="utf-8")
+    return hub.publish(copy, "alice/published", branch="train-only")
+
+
+def run_script(
+    version: str, home: Path, words: list[str | Path], *, hub: str | None = None, **more: str
+) -> bool:
+    """Run one of the scripts here in the environment of a version, with caches of its own."""
     python = ensure_environment(version)
     home.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
@@ -76,11 +123,13 @@ def run_check(version: str, dataset: Path, code: Path, home: Path) -> bool:
         **kept,
         "HOME": str(home),
         "HF_HOME": str(home / "hf"),
-        "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        **({"HF_HUB_OFFLINE": "1"} if hub is None else {"HF_ENDPOINT": hub}),
+        **more,
     }
-    command = [str(python), str(HERE / "check.py"), str(dataset), str(code)]
+    command = [str(python), str(HERE / words[0]), *map(str, words[1:])]
     return subprocess.run(command, env=environment, cwd=home, check=False).returncode == 0
 
 
