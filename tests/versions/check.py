@@ -1,4 +1,4 @@
-"""Run in an environment without our package: does a dataset directory load as promised?
+"""Run in an environment without our package: does a dataset load as promised, also from the Hub?
 
 In: a dataset directory, a folder that holds a copy of `clip_kinetics700`. Out: one line per claim;
 a claim that fails is an AssertionError. Plain Python, `datasets` and its dependencies only.
@@ -21,6 +21,9 @@ import numpy as np
 
 COLUMNS = ["embeddings", "caption", "meta"]
 SPLIT_OF_WORD = {"train": "train", "val": "validation", "test": "test"}
+MAJOR_VERSION = int(datasets.__version__.split(".")[0])
+PUBLISHED = "alice/published"
+PUSHED = ("alice/pushed-xet", "alice/pushed-lfs")
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -29,24 +32,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("code", type=Path, help="folder that holds a copy of clip_kinetics700")
+    parser.add_argument("--commit", help="of the branch `train-only` of the repository on the Hub")
     arguments = parser.parse_args()
-    directory = str(arguments.dataset)
-    script = str(arguments.code / "clip_kinetics700")
-    for package in ("torch", "clip_kinetics700"):
+    for package in ("torch", "clip_kinetics700", "builder"):
         assert importlib.util.find_spec(package) is None, f"{package} must not be installed here"
-
     expected = read_expected(arguments.dataset)
-    check("plain load_dataset", expected, lambda **kw: datasets.load_dataset(directory, **kw))
-    takes_scripts = int(datasets.__version__.split(".")[0]) < 4
-    if takes_scripts:
-        check("loading script", expected, lambda **kw: load_script(script, directory, **kw))
-    sys.path.insert(0, str(arguments.code))
-    check("ClipKinetics700 class", expected, lambda **kw: load_class(directory, **kw))
-    check("clip_kinetics700.load_dataset", expected, lambda **kw: load_ours(directory, **kw))
+    if arguments.commit is None:
+        check_directory(str(arguments.dataset), arguments.code, expected)
+    else:
+        check_repositories(arguments.commit, arguments.code, expected)
+
+
+def check_directory(directory: str, code: Path, expected: Rows) -> None:
+    """Check every way into the dataset on disk."""
+    script = str(code / "clip_kinetics700")
+    check("plain load_dataset", expected, partial(datasets.load_dataset, directory))
+    if MAJOR_VERSION < 4:
+        check("loading script", expected, partial(load_script, script, directory))
+    sys.path.insert(0, str(code))
+    check("ClipKinetics700 class", expected, partial(load_class, directory))
+    check("clip_kinetics700.load_dataset", expected, partial(load_ours, directory))
     check_opened(directory, expected)
     check_selection("clip_kinetics700.load_dataset", expected, partial(load_ours, directory))
-    if takes_scripts:
+    if MAJOR_VERSION < 4:
         check_selection("loading script", expected, partial(load_script, script, directory))
+
+
+def check_repositories(commit: str, code: Path, expected: Rows) -> None:
+    """Check what was published on the Hub and what `push_to_hub` of datasets 5.2 made."""
+    load = partial(datasets.load_dataset, PUBLISHED)
+    check("load_dataset(REPO)", expected, load)
+    train = {"train": expected["train"]}
+    check("load_dataset(REPO, revision=BRANCH)", train, partial(load, revision="train-only"))
+    check("load_dataset(REPO, revision=COMMIT)", train, partial(load, revision=commit))
+    for name in PUSHED:
+        # Card and files say `List`; before 4.0 that is a list of any length.
+        pushed = partial(datasets.load_dataset, name)
+        check(f"push_to_hub, {name}", expected, pushed, keeps_width=MAJOR_VERSION >= 4)
+    sys.path.insert(0, str(code))
+    check("clip_kinetics700.load_dataset(REPO)", expected, partial(load_ours, PUBLISHED))
+    check_opened(PUBLISHED, expected)
+    check_selection("clip_kinetics700.load_dataset(REPO)", expected, partial(load_ours, PUBLISHED))
 
 
 def load_script(script: str, directory: str, **options: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Check that a dataset loads in every supported version of `datasets`, from disk and a Hub.
+"""Check that a dataset loads in every supported version of `datasets`, from disk and from a Hub.
 
 In: a dataset directory (made here when none is given). Out: exit code 0 when every claim holds.
-The Hub runs on this machine; what is published there came from here, or by `push_to_hub`. Each version has an environment of its own, without our package and without torch.
+The Hub runs on this machine; what is in it was published, or pushed by `push_to_hub`. Each version
+has an environment of its own, without our package and without torch.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ def main() -> int:
     parser.add_argument("--only", choices=VERSIONS, action="append", help="version of datasets")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         dataset = arguments.dataset or make_dataset(scratch / "dataset")
@@ -81,18 +83,19 @@ def check_versions(dataset: Path, code: Path, scratch: Path, versions: Sequence[
 
     with start_hub(scratch) as hub:
         commit = publish(hub, dataset, scratch / "published")
+        on_hub = {"HF_ENDPOINT": hub.endpoint}
         for name, disables_xet in (("xet", "0"), ("lfs", "1")):
-            more = {"HF_TOKEN": ALICE, "HF_HUB_DISABLE_XET": disables_xet}
-            words = ["push.py", dataset, f"alice/pushed-{name}"]
-            if not run_script(NEWEST, scratch / f"push-{name}", words, hub=hub.endpoint, **more):
+            more = {**on_hub, "HF_TOKEN": ALICE, "HF_HUB_DISABLE_XET": disables_xet}
+            words = ["push.py", str(dataset), f"alice/pushed-{name}"]
+            if not run_script(NEWEST, scratch / f"push-{name}", words, more):
                 return list(versions)
-        from_hub = ["check_hub.py", dataset, "--commit", commit]
+        check = ["check.py", str(dataset), str(code)]
         return [
             version
             for version in versions
-            if not (
-                run_script(version, scratch / version, ["check.py", dataset, code])
-                and run_script(version, scratch / f"{version}-hub", from_hub, hub=hub.endpoint)
+            if not run_script(version, scratch / version, check, {"HF_HUB_OFFLINE": "1"})
+            or not run_script(
+                version, scratch / f"{version}-hub", [*check, "--commit", commit], on_hub
             )
         ]
 
@@ -112,9 +115,7 @@ def publish(hub: "Hub", dataset: Path, copy: Path) -> str:
     return hub.publish(copy, "alice/published", branch="train-only")
 
 
-def run_script(
-    version: str, home: Path, words: list[str | Path], *, hub: str | None = None, **more: str
-) -> bool:
+def run_script(version: str, home: Path, words: list[str], more: Mapping[str, str]) -> bool:
     """Run one of the scripts here in the environment of a version, with caches of its own."""
     python = ensure_environment(version)
     home.mkdir()
@@ -126,10 +127,9 @@ def run_script(
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        **({"HF_HUB_OFFLINE": "1"} if hub is None else {"HF_ENDPOINT": hub}),
         **more,
     }
-    command = [str(python), str(HERE / words[0]), *map(str, words[1:])]
+    command = [str(python), str(HERE / words[0]), *words[1:]]
     return subprocess.run(command, env=environment, cwd=home, check=False).returncode == 0
 
 
