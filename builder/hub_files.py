@@ -22,7 +22,14 @@ from builder.types import BuildError, InputError
 from builder.verify_files import README_NAME
 from builder.write import CANNOT_WRITE, hash_file
 from clip_kinetics700.files import is_remote, retry
-from clip_kinetics700.hub import HUB_ERRORS, Place, describe_refusal, find_source, parse_place
+from clip_kinetics700.hub import (
+    HUB_ERRORS,
+    Place,
+    describe_refusal,
+    find_source,
+    keep_in_cache,
+    parse_place,
+)
 from clip_kinetics700.schema import MANIFEST_NAME
 
 Track = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -98,6 +105,8 @@ def fetch_snapshot(place: Place, *, repairs: bool, track: Track) -> Snapshot:
     repository = ask_repository(place)
     if MANIFEST_NAME not in repository.files:
         raise InputError(f"{repository.title}: holds no {MANIFEST_NAME}, so it cannot be verified")
+    # By the revision that was asked for, so that readers find the commit without network.
+    keep_in_cache(place, [MANIFEST_NAME])
     path = fetch_file(repository, MANIFEST_NAME)
     snapshot = Snapshot(repository, path.parent)
     if repairs and snapshot.find_damaged([MANIFEST_NAME]):

@@ -135,15 +135,16 @@ def find_cached(place: Place) -> str | None:
         return None
 
 
-def keep_in_cache(url: str, names: Iterable[str]) -> None:
+def keep_in_cache(place: Place, names: Iterable[str]) -> None:
     """Put small files into the Hub's cache, by which a repository is found again without network.
 
     Those that cannot be had are left out: what needs them works as long as the Hub answers.
+
+    Args:
+        place: the repository, at the revision as it is asked for: the cache notes its commit.
+        names: of the files.
     """
-    place = parse_place(url)
-    if place is None or place.directory:
-        return
-    for name in names:
+    for name in names if not place.directory else ():
         with suppress(*HUB_ERRORS):
             hf_hub_download(place.repository, name, repo_type="dataset", revision=place.revision)
 

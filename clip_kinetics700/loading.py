@@ -79,8 +79,9 @@ def load_dataset(
         raise TypeError("token= is not taken: log in with `hf auth login` or set HF_TOKEN")
     how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
     layout = read_layout(source, revision=revision)
-    if isinstance(source, str) and layout.root == layout.repository and not streaming:
-        keep_in_cache(find_source(source, revision), KEPT_NAMES)
+    asked = parse_place(find_source(source, revision)) if isinstance(source, str) else None
+    if asked is not None and layout.root == layout.repository and not streaming:
+        keep_in_cache(asked, KEPT_NAMES)
     split = resolve_expression(split, tuple(layout.files), layout.root or "the source")
     # In a name with these letters `datasets` sees a pattern.
     if how.is_everything and layout.root and not set(layout.root) & set("*?[]"):
