@@ -173,4 +173,6 @@ def describe_refusal(error: BaseException) -> str:
         return "there is none, or it is private and the account of your token may not read it"
     if status == UNAUTHORIZED:
         return f"it refuses your token, of HF_TOKEN or of `hf auth login`: {LOG_IN}"
-    return SIGNATURE.sub("", f"{' '.join(str(error).split()):.200}")
+    # A token that is no valid header is quoted by some of the libraries under the client.
+    text = str(error).replace(get_token() or "\0", "<token>")
+    return SIGNATURE.sub("", f"{' '.join(text.split()):.200}")

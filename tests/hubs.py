@@ -9,15 +9,17 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import psutil
 from huggingface_hub import HfApi
 
 from tests.builds import PROJECT, Outcome, command_line
@@ -28,6 +30,7 @@ ALICE, BOB = "hf_alice", "hf_bob"
 BEGIN = """
 import json, logging, sys
 import clip_kinetics700
+import psutil
 from huggingface_hub import HfApi
 arguments = sys.argv[1:]
 """
@@ -79,6 +82,17 @@ class Hub:
         done = self.try_to_run(code, *arguments, **environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def run_watched(
+        self, code: str, *arguments: str, **environment: str
+    ) -> tuple[Outcome, set[str]]:
+        """Run code; return also the command lines of all processes it starts, its own included."""
+        command = [sys.executable, "-c", BEGIN + code, *arguments]
+        return run_watched(command, self.environment(**environment))
+
+    def run_command_watched(self, *words: str, **environment: str) -> tuple[Outcome, set[str]]:
+        """Run the command line; return also the command lines of all processes it starts."""
+        return run_watched(command_line(*words), self.environment(**environment))
 
     def publish(
         self,
@@ -136,6 +150,27 @@ def run_process(command: list[str], environment: dict[str, str]) -> Outcome:
         command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def run_watched(command: list[str], environment: dict[str, str]) -> tuple[Outcome, set[str]]:
+    """Run a command; return how it ended and every command line of its tree of processes."""
+    seen: set[str] = set()
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            command, env=environment, cwd=PROJECT, stdout=stdout, stderr=stderr
+        )
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                own = psutil.Process(process.pid)
+                for one in [own, *own.children(recursive=True)]:
+                    with suppress(psutil.NoSuchProcess):
+                        seen.add(" ".join(one.cmdline()))
+            time.sleep(0.005)
+        texts = []
+        for stream in (stdout, stderr):
+            stream.seek(0)
+            texts.append(stream.read())
+    return Outcome(process.returncode, *texts), seen
 
 
 @contextmanager
