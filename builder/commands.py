@@ -123,7 +123,7 @@ def verify_command(
     from builder.verify import verify_dataset
 
     del debug
-    place = hub_files.find_repository(source, revision)
+    place = hub_files.find_repository(source, revision, repairs=force_download)
     track = partial(track_progress, "verify", unit="samples", quiet=quiet)
     if place is None:
         problems = verify_dataset(Path(source), track=track)

@@ -72,21 +72,28 @@ class Snapshot:
         ]
 
 
-def find_repository(source: str, revision: str | None) -> Place | None:
+def find_repository(source: str, revision: str | None, *, repairs: bool) -> Place | None:
     """Return the repository that a source names; None for a directory.
 
+    Args:
+        source: what the user has named.
+        revision: branch, tag or commit.
+        repairs: damaged copies are to be fetched again.
+
     Raises:
-        InputError: it is another URL, a directory in a repository, or a directory at a revision.
+        InputError: it is another URL, a directory in a repository, or one that has no revisions
+            and no copies.
     """
     place = parse_place(url := find_source(source, revision))
     if place is None and is_remote(url):
         raise InputError(f"{source}: directories and repositories of the Hub can be verified")
-    if place is None and revision is not None:
-        raise InputError(f"--revision {revision}: {source} is no repository of the Hub")
+    option = f"--revision {revision}" if revision is not None else "--force-download"
+    if place is None and (revision is not None or repairs):
+        raise InputError(f"{option}: {source} is no repository of the Hub")
     if place is not None and place.directory:
         raise InputError(f"{source}: is a directory in a repository; name the repository alone")
     if place is not None and revision is not None and place.revision != revision:
-        raise InputError(f"--revision {revision}: {source} names another one")
+        raise InputError(f"{option}: {source} names another one")
     return place
 
 

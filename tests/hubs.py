@@ -139,6 +139,13 @@ class Hub:
         connection.close()
         return answer
 
+    def heal(self) -> None:
+        """Let nothing go wrong from now on."""
+        connection = HTTPConnection(self.endpoint.removeprefix("http://"))
+        connection.request("DELETE", "/_minihub/faults")
+        connection.getresponse().read()
+        connection.close()
+
     def requests(self, pattern: str) -> list[dict[str, Any]]:
         """Return the requests whose path holds a pattern."""
         return [entry for entry in self.control("log") if pattern in entry["line"]]

@@ -67,6 +67,7 @@ def test_what_was_loaded_loads_again(hub: Hub, tmp_path: Path, without: dict[str
     assert not hub.requests("alice")
 
 
+@pytest.mark.slow
 def test_a_selection_alone_loads_again(hub: Hub, tmp_path: Path) -> None:
     """A selection that was prepared by ranges loads again; what was never fetched is an error."""
     online = evaluate(hub, tmp_path, SELECTED)
@@ -88,6 +89,7 @@ def test_nothing_in_the_cache_is_one_error(
         assert error.endswith("; nothing of it is in the Hub's cache)")
 
 
+@pytest.mark.slow
 def test_commits_are_not_mistaken_for_each_other(hub: Hub, tmp_path: Path) -> None:
     """Each revision gives its own rows, though `datasets` alone would give the latest prepared."""
     write_dataset(tmp_path / "old", make_samples({"train": 4}))

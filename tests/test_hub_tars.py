@@ -52,6 +52,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Iterator[Hub
         yield hub
 
 
+@pytest.mark.slow
 def test_public_tars_are_read_by_url(hub: Hub) -> None:
     """`webdataset` through curl, `datasets` and `open` find all 14 rows of train behind URLs."""
     base = f"{hub.endpoint}/datasets/alice/built/resolve/main/"
@@ -62,7 +63,7 @@ def test_public_tars_are_read_by_url(hub: Hub) -> None:
 
 def test_private_tars_are_read_without_a_token_in_an_argument(hub: Hub) -> None:
     """By `hf://` and fsspec, as the README has it, private tars are read; no process shows it."""
-    hub.control("faults", ["GET .*/_cdn/.*ds_00000.*;delay;seconds=0.05;times=-1"])
+    hub.control("faults", ["GET .*/_cdn/.*ds_00000.*;delay;seconds=0.02;times=-1"])
     base = "hf://datasets/alice/private/"
     done, seen = hub.run_watched(READ + BY_HUB, base, BRACES)
     assert done.returncode == 0, done.stderr
@@ -71,6 +72,7 @@ def test_private_tars_are_read_without_a_token_in_an_argument(hub: Hub) -> None:
     assert not [words for words in seen if "hf_alice" in words]
 
 
+@pytest.mark.slow
 def test_the_way_of_webdataset_itself_shows_the_token(hub: Hub) -> None:
     """What the README warns of is so: its own `hf://` has the token among curl's arguments."""
     hub.control("faults", ["GET .*/_cdn/.*ds_00000.*;delay;seconds=0.2;times=-1"])
