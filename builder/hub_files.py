@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
 from builder.manifest import read_manifest
@@ -24,6 +29,7 @@ from builder.write import CANNOT_WRITE, hash_file
 from clip_kinetics700.files import is_remote, retry
 from clip_kinetics700.hub import (
     HUB_ERRORS,
+    UNAUTHORIZED,
     Place,
     describe_refusal,
     find_source,
@@ -37,6 +43,8 @@ Track = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 FILES_AT_A_TIME = 8
 # Of a request without an answer; downloads have that of HF_HUB_DOWNLOAD_TIMEOUT.
 TIMEOUT_SECONDS = 30.0
+# What asking again does not change; a gated repository is one that is not found.
+REFUSALS = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +206,16 @@ def fetch_file(repository: Repository, name: str, *, again: bool = False) -> Pat
 
 def explain(title: str, error: BaseException) -> Exception:
     """Return the error of what the Hub does not give, in one line."""
-    cause = error.__cause__
+    cause = error.__cause__ or error
     if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
         return cause
     reason = describe_refusal(error).removeprefix(f"{title}: ")
-    if isinstance(error, ConnectionError):
-        return BuildError(
-            f"{title}: the Hub does not answer or breaks off ({reason}); run it again to go on"
-        )
-    return InputError(f"{title}: no such dataset on the Hub that can be read ({reason})")
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if isinstance(cause, REFUSALS) or status == UNAUTHORIZED:
+        return InputError(f"{title}: no such dataset on the Hub that can be read ({reason})")
+    return BuildError(
+        f"{title}: the Hub does not answer or breaks off ({reason}); run it again to go on"
+    )
 
 
 def is_same(path: Path, info: Any) -> bool:
