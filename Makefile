@@ -14,7 +14,7 @@ help:
 	@echo "make bench          how fast building is: the measurements that the README quotes"
 	@echo "make bench-reading  how fast reading is, also at full size: 8.5 GB of disk, 8 minutes"
 	@echo "make bench-archives how fast archives are streamed, stage by stage"
-	@echo "make test-versions  the published layout in four versions of datasets"
+	@echo "make test-versions  a dataset on disk and on a Hub, in four versions of datasets"
 	@echo "make wheel-test     the built wheel in a fresh environment"
 	@echo "make install        only the environment, in .venv"
 	@echo "make clean          remove what the targets made, .venv included"

@@ -29,6 +29,7 @@ from builder.options import (
     general_options,
     index_option,
     processed_options,
+    revision_option,
     seed_option,
     source_options,
 )
@@ -105,27 +106,41 @@ def assemble_command(**options: Any) -> int:
 
 
 @click.command("verify")
-@click.argument("directory", type=PATH)
+@click.argument("source")
+@revision_option
+@click.option(
+    "--force-download", is_flag=True, help="Fetch again what is damaged in the Hub's cache."
+)
 @general_options
-def verify_command(directory: Path, *, quiet: bool, debug: bool) -> int:
-    """Check every file of the dataset in DIRECTORY against its manifest and the others."""
-    from builder.manifest import read_manifest
+def verify_command(
+    source: str, *, revision: str | None, force_download: bool, quiet: bool, debug: bool
+) -> int:
+    """Check every file of SOURCE against its manifest and the others.
+
+    SOURCE is a directory, or a repository of the Hub, which is fetched into the Hub's cache.
+    """
+    from builder import hub_files
     from builder.progress import track_progress
     from builder.verify import verify_dataset
 
     del debug
+    place = hub_files.find_repository(source, revision, repairs=force_download)
     track = partial(track_progress, "verify", unit="samples", quiet=quiet)
-    problems = verify_dataset(directory, track=track)
-    if problems:
-        return print_problems(directory, problems)
-    manifest = read_manifest(directory)
-    if manifest is not None and not quiet:
-        counts = [f"{manifest['totals'][name]:,} {name}" for name in ("samples", "failures")]
+    if place is None:
+        problems = verify_dataset(Path(source), track=track)
+        return print_verified(source, Path(source), problems, quiet=quiet)
+    fetching = partial(track_progress, "fetch", unit="files", quiet=quiet)
+    snapshot = hub_files.fetch_snapshot(place, repairs=force_download, track=fetching)
+    title, directory = snapshot.repository.title, snapshot.directory
+    problems = verify_dataset(directory, names=sorted(snapshot.repository.files), track=track)
+    code = print_verified(title, directory, problems, quiet=quiet)
+    if damaged := snapshot.find_damaged({problem.file for problem in problems}):
         click.echo(
-            f"{directory}: {len(manifest['files'])} files are as the manifest says, "
-            f"{', '.join(counts)}"
+            f"{title}: {len(damaged)} of its files are damaged in the Hub's cache, and are not in "
+            "the repository; --force-download fetches them again",
+            err=True,
         )
-    return 0
+    return code
 
 
 @click.command("convert")
@@ -224,11 +239,26 @@ def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> 
     return kind(**{name: value for name, value in options.items() if name in names}, **more)
 
 
-def print_problems(directory: Path, problems: Sequence[Problem]) -> int:
+def print_verified(title: str, directory: Path, problems: Sequence[Problem], *, quiet: bool) -> int:
+    """Print what verification found, or that all is well; return the exit code."""
+    from builder.manifest import read_manifest
+
+    if problems:
+        return print_problems(title, problems)
+    manifest = read_manifest(directory)
+    if manifest is not None and not quiet:
+        counts = [f"{manifest['totals'][name]:,} {name}" for name in ("samples", "failures")]
+        click.echo(
+            f"{title}: {len(manifest['files'])} files are as the manifest says, {', '.join(counts)}"
+        )
+    return 0
+
+
+def print_problems(title: str | Path, problems: Sequence[Problem]) -> int:
     """Print what verification found, file by file; return exit code 1."""
     for problem in problems:
         click.echo(f"{problem.file}: {problem.message}", err=True)
-    click.echo(f"{directory}: {len(problems)} problems", err=True)
+    click.echo(f"{title}: {len(problems)} problems", err=True)
     return 1
 
 

@@ -4,7 +4,6 @@ Everything that must be known of a model before it is loaded: where it lies, wha
 called in the manifest, the hash of its weights, the sizes of what goes in and out.
 """
 
-import errno
 import json
 import math
 import os
@@ -26,11 +25,9 @@ from safetensors import SafetensorError, safe_open
 from builder.config import DEFAULT_MODEL, DEFAULT_MODEL_REVISION
 from builder.preprocess import Preprocessing
 from builder.types import InputError
-from builder.write import hash_file
+from builder.write import CANNOT_WRITE, hash_file
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# What a cache on a full, a read-only or another user's disk says.
-CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PIL_RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}
 # What transformers takes where config.json leaves them out.

@@ -210,6 +210,11 @@ assemble_options = add_options(
         help="Draw the card's pictures, which takes matplotlib and two seconds.",
     ),
 )
+revision_option = click.option(
+    "--revision",
+    default=SOURCE_DEFAULTS.revision,
+    help="Branch, tag or commit of a Hub repository.",
+)
 source_options = add_options(
     click.option(
         "--on-error",
@@ -218,11 +223,7 @@ source_options = add_options(
         show_default=True,
         help="Whether damage ends the run, or costs the damaged samples alone.",
     ),
-    click.option(
-        "--revision",
-        default=SOURCE_DEFAULTS.revision,
-        help="Branch, tag or commit of a Hub repository.",
-    ),
+    revision_option,
 )
 index_option = click.option(
     "--index",

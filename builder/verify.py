@@ -23,6 +23,7 @@ from builder.verify_files import (
     check_figures,
     check_names,
     check_splits_csv,
+    list_names,
 )
 from builder.verify_manifest import Shard, check_contract, read_contract
 from builder.verify_rows import (
@@ -97,12 +98,16 @@ def no_progress(_total: int) -> AbstractContextManager[Advance]:
 
 
 def verify_dataset(
-    directory: Path, *, track: Callable[[int], AbstractContextManager[Advance]] = no_progress
+    directory: Path,
+    *,
+    names: Iterable[str] | None = None,
+    track: Callable[[int], AbstractContextManager[Advance]] = no_progress,
 ) -> list[Problem]:
     """Return everything that is wrong with a dataset; nothing where it is as it was written.
 
     Args:
         directory: the dataset.
+        names: of its files, where they are not all in the directory.
         track: is told how many samples there are, and gives what is told of those done.
 
     Raises:
@@ -117,7 +122,7 @@ def verify_dataset(
     for message in check_contract(contract):
         problems.add(MANIFEST_NAME, message)
     dataset = Dataset(directory, contract, problems)
-    check_names(dataset)
+    check_names(dataset, list_names(directory) if names is None else names)
     check_splits_csv(dataset)
     check_failures(dataset)
     check_figures(dataset)

@@ -5,7 +5,7 @@ Which are there, whether each is the one that the manifest lists, splits.csv and
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +57,15 @@ class Dataset:
         return None
 
 
-def check_names(dataset: Dataset) -> None:
-    """Report what does not belong to the dataset; hidden files are nobody's business."""
+def check_names(dataset: Dataset, names: Iterable[str]) -> None:
+    """Report which of the files do not belong to the dataset; hidden ones are nobody's business."""
     if not (dataset.directory / README_NAME).is_file():
         message = "is missing: it is the card, by which load_dataset finds the files"
         dataset.problems.add(README_NAME, message)
     known = {README_NAME, MANIFEST_NAME, *dataset.contract.files}
-    for name in list_names(dataset.directory):
-        if name not in known:
+    for name in names:
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if name not in known and not is_hidden:
             what = "a shard" if SHARDS.fullmatch(name) else "a file"
             dataset.problems.add(name, f"is {what} that {MANIFEST_NAME} does not list")
 

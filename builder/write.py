@@ -3,6 +3,7 @@
 In: a final path and bytes, or a block that writes a partial file. Out: the file, synced.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 BUFFER_NBYTES = 1 << 20
+# What a cache on a full, a read-only or another user's disk says.
+CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from .dataset import EmbeddingDataset, open_dataset
 from .features import SAMPLE_COLUMNS, data_schema, features_dict
 from .files import is_remote
 from .fingerprint import fingerprint
+from .hub import commit_of
 from .index import IntArray, index_row, make_piece
 from .index_reading import load_index
 from .layout import Layout
@@ -99,7 +100,11 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
     def create_config_id(self, config_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> str:
         """Add the state of the source: a rebuilt one must not be answered from the cache."""
         config_id = super().create_config_id(config_kwargs, *args, **kwargs)
-        return f"{config_id}-{fingerprint(self.open().layout)}"
+        layout = self.open().layout
+        if layout.repository is not None and self.index is None:
+            # What a commit holds stays; it is found again where the Hub cannot be asked.
+            return f"{config_id}-{commit_of(layout.repository)[:16]}"
+        return f"{config_id}-{fingerprint(layout)}"
 
 
 class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]

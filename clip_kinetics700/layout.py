@@ -4,22 +4,22 @@ In: a directory, a Hub repository, an fsspec URL, or named tars. Out: a `Layout`
 dialects: tars (ours and upstream's), Parquet, or loose files of a processed dataset.
 """
 
+import logging
 import os
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import fsspec
-from huggingface_hub.errors import HfHubHTTPError
 
 from .files import HTTP_PREFIXES, is_remote, retry
+from .hub import HUB_ERRORS, HUB_PREFIX, find_source, pin_commit, refuse_repository
 from .listing import decode_name, list_local
 from .manifests import describe_data, parse_manifest
 from .schema import (
@@ -33,6 +33,8 @@ from .schema import (
 from .shards import is_tar, split_tars
 from .streams import read_if_there
 
+logger = logging.getLogger(__name__)
+
 AnyPath: TypeAlias = str | os.PathLike[str]
 Paths: TypeAlias = AnyPath | Sequence[AnyPath]
 Source: TypeAlias = Paths | Mapping[str, Paths]
@@ -45,18 +47,9 @@ MAX_DEPTH = 3
 CSV_NAMES = (SPLITS_CSV_NAME, f"data/{SPLITS_CSV_NAME}")
 # What differs between two states of a file, by file system: local, Hub, HTTP and S3.
 STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag", "Last-Modified", "sha256")
-REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-HUB_PREFIX = "hf://datasets/"
-# Repository, revision and directory of what follows the prefix; a revision may hold slashes as
-# `%2F`, and pull requests and converted files have some as they are.
-HUB_PATH = re.compile(r"([^/@]+/[^/@]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/]+))?(/.*)?")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 SPLIT_WORDS = "|".join(SPLIT_OF_WORD)
 PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
 LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
-# What the Hub's client raises: of names that cannot be one of a repository, and of requests or
-# httpx, whichever it is built on.
-HUB_ERRORS: tuple[type[BaseException], ...] = (ValueError, OSError, *HfHubHTTPError.__bases__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +68,9 @@ class Layout:
     """Columns of the embeddings as the manifest has them; None where there is none."""
     index: str | None
     """Path or URL of the index; None where there is none."""
+    repository: str | None = None
+    """URL of a repository of the Hub at its commit, also where its files are read from the Hub's
+    cache; None for anything else."""
 
     def relative(self, path: str) -> str:
         """Return the name of a file as index and messages have it."""
@@ -83,48 +79,6 @@ class Layout:
     def path(self, name: str) -> str:
         """Return the path or URL of a file by the name that the index has."""
         return f"{self.root}/{name}" if self.root else name
-
-
-def find_source(source: str | os.PathLike[str], revision: str | None = None) -> str:
-    """Return the absolute path of a directory or the URL of anything else."""
-    text = os.fspath(source)
-    if is_remote(text):
-        url = text.rstrip("/")
-    elif not REPOSITORY.fullmatch(text) or Path(text).exists():
-        return str(Path(text).expanduser().absolute())
-    else:
-        url = f"{HUB_PREFIX}{text}"
-    match = HUB_PATH.fullmatch(url.removeprefix(HUB_PREFIX))
-    if revision is None or not url.startswith(HUB_PREFIX) or match is None or match[2]:
-        return url
-    return f"{HUB_PREFIX}{match[1]}@{quote(revision, safe='')}{match[3] or ''}"
-
-
-def pin_commit(root: str) -> str:
-    """Return the URL of a repository at the commit that it has now: a branch moves meanwhile.
-
-    Raises:
-        FileNotFoundError: there is no such repository or revision, or it cannot be asked for.
-    """
-    name = root.removeprefix(HUB_PREFIX)
-    match = HUB_PATH.fullmatch(name)
-    if match is None or name == root or (match[2] and COMMIT.fullmatch(match[2])):
-        return root
-    from huggingface_hub import HfApi
-
-    repository, revision, directory = match.groups(default="")
-    ask = partial(HfApi().dataset_info, repository, revision=unquote(revision) or None)
-    try:
-        info = retry(ask, root)
-    except HUB_ERRORS as error:
-        raise refuse_repository(name, error) from error
-    return f"{HUB_PREFIX}{repository}@{info.sha}{directory}"
-
-
-def refuse_repository(name: str, error: BaseException) -> FileNotFoundError:
-    """Return the error of a name that is neither a directory nor a repository, in one line."""
-    hub = f"no dataset {name} on the Hub ({' '.join(str(error).split()):.200})"
-    return FileNotFoundError(f"no directory {name} here, and {hub}")
 
 
 def list_files(root: str) -> dict[str, dict[str, Any]]:
@@ -150,7 +104,7 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
     except HUB_ERRORS as error:
         if not root.startswith(HUB_PREFIX):
             raise
-        raise refuse_repository(root.removeprefix(HUB_PREFIX), error) from error
+        raise refuse_repository(root, error) from error
     decode = decode_name if root.startswith(HTTP_PREFIXES) else str
     return {decode(posixpath.relpath(name, path)): dict(found[name]) for name in sorted(found)}
 
@@ -170,7 +124,7 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
     if isinstance(source, str | os.PathLike) and not is_tar(os.fspath(source)):
         root = find_source(source, revision)
         check_url(root, revision)
-        return read_directory(pin_commit(root))
+        return read_pinned(root)
     named = source if isinstance(source, Mapping) else {"train": source}
     files: dict[str, list[str]] = {split: [] for split in SPLITS}
     for word, value in named.items():
@@ -180,6 +134,49 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
     if not files:
         raise ValueError("no tars are named")
     return Layout("", "tars", files, None, None, None)
+
+
+def read_pinned(root: str) -> Layout:
+    """Return the layout of one directory, that of a repository at the commit it has now."""
+    pinned = pin_commit(root)
+    if pinned is None:
+        return read_directory(root)
+    layout = read_directory(pinned.url) if pinned.cache is None else read_cached(pinned.cache)
+    return replace(layout, repository=pinned.url)
+
+
+def read_cached(cache: str) -> Layout:
+    """Return the layout of a repository that cannot be asked: by its manifest, if that is cached.
+
+    Args:
+        cache: directory of its files in the Hub's cache; some may not be there.
+
+    Raises:
+        FileNotFoundError: no samples are in the cache, and nothing says where they are.
+    """
+    files = list_local(cache, max_depth=MAX_DEPTH)
+    text = read_text(cache, MANIFEST_NAME) if MANIFEST_NAME in files else None
+    listed = parse_manifest(text, cache).get("files")
+    names = {**(listed if isinstance(listed, dict) else {}), **files}
+    # Who has loaded the Parquet files has no tars.
+    without_tars = {name: names[name] for name in names if not is_tar(name)}
+    try:
+        layouts = [read_directory(cache, some) for some in (names, without_tars) if some]
+    except ValueError as error:
+        raise FileNotFoundError(f"nothing of it is in the Hub's cache: {error}") from error
+    for layout in layouts:
+        lacking = [
+            path for group in layout.files.values() for path in group if not Path(path).exists()
+        ]
+        if not lacking:
+            return layout
+    logger.warning(
+        "%d of its files are not in the Hub's cache, %s for one; "
+        "`clip-kinetics700 verify` or `hf download` puts them there",
+        len(lacking),
+        lacking[0],
+    )
+    return layouts[0]
 
 
 def check_url(url: str, revision: str | None) -> None:

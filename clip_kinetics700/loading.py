@@ -13,9 +13,8 @@ import datasets
 from clip_kinetics700.clip_kinetics700 import ClipKinetics700
 from clip_kinetics700.damage import OnError, check_on_error
 from clip_kinetics700.files import is_remote
+from clip_kinetics700.hub import Place, find_source, keep_in_cache, parse_place
 from clip_kinetics700.layout import (
-    HUB_PATH,
-    HUB_PREFIX,
     PARQUET,
     Layout,
     Source,
@@ -24,10 +23,14 @@ from clip_kinetics700.layout import (
     read_layout,
     read_text,
 )
+from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME, SPLITS_CSV_NAME
 from clip_kinetics700.selection import Selection, resolve_split
 
 # The words of `train[:10%]+val` that name splits.
 SPLIT_NAME = re.compile(r"(?:^|(?<=\+))\w+")
+CARD_NAME = "README.md"
+# By these a repository is opened, and what was loaded of it is found again, without network.
+KEPT_NAMES = (CARD_NAME, MANIFEST_NAME, SPLITS_CSV_NAME, INDEX_NAME)
 
 
 def load_dataset(
@@ -72,8 +75,13 @@ def load_dataset(
             told.
     """
     check_on_error(on_error)
+    if "token" in kwargs:
+        raise TypeError("token= is not taken: log in with `hf auth login` or set HF_TOKEN")
     how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
     layout = read_layout(source, revision=revision)
+    asked = parse_place(find_source(source, revision)) if isinstance(source, str) else None
+    if asked is not None and layout.root == layout.repository and not streaming:
+        keep_in_cache(asked, KEPT_NAMES)
     split = resolve_expression(split, tuple(layout.files), layout.root or "the source")
     # In a name with these letters `datasets` sees a pattern.
     if how.is_everything and layout.root and not set(layout.root) & set("*?[]"):
@@ -83,7 +91,8 @@ def load_dataset(
             options = {"split": split, "streaming": streaming, **kwargs}
             return load_parquet(layout, files, parquet, options)
     config = {
-        "data_dir": layout.root or None,
+        # The URL where the files are read from the Hub's cache, so that `datasets` knows it again.
+        "data_dir": layout.repository or layout.root or None,
         "tars": None if layout.root else layout.files,
         "splits": None if split is None else list(split_names(split)),
         "classes": None if classes is None else tuple(classes),
@@ -146,19 +155,46 @@ def load_parquet(
 ) -> Any:
     """Load all of the Parquet files with plain `datasets`."""
     root = layout.root
-    is_remote_root = is_remote(root)
-    repository = HUB_PATH.fullmatch(root.removeprefix(HUB_PREFIX)) if is_remote_root else None
-    if not is_remote_root and has_card(root, files):
-        return datasets.load_dataset(root, **options)
-    if repository is not None and not repository[3] and has_card(root, files):
-        return datasets.load_dataset(repository[1], revision=repository[2], **options)
+    place = parse_place(layout.repository or "")
+    if has_card(root, files):
+        if place is not None and not place.directory:
+            return load_repository(layout, place, options)
+        if not is_remote(root):
+            return datasets.load_dataset(root, **options)
     paths = {split: [f"{root}/{name}" for name in names] for split, names in parquet.items()}
     return datasets.load_dataset("parquet", data_files=paths, **options)
 
 
+def load_repository(layout: Layout, place: Place, options: Mapping[str, Any]) -> Any:
+    """Load all of a repository at a commit with plain `datasets`.
+
+    Where the Hub cannot be asked `datasets` gives the latest commit that it has prepared. It is
+    taken if it is the right one; else the files in the Hub's cache are prepared anew.
+    """
+    is_cached = layout.root != layout.repository
+    try:
+        loaded = datasets.load_dataset(place.repository, revision=place.revision, **options)
+    except (OSError, ValueError):
+        if not is_cached:
+            raise
+        loaded = None
+    if not is_cached or (loaded is not None and is_prepared_from(loaded, str(place.revision))):
+        return loaded
+    return datasets.load_dataset(layout.root, **options)
+
+
+def is_prepared_from(loaded: Any, commit: str) -> bool:
+    """Tell whether all of what was loaded lies where `datasets` keeps what it makes of a commit."""
+    if isinstance(loaded, dict):
+        loaded = list(loaded.values())
+    parts = loaded if isinstance(loaded, list) else [loaded]
+    names = [file["filename"] for part in parts for file in getattr(part, "cache_files", ())]
+    return bool(names) and all(f"/{commit}/" in name for name in names)
+
+
 def has_card(root: str, files: Iterable[str]) -> bool:
     """Tell whether a card names the configuration, so that plain `datasets` finds the files."""
-    text = (read_text(root, "README.md") or "") if "README.md" in files else ""
+    text = (read_text(root, CARD_NAME) or "") if CARD_NAME in files else ""
     return text.startswith("---") and "\nconfigs:" in text.split("\n---", 1)[0]
 
 

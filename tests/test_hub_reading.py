@@ -5,126 +5,25 @@ huggingface_hub reads HF_ENDPOINT when it is imported.
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from http.client import HTTPConnection
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import clip_kinetics700
-from clip_kinetics700.layout import find_source
+from clip_kinetics700.hub import find_source
+from tests.hubs import BOB, KEYS, Hub, start_hub
 from tests.layouts import make_classes, make_sample, make_samples, write_dataset, write_index
 
-ROOT = Path(__file__).parent.parent
 NAMES = tuple(f"class {number:02d}" for number in range(60))
-
-BEGIN = """
-import json, logging, sys
-import clip_kinetics700
-from huggingface_hub import HfApi
-arguments = sys.argv[1:]
-"""
-UPLOAD = """
-repository, directory, *branch = arguments
-api = HfApi()
-api.create_repo(repository, repo_type="dataset", exist_ok=True, private="private" in repository)
-if branch:
-    api.create_branch(repository, branch=branch[0], repo_type="dataset")
-api.upload_folder(
-    repo_id=repository, folder_path=directory, repo_type="dataset", delete_patterns="*",
-    revision=branch[0] if branch else None,
-)
-"""
-KEYS = """
-source, options, words = arguments[0], json.loads(arguments[1]), json.loads(arguments[2])
-dataset = clip_kinetics700.open(source, **options).select(**words)
-print(json.dumps([sample.key for sample in iter(dataset)]))
-"""
-LOAD = """
-for source, options in json.loads(arguments[0]):
-    loaded = clip_kinetics700.load_dataset(source, **options)
-    print(json.dumps([row["meta"]["key"] for part in loaded.values() for row in part]))
-"""
-
-
-@dataclass
-class Hub:
-    """A Hub that runs, and the processes that use it."""
-
-    endpoint: str
-    home: Path
-
-    def try_to_run(
-        self, code: str, *arguments: str, user: str = "alice"
-    ) -> "subprocess.CompletedProcess[str]":
-        """Run code in a process of its own and return how it ended."""
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": self.endpoint,
-            "HF_TOKEN": f"hf_{user}",
-            "HF_HOME": str(self.home),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "PYTHONWARNINGS": "ignore",
-        }
-        command = [sys.executable, "-c", BEGIN + code, *arguments]
-        return subprocess.run(
-            command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-
-    def run(self, code: str, *arguments: str, user: str = "alice") -> str:
-        """Run code in a process of its own and return what it prints."""
-        done = self.try_to_run(code, *arguments, user=user)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def keys(self, source: str, *, revision: str | None = None, **words: Any) -> list[str]:
-        """Return the keys that `open(source, revision=...).select(...)` gives."""
-        options = json.dumps({"revision": revision})
-        return list(json.loads(self.run(KEYS, source, options, json.dumps(words))))
-
-    def load(self, *loads: tuple[str, dict[str, Any]]) -> list[list[str]]:
-        """Return the keys that each `load_dataset(source, ...)` gives."""
-        return [json.loads(line) for line in self.run(LOAD, json.dumps(loads)).splitlines()]
-
-    def control(self, name: str, body: Any = None) -> Any:
-        """Ask the server for its log, to forget it, or for faults."""
-        connection = HTTPConnection(self.endpoint.removeprefix("http://"))
-        data = None if body is None else json.dumps(body)
-        connection.request("GET" if body is None else "POST", f"/_minihub/{name}", data)
-        answer = json.load(connection.getresponse())
-        connection.close()
-        return answer
-
-    def requests(self, pattern: str) -> list[dict[str, Any]]:
-        """Return the requests whose path holds a pattern."""
-        return [entry for entry in self.control("log") if pattern in entry["line"]]
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """A Hub on this machine, its signed links on another host name."""
-    root = tmp_path_factory.mktemp("hub")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = {"--root": root / "hub", "--port": 0, "--ready-file": root / "ready.json"}
-    options |= {"--cdn-port": port, "--cdn-url": f"http://localhost:{port}"}
-    command = [sys.executable, str(ROOT / "tests/minihub.py"), *chain(*options.items())]
-    command += ["--token", "alice:hf_alice", "--token", "bob:hf_bob"]
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as process:
-        while not (root / "ready.json").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        yield Hub(json.loads((root / "ready.json").read_text())["endpoint"], root / "home")
-        process.terminate()
+    """A Hub on this machine."""
+    with start_hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +33,7 @@ def large(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("large")
     groups = {"train": samples[:500], "validation": samples[500:]}
     write_dataset(directory, groups, samples_per_shard=200, class_names=NAMES, parquet=False)
-    hub.run(UPLOAD, "alice/large", str(write_index(directory)))
+    hub.publish(write_index(directory), "alice/large")
     return directory
 
 
@@ -176,8 +75,8 @@ def test_parquet_of_a_revision_is_loaded(hub: Hub, tmp_path: Path) -> None:
     """With a card, `load_dataset` gives the Parquet files of the revision that is asked for."""
     write_dataset(tmp_path / "old", make_samples({"train": 4}))
     write_dataset(tmp_path / "new", {"train": [make_sample(number) for number in range(50, 53)]})
-    hub.run(UPLOAD, "alice/cards", str(tmp_path / "new"))
-    hub.run(UPLOAD, "alice/cards", str(tmp_path / "old"), "old/ones")
+    hub.publish(tmp_path / "new", "alice/cards")
+    hub.publish(tmp_path / "old", "alice/cards", branch="old/ones")
     old, new = (
         [sample.key for sample in clip_kinetics700.open(tmp_path / name)] for name in ("old", "new")
     )
@@ -193,8 +92,8 @@ def test_revisions_are_branches_or_commits(hub: Hub, tmp_path: Path) -> None:
     """A branch, also one with a slash in its name, or a commit is read, by argument or URL."""
     write_dataset(tmp_path / "old", make_samples({"train": 2}), parquet=False)
     write_dataset(tmp_path / "new", make_samples({"train": 5}), parquet=False)
-    hub.run(UPLOAD, "alice/revisions", str(tmp_path / "new"))
-    hub.run(UPLOAD, "alice/revisions", str(tmp_path / "old"), "a/b")
+    hub.publish(tmp_path / "new", "alice/revisions")
+    hub.publish(tmp_path / "old", "alice/revisions", branch="a/b")
     commit = hub.run("print(HfApi().dataset_info('alice/revisions', revision='a/b').sha)")
     assert len(hub.keys("alice/revisions")) == 5
     assert len(hub.keys("alice/revisions", revision="a/b")) == 2
@@ -217,7 +116,7 @@ def test_commits_in_between_change_nothing(hub: Hub, tmp_path: Path) -> None:
     old, new = make_samples({"train": 3}), {"train": [make_sample(n) for n in range(90, 95)]}
     write_index(write_dataset(tmp_path / "old", old, parquet=False))
     write_index(write_dataset(tmp_path / "new", new, parquet=False))
-    hub.run(UPLOAD, "alice/moving", str(tmp_path / "old"))
+    hub.publish(tmp_path / "old", "alice/moving")
     keys, n_after = json.loads(hub.run(COMMIT_BETWEEN, "alice/moving", str(tmp_path / "new")))
     assert keys == [sample.key for sample in old["train"]]
     assert n_after == 5
@@ -226,9 +125,9 @@ def test_commits_in_between_change_nothing(hub: Hub, tmp_path: Path) -> None:
 def test_private_repository_needs_its_token(hub: Hub, tmp_path: Path) -> None:
     """With HF_TOKEN of a member a private repository is read; to others it is not there."""
     write_dataset(tmp_path, make_samples({"train": 2}), parquet=False)
-    hub.run(UPLOAD, "alice/private", str(tmp_path))
+    hub.publish(tmp_path, "alice/private", private=True)
     assert len(hub.keys("alice/private")) == 2
-    done = hub.try_to_run(KEYS, "alice/private", "{}", "{}", user="bob")
+    done = hub.try_to_run(KEYS, "alice/private", "{}", "{}", HF_TOKEN=BOB)
     assert "FileNotFoundError: no directory alice/private here, and no dataset" in done.stderr
 
 

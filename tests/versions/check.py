@@ -1,4 +1,4 @@
-"""Run in an environment without our package: does a dataset directory load as promised?
+"""Run in an environment without our package: does a dataset load as promised, also from the Hub?
 
 In: a dataset directory, another of tars alone, a folder that holds a copy of `clip_kinetics700`.
 Out: one line per claim; a claim that fails is an AssertionError. Plain Python, `datasets` and its
@@ -22,6 +22,9 @@ import numpy as np
 
 COLUMNS = ["embeddings", "caption", "meta"]
 SPLIT_OF_WORD = {"train": "train", "val": "validation", "test": "test"}
+MAJOR_VERSION = int(datasets.__version__.split(".")[0])
+PUBLISHED = "alice/published"
+PUSHED = ("alice/pushed-xet", "alice/pushed-lfs")
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -31,28 +34,48 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("tars", type=Path, help="the same rows in tars alone")
     parser.add_argument("code", type=Path, help="folder that holds a copy of clip_kinetics700")
+    parser.add_argument("--commit", help="of the branch `train-only` of the repository on the Hub")
     arguments = parser.parse_args()
-    directory = str(arguments.dataset)
-    script = str(arguments.code / "clip_kinetics700")
-    for package in ("torch", "clip_kinetics700"):
+    for package in ("torch", "clip_kinetics700", "builder"):
         assert importlib.util.find_spec(package) is None, f"{package} must not be installed here"
+    expected = read_expected(arguments.dataset)
+    if arguments.commit is None:
+        check_directory(str(arguments.dataset), arguments.code, expected)
+        check_tars(str(arguments.tars), expected)
+    else:
+        check_repositories(arguments.commit, arguments.code, expected)
 
-    expected = {
-        split: list(read_tars(arguments.dataset, split)) for split in read_splits(directory)
-    }
-    assert all(expected.values()), "a split without rows"
-    check("plain load_dataset", expected, lambda **kw: datasets.load_dataset(directory, **kw))
-    check_tars(str(arguments.tars), expected)
-    takes_scripts = int(datasets.__version__.split(".")[0]) < 4
-    if takes_scripts:
-        check("loading script", expected, lambda **kw: load_script(script, directory, **kw))
-    sys.path.insert(0, str(arguments.code))
-    check("ClipKinetics700 class", expected, lambda **kw: load_class(directory, **kw))
-    check("clip_kinetics700.load_dataset", expected, lambda **kw: load_ours(directory, **kw))
+
+def check_directory(directory: str, code: Path, expected: Rows) -> None:
+    """Check every way into the dataset on disk."""
+    script = str(code / "clip_kinetics700")
+    check("plain load_dataset", expected, partial(datasets.load_dataset, directory))
+    if MAJOR_VERSION < 4:
+        check("loading script", expected, partial(load_script, script, directory))
+    sys.path.insert(0, str(code))
+    check("ClipKinetics700 class", expected, partial(load_class, directory))
+    check("clip_kinetics700.load_dataset", expected, partial(load_ours, directory))
     check_opened(directory, expected)
     check_selection("clip_kinetics700.load_dataset", expected, partial(load_ours, directory))
-    if takes_scripts:
+    if MAJOR_VERSION < 4:
         check_selection("loading script", expected, partial(load_script, script, directory))
+
+
+def check_repositories(commit: str, code: Path, expected: Rows) -> None:
+    """Check what was published on the Hub and what `push_to_hub` of datasets 5.2 made."""
+    load = partial(datasets.load_dataset, PUBLISHED)
+    check("load_dataset(REPO)", expected, load)
+    train = {"train": expected["train"]}
+    check("load_dataset(REPO, revision=BRANCH)", train, partial(load, revision="train-only"))
+    check("load_dataset(REPO, revision=COMMIT)", train, partial(load, revision=commit))
+    for name in PUSHED:
+        # Card and files say `List`; before 4.0 that is a list of any length.
+        pushed = partial(datasets.load_dataset, name)
+        check(f"push_to_hub, {name}", expected, pushed, keeps_width=MAJOR_VERSION >= 4)
+    sys.path.insert(0, str(code))
+    check("clip_kinetics700.load_dataset(REPO)", expected, partial(load_ours, PUBLISHED))
+    check_opened(PUBLISHED, expected)
+    check_selection("clip_kinetics700.load_dataset(REPO)", expected, partial(load_ours, PUBLISHED))
 
 
 def load_script(script: str, directory: str, **options: Any) -> Any:
@@ -76,6 +99,13 @@ def load_ours(directory: str, **options: Any) -> Any:
     from clip_kinetics700 import load_dataset
 
     return load_dataset(directory, **options)
+
+
+def read_expected(dataset: Path) -> Rows:
+    """Return the rows of each split as the tars have them."""
+    expected = {split: list(read_tars(dataset, split)) for split in read_splits(str(dataset))}
+    assert all(expected.values()), "a split without rows"
+    return expected
 
 
 def read_splits(directory: str) -> list[str]:
@@ -115,13 +145,13 @@ def extract(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return stream.read()
 
 
-def check(name: str, expected: Rows, load: Callable[..., Any]) -> None:
+def check(name: str, expected: Rows, load: Callable[..., Any], *, keeps_width: bool = True) -> None:
     """Check one way in, map-style and streaming."""
     for streaming in (False, True):
         loaded = load(streaming=streaming)
         assert set(loaded) == set(expected), f"splits {sorted(loaded)}, not {sorted(expected)}"
         for split, rows in expected.items():
-            check_split(loaded[split], rows)
+            check_split(loaded[split], rows, keeps_width=keeps_width)
         counts = ", ".join(f"{split} {len(rows)}" for split, rows in expected.items())
         way = "streaming" if streaming else "map-style"
         sys.stdout.write(f"ok: datasets {datasets.__version__}: {name}, {way}: {counts} rows\n")
@@ -162,12 +192,18 @@ def check_selection(name: str, expected: Rows, load: Callable[..., Any]) -> None
     sys.stdout.write(f"ok: datasets {datasets.__version__}: {name}, classes and max_samples\n")
 
 
-def check_split(dataset: Any, expected: list[dict[str, Any]]) -> None:
-    """Check columns, features, unformatted rows and rows in numpy format."""
+def check_split(dataset: Any, expected: list[dict[str, Any]], *, keeps_width: bool = True) -> None:
+    """Check columns, features, unformatted rows and rows in numpy format.
+
+    Args:
+        dataset: what was loaded.
+        expected: its rows as the tars have them.
+        keeps_width: the features say how wide the embeddings are.
+    """
     assert list(dataset.features) == COLUMNS, dataset.features
     width = expected[0]["embeddings"].shape[1]
     features = str(dataset.features["embeddings"])
-    assert f"length={width}" in features, features
+    assert (f"length={width}" in features) == keeps_width, features
     assert "float16" in features, features
     rows = list(dataset)
     assert len(rows) == len(expected), f"{len(rows)} rows, not {len(expected)}"

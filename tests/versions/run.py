@@ -1,7 +1,8 @@
-"""Check that a dataset directory loads in every supported version of `datasets`.
+"""Check that a dataset loads in every supported version of `datasets`, from disk and from a Hub.
 
 In: a dataset directory (made here when none is given). Out: exit code 0 when every claim holds.
-Each version has an environment of its own, without our package and without torch.
+The Hub runs on this machine; what is in it was published, or pushed by `push_to_hub`. Each version
+has an environment of its own, without our package and without torch.
 """
 
 import argparse
@@ -12,8 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.hubs import Hub
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -21,6 +26,21 @@ ENVIRONMENTS = ROOT / ".venvs"
 VERSIONS = tuple(
     path.stem.removeprefix("datasets-") for path in sorted(HERE.glob("datasets-*.txt"))
 )
+NEWEST = VERSIONS[-1]
+# One grey pixel: pictures of the card must not be taken for the data.
+PICTURE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
+    "3a7e9b550000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
+)
+
+TRAIN_ONLY = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*.parquet
+---
+"""
 
 logger = logging.getLogger("versions")
 
@@ -31,24 +51,22 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, nargs="?", help="default: a small one made here")
     parser.add_argument("--only", choices=VERSIONS, action="append", help="version of datasets")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    sys.path.insert(0, str(ROOT))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         dataset = arguments.dataset or make_dataset(scratch / "dataset")
         tars = assemble_tars(dataset, scratch / "tars")
         code = copy_code(scratch / "code")
-        failed = [
-            version
-            for version in arguments.only or VERSIONS
-            if not run_check(version, (dataset.resolve(), tars, code), scratch / version)
-        ]
+        places = (dataset.resolve(), tars, code)
+        failed = check_versions(places, scratch, arguments.only or VERSIONS)
     logger.info("failed: %s", ", ".join(failed)) if failed else logger.info("all versions: ok")
     return 1 if failed else 0
 
 
 def make_dataset(directory: Path) -> Path:
     """Build a miniature Kinetics with the command line, as a lab does before it publishes."""
-    sys.path.insert(0, str(ROOT))
     from builder.encode import save_random_model
     from tests.builds import build_arguments, run_cli_process
     from tests.kinetics import make_mini_kinetics
@@ -81,8 +99,43 @@ def copy_code(directory: Path) -> Path:
     return directory
 
 
-def run_check(version: str, places: Sequence[Path], home: Path) -> bool:
-    """Run check.py in the environment of one version, with caches of its own."""
+def check_versions(places: Sequence[Path], scratch: Path, versions: Sequence[str]) -> list[str]:
+    """Run all checks in the environment of each version; return the versions that failed."""
+    from tests.hubs import ALICE, start_hub
+
+    dataset = places[0]
+    with start_hub(scratch) as hub:
+        commit = publish(hub, dataset, scratch / "published")
+        on_hub = {"HF_ENDPOINT": hub.endpoint}
+        for name, disables_xet in (("xet", "0"), ("lfs", "1")):
+            more = {**on_hub, "HF_TOKEN": ALICE, "HF_HUB_DISABLE_XET": disables_xet}
+            words = ["push.py", str(dataset), f"alice/pushed-{name}"]
+            if not run_script(NEWEST, scratch / f"push-{name}", words, more):
+                return list(versions)
+        check = ["check.py", *map(str, places)]
+        return [
+            version
+            for version in versions
+            if not run_script(version, scratch / version, check, {"HF_HUB_OFFLINE": "1"})
+            or not run_script(
+                version, scratch / f"{version}-hub", [*check, "--commit", commit], on_hub
+            )
+        ]
+
+
+def publish(hub: "Hub", dataset: Path, copy: Path) -> str:
+    """Publish a dataset and, in the branch `train-only`, one split; return that one's commit."""
+    shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns(".*"))
+    figures = copy / "figures"
+    figures.mkdir(exist_ok=True)
+    (figures / "class_balance.png").write_bytes(PICTURE)
+    hub.publish(copy, "alice/published")
+    (copy / "README.md").write_text(TRAIN_ONLY, encoding="utf-8")
+    return hub.publish(copy, "alice/published", branch="train-only")
+
+
+def run_script(version: str, home: Path, words: list[str], more: Mapping[str, str]) -> bool:
+    """Run one of the scripts here in the environment of a version, with caches of its own."""
     python = ensure_environment(version)
     home.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
@@ -90,11 +143,12 @@ def run_check(version: str, places: Sequence[Path], home: Path) -> bool:
         **kept,
         "HOME": str(home),
         "HF_HOME": str(home / "hf"),
-        "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
     }
-    command = [str(python), str(HERE / "check.py"), *map(str, places)]
+    command = [str(python), str(HERE / words[0]), *words[1:]]
     return subprocess.run(command, env=environment, cwd=home, check=False).returncode == 0
 
 
