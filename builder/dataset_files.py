@@ -12,9 +12,9 @@ from typing import Any
 from builder.card import REPOSITORY_PLACEHOLDER
 from builder.manifest import hash_manifest, read_manifest
 from builder.output import README_NAME
-from builder.repository import RemoteFile
+from builder.push_target import RemoteFile
 from builder.types import InputError
-from builder.write import hash_file
+from builder.write import hash_blob, hash_file
 from clip_kinetics700.schema import MANIFEST_NAME
 
 # The repository's own: which files are in LFS.
@@ -38,12 +38,11 @@ class LocalFile:
             return False
         if remote.sha256 is not None:
             return remote.sha256 == self.sha256
-        return self.n_bytes <= MAX_GIT_BYTES and remote.git_oid == self.hash_blob()
+        return self.n_bytes <= MAX_GIT_BYTES and remote.git_oid == hash_blob(self.read())
 
-    def hash_blob(self) -> str:
-        """Return the object id that git gives the content."""
-        data = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    def read(self) -> bytes:
+        """Return the content."""
+        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)

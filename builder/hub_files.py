@@ -4,7 +4,6 @@ What the client fetches is not compared with anything: a bit that flips on the w
 cache. So the files are verified like those of a directory, and what is damaged is fetched again.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
@@ -25,7 +24,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from builder.manifest import read_manifest
 from builder.output import README_NAME
 from builder.types import BuildError, InputError
-from builder.write import CANNOT_WRITE, hash_file
+from builder.write import CANNOT_WRITE, hash_blob, hash_file
 from clip_kinetics700.files import is_remote, retry
 from clip_kinetics700.hub import (
     HUB_ERRORS,
@@ -222,7 +221,4 @@ def is_same(path: Path, info: Any) -> bool:
     """Tell whether a file is what the Hub says of it: by sha256, or by git's hash of small ones."""
     if info.lfs is not None:
         return bool(hash_file(path) == info.lfs.sha256)
-    data = path.read_bytes()
-    # Git's own name of the content; nothing is secured by it.
-    digest = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
-    return bool(digest.hexdigest() == info.blob_id)
+    return bool(hash_blob(path.read_bytes()) == info.blob_id)

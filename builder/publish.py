@@ -21,10 +21,10 @@ from builder.dataset_files import (
     write_message,
 )
 from builder.hub_errors import FAILURES
-from builder.repository import (
+from builder.push_target import (
     Commit,
+    PushTarget,
     RemoteFile,
-    Repository,
     check_repository_id,
     read_token,
     refuse_offline,
@@ -55,7 +55,7 @@ class Push:
     """What is published, and where."""
 
     config: PushConfig
-    target: Repository
+    target: PushTarget
     files: list[LocalFile]
     message: str
 
@@ -94,7 +94,7 @@ def push(config: PushConfig, *, track: Track) -> Published:
     manifest = read_whole_manifest(config.directory)
     files = list_files(config.directory, manifest, config.repository)
     refuse_offline()
-    target = Repository(
+    target = PushTarget(
         config.repository,
         revision=config.revision,
         token=read_token(config.token_file),

@@ -85,6 +85,12 @@ def hash_file(path: Path) -> str:
     return GrowingHash(path).hexdigest()
 
 
+def hash_blob(data: bytes) -> str:
+    """Return git's name of a small file's content, by which the Hub tells what it holds."""
+    # Nothing is secured by it.
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
 class GrowingHash:
     """The sha256 of a file that another one writes, read soon after it is written."""
 

@@ -57,7 +57,7 @@ class Commit:
     url: str
 
 
-class Repository:
+class PushTarget:
     """One dataset repository and one branch of it, or a pull request that is to be opened."""
 
     def __init__(
