@@ -13,7 +13,7 @@ from typing import Any
 
 from builder.types import InputError
 from builder.write import hash_file, write_json
-from clip_kinetics700.schema import MANIFEST_NAME, SPLITS
+from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME, SPLITS
 
 FORMAT_NAME = "clip-kinetics700/1"
 
@@ -76,7 +76,23 @@ def build_manifest(
 def hash_manifest(document: Mapping[str, Any]) -> str:
     """Return the sha256 of a manifest's canonical JSON without `self_sha256`."""
     content = {name: value for name, value in document.items() if name != "self_sha256"}
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+    return hash_bytes(canonical_json(content))
+
+
+def hash_data(manifest: Mapping[str, Any]) -> str:
+    """Return one sha256 of what the samples of a dataset are: tars, Parquet shards and index."""
+    names = [
+        name
+        for name in manifest["files"]
+        if name.endswith(".tar") or name.startswith("data/") or name == INDEX_NAME
+    ]
+    hashes = {name: manifest["files"][name]["sha256"] for name in names}
+    return hash_bytes(canonical_json(hashes))
+
+
+def hash_bytes(data: bytes) -> str:
+    """Return the sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def canonical_json(document: Any) -> bytes:

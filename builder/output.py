@@ -22,7 +22,14 @@ SHARDS_NAME = "shards"
 CONVERSION_NAME = "conversion.json"
 """In that folder too: of what a conversion makes this dataset, and what came of it."""
 SHARDS = re.compile(r"ds_\d{6}\.tar|data/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
-TABLES = ("README.md", "splits.csv", "index.parquet", "failures.parquet", "manifest.json")
+TABLES = (
+    "README.md",
+    "splits.csv",
+    "index.parquet",
+    "failures.parquet",
+    "class_text_embeddings.npz",
+    "manifest.json",
+)
 
 
 def check_directory(option: str, path: Path) -> None:

@@ -1,0 +1,220 @@
+"""Frames of two splits in, how well a linear classifier of one tells the classes of the other out.
+
+`card` is the upstream card's protocol on scikit-learn. `mean-pooled` is the better one, which
+chooses C on a held-out part of train; it takes a few minutes of all of Kinetics-700.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from builder.evaluation_config import ProbeConfig
+from builder.evaluation_results import Outcomes, Run, build_result, join_outcomes, rank_classes
+from builder.evaluation_rows import ClipBatch, EvaluationSource, open_evaluation
+from builder.types import Float32Array, InputError
+from clip_kinetics700.texts import pool_clips, take_center
+
+log = logging.getLogger(__name__)
+
+CARD_C = 0.316
+CARD_MAX_ITERATIONS = 1000
+# Of features of length 1, in half decades.
+C_VALUES = (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1000.0, 3160.0, 10000.0)
+SWEEP_TOLERANCE = 1e-5
+FINAL_TOLERANCE = 1e-6
+
+IntArray = npt.NDArray[np.int64]
+Score: TypeAlias = Callable[[Float32Array], npt.NDArray[Any]]
+"""Returns (n, n_classes) scores of (n, width) features; -inf for a class it never saw."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """One vector a clip."""
+
+    rows: Float32Array
+    """(n, width) float32."""
+    labels: IntArray
+    """(n,) numbers of the classes."""
+
+
+def evaluate_linear_probe(config: ProbeConfig) -> tuple[dict[str, Any], Outcomes]:
+    """Return the result document of a linear probe, and the outcome of every counted clip.
+
+    Raises:
+        InputError: the dataset cannot be used, or train has clips of fewer than two classes.
+        DamageError: a clip is damaged, and damage is not to be skipped.
+    """
+    evaluation, is_card = config.evaluation, config.protocol == "card"
+    if evaluation.split == "train":
+        raise InputError("--split train: a probe is trained on it; give validation or test")
+    source = open_evaluation(evaluation, "train", evaluation.split)
+    names = source.labels.names
+    train = read_features(source, is_card=is_card)
+    n_train = len(train.labels)
+    train = choose_rows(train, config)
+    check_classes(train, source.name)
+    if is_card:
+        score, parameters = train_card(train, len(names))
+    else:
+        score, parameters = train_mean_pooled(train, len(names), held_out=config.held_out)
+    batches = source.read(evaluation.split)
+    outcomes = join_outcomes([score_batch(b, source, score, is_card=is_card) for b in batches])
+    run = Run(
+        task="linear-probe",
+        protocol=config.protocol,
+        split=evaluation.split,
+        dropped=source.dropped[evaluation.split],
+        model={"id": parameters.pop("classifier"), "sha256": None},
+        dataset=source.describe(),
+        seed=evaluation.seed,
+        parameters={
+            "classes": len(names),
+            "train": {
+                "clips": n_train,
+                "used": len(train.labels),
+                "fraction": config.train_fraction,
+                "dropped": {k: n for k, n in sorted(source.dropped["train"].items()) if n},
+            },
+            **parameters,
+        },
+        packages=("numpy", "scikit-learn") if is_card else ("numpy", "scipy", "torch"),
+    )
+    return build_result(run, outcomes, names), outcomes
+
+
+def read_features(source: EvaluationSource, *, is_card: bool) -> Features:
+    """Return the features of train; clips without frames are dropped."""
+    rows, labels = [], []
+    for batch in source.read("train"):
+        there = batch.sizes > 0
+        source.dropped["train"]["no_frames"] += int((~there).sum())
+        if there.any():
+            rows.append(make_features(batch, is_card=is_card))
+            labels.append(batch.labels[there])
+    if not rows:
+        raise InputError(f"{source.name}: no clip of train has a label and frames")
+    return Features(np.concatenate(rows), np.concatenate(labels))
+
+
+def make_features(batch: ClipBatch, *, is_card: bool) -> Float32Array:
+    """Return the (n, width) float32 features of the clips of a batch that have frames."""
+    sizes = batch.sizes[batch.sizes > 0]
+    return take_center(batch.frames, sizes) if is_card else pool_clips(batch.frames, sizes)
+
+
+def choose_rows(features: Features, config: ProbeConfig) -> Features:
+    """Return the share of the rows that is trained on.
+
+    They stay in order for the card's protocol, of which scikit-learn sees what upstream saw; the
+    other one takes them in a random order, so that any run of rows is a random part.
+    """
+    n_rows = len(features.labels)
+    n_taken = max(1, round(config.train_fraction * n_rows))
+    if config.protocol == "card" and n_taken == n_rows:
+        return features
+    chosen = np.random.default_rng(config.evaluation.seed).permutation(n_rows)[:n_taken]
+    if config.protocol == "card":
+        chosen.sort()
+    return Features(features.rows[chosen], features.labels[chosen])
+
+
+def check_classes(train: Features, name: str) -> None:
+    """Refuse features that nothing can be learned from."""
+    if not np.isfinite(train.rows).all():
+        n_rows = int((~np.isfinite(train.rows).all(axis=1)).sum())
+        raise InputError(f"{name}: {n_rows} clips of train have values that are not finite")
+    n_classes = len(np.unique(train.labels))
+    if n_classes < 2:
+        raise InputError(f"{name}: the clips of train are of {n_classes} class; a probe needs two")
+
+
+def train_card(train: Features, n_classes: int) -> tuple[Score, dict[str, Any]]:
+    """Train as upstream's card did; of 700 classes and all rows that takes hours."""
+    from builder.sklearn_probe import fit_logistic_regression
+
+    found = fit_logistic_regression(
+        train.rows, train.labels, c=CARD_C, max_iterations=CARD_MAX_ITERATIONS
+    )
+
+    def score(rows: Float32Array) -> npt.NDArray[Any]:
+        scores = np.full((len(rows), n_classes), -np.inf)
+        scores[:, found.classes] = found.score(rows)
+        return scores
+
+    return score, {
+        "classifier": "scikit-learn LogisticRegression",
+        "c": CARD_C,
+        "max_iterations": CARD_MAX_ITERATIONS,
+        "iterations": found.n_iterations,
+        "feature": "centre frame, not normalised",
+    }
+
+
+def train_mean_pooled(
+    train: Features, n_classes: int, *, held_out: float
+) -> tuple[Score, dict[str, Any]]:
+    """Choose C on the held-out part of train, then train on all of it; uses up the features."""
+    from builder.softmax_regression import fit_classifier, prepare_features
+
+    seen = np.unique(train.labels)
+    data = prepare_features(train.rows, np.searchsorted(seen, train.labels))
+    n_held_out = min(max(1, round(held_out * len(train.labels))), len(train.labels) - 1)
+    held, rest = data.take(0, n_held_out), data.take(n_held_out, len(train.labels))
+    best, best_top1, fit, sweep, n_passes = None, -1.0, None, [], 0
+    for c in C_VALUES:
+        fit = fit_classifier(rest, len(seen), c=c, tolerance=SWEEP_TOLERANCE, start=fit)
+        top1 = measure_top1(fit.score, held.rows, np.asarray(held.labels))
+        n_passes += fit.n_passes
+        sweep.append({"c": c, "top1": top1})
+        log.info("C %g: top-1 %.4f of what is held out, %d passes", c, top1, fit.n_passes)
+        if top1 > best_top1:
+            best, best_top1, best_c = fit, top1, c
+        else:
+            break
+    final = fit_classifier(data, len(seen), c=best_c, tolerance=FINAL_TOLERANCE, start=best)
+    log.info("C %g: trained on all rows, %d passes", best_c, final.n_passes)
+    classifier = final.restore(data)
+
+    def score(rows: Float32Array) -> npt.NDArray[Any]:
+        scores = np.full((len(rows), n_classes), -np.inf, np.float32)
+        scores[:, seen] = classifier.score(rows)
+        return scores
+
+    return score, {
+        "classifier": "multinomial logistic regression",
+        "c": best_c,
+        "sweep": sweep,
+        "held_out": n_held_out,
+        "passes": n_passes + final.n_passes,
+        "feature": "normalised mean of the normalised frames",
+    }
+
+
+def measure_top1(score: Callable[[Any], npt.NDArray[Any]], rows: Any, labels: IntArray) -> float:
+    """Return the share of rows whose class has the highest score."""
+    pieces = zip(rows.split(8192), np.array_split(labels, range(8192, len(labels), 8192)))
+    right = sum(int((score(piece).argmax(axis=1) == true).sum()) for piece, true in pieces)
+    return right / len(labels)
+
+
+def score_batch(
+    batch: ClipBatch, source: EvaluationSource, score: Score, *, is_card: bool
+) -> Outcomes:
+    """Return the outcomes of a batch.
+
+    A clip without frames is dropped by the card's protocol, and wrong by the other one.
+    """
+    there = batch.sizes > 0
+    width = len(source.labels.names)
+    scores = np.full((len(batch.labels), width), -np.inf)
+    if there.any():
+        scores[there] = score(make_features(batch, is_card=is_card))
+    if not is_card:
+        return rank_classes(scores, batch.labels)
+    source.dropped[source.config.split]["no_frames"] += int((~there).sum())
+    return rank_classes(scores[there], batch.labels[there])
