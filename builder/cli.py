@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from builder import annotation_commands, clip_commands, commands
+from builder import annotation_commands, clip_commands, commands, evaluate_commands
 from builder.ending import TerminatedError, catch_signals, leave
 from builder.ledger import FetchError
 from builder.options import spread_values
@@ -49,6 +49,9 @@ for command in (
     annotation_commands.annotations_command,
     clip_commands.download_command,
     clip_commands.status_command,
+    evaluate_commands.evaluate_command,
+    evaluate_commands.embed_classes_command,
+    evaluate_commands.search_command,
 ):
     cli.add_command(command)
 

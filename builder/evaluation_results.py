@@ -102,7 +102,7 @@ def measure_classes(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, 
             "top1": float(tops[0][number] / counts[number]),
             "top5": float(tops[1][number] / counts[number]),
         }
-        for number in np.flatnonzero(counts)
+        for number in np.flatnonzero(counts).tolist()
     ]
 
 
@@ -143,15 +143,27 @@ class Run:
     """Libraries whose versions are told."""
 
 
-def build_result(run: Run, outcomes: Outcomes, names: Sequence[str]) -> dict[str, Any]:
-    """Return the document of one evaluation, which the dataset's card reads.
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What came of an evaluation."""
+
+    result: dict[str, Any]
+    """The document that is written, and that the dataset's card reads."""
+    outcomes: Outcomes
+    """Of every counted clip."""
+    names: Sequence[str]
+    """The class list."""
+
+
+def sum_up(run: Run, outcomes: Outcomes, names: Sequence[str]) -> Evaluation:
+    """Return the outcomes of an evaluation with the document that sums them up.
 
     Raises:
         InputError: no clip is left to count.
     """
     if not len(outcomes.places):
         raise InputError(f"{run.dataset['source']}: no clip of split {run.split} can be counted")
-    return {
+    result = {
         "format": FORMAT_NAME,
         "task": run.task,
         "protocol": run.protocol,
@@ -170,3 +182,4 @@ def build_result(run: Run, outcomes: Outcomes, names: Sequence[str]) -> dict[str
         "confused": list_confused(outcomes, names),
         "versions": {package: version(package) for package in run.packages},
     }
+    return Evaluation(result, outcomes, names)

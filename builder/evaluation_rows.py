@@ -156,17 +156,13 @@ class EvaluationSource:
         found = [self.labels.find(sample.caption, sample.label_id) for sample in samples]
         pairs = [(s, label) for s, label in zip(samples, found, strict=True) if label is not None]
         dropped["no_label"] += len(samples) - len(pairs)
-        arrays = [sample.embeddings for sample, _ in pairs]
+        arrays: list[npt.NDArray[Any]] = [sample.embeddings for sample, _ in pairs]
+        no_frames: npt.NDArray[Any] = np.empty((0, self.width), np.float32)
         return ClipBatch(
-            frames=np.concatenate([array for array in arrays if len(array)] or [self.no_frames]),
+            frames=np.concatenate([array for array in arrays if len(array)] or [no_frames]),
             sizes=np.array([len(array) for array in arrays], np.int64),
             labels=np.array([label for _, label in pairs], np.int64),
         )
-
-    @property
-    def no_frames(self) -> npt.NDArray[np.float32]:
-        """(0, width) float32."""
-        return np.empty((0, self.width), np.float32)
 
     def describe(self) -> dict[str, str | None]:
         """Return what a result says of the dataset."""

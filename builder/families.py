@@ -71,7 +71,7 @@ def check_family(
 
 def is_same_vision(canary: Canary, configuration: Mapping[str, Any], files: ModelFiles) -> bool:
     """Tell whether a model's vision tower makes of the test video what a manifest says."""
-    from builder.decode import Decoding, DecodeTask, check_ffmpeg, decode_frames
+    from builder.decode import DecodeTask, Decoding, check_ffmpeg, decode_frames
     from builder.encode import load_encoder, read_preprocessing
     from builder.tower import EncoderShape
 

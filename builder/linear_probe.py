@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from builder.evaluation_config import ProbeConfig
-from builder.evaluation_results import Outcomes, Run, build_result, join_outcomes, rank_classes
+from builder.evaluation_results import (
+    Evaluation,
+    Outcomes,
+    Run,
+    join_outcomes,
+    rank_classes,
+    sum_up,
+)
 from builder.evaluation_rows import ClipBatch, EvaluationSource, open_evaluation
 from builder.types import Float32Array, InputError
 from clip_kinetics700.texts import pool_clips, take_center
@@ -26,6 +33,7 @@ CARD_MAX_ITERATIONS = 1000
 C_VALUES = (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1000.0, 3160.0, 10000.0)
 SWEEP_TOLERANCE = 1e-5
 FINAL_TOLERANCE = 1e-6
+ROWS_PER_PIECE = 8192
 
 IntArray = npt.NDArray[np.int64]
 Score: TypeAlias = Callable[[Float32Array], npt.NDArray[Any]]
@@ -42,8 +50,8 @@ class Features:
     """(n,) numbers of the classes."""
 
 
-def evaluate_linear_probe(config: ProbeConfig) -> tuple[dict[str, Any], Outcomes]:
-    """Return the result document of a linear probe, and the outcome of every counted clip.
+def evaluate_linear_probe(config: ProbeConfig) -> Evaluation:
+    """Return the result document of a linear probe, and what came of each clip.
 
     Raises:
         InputError: the dataset cannot be used, or train has clips of fewer than two classes.
@@ -84,7 +92,7 @@ def evaluate_linear_probe(config: ProbeConfig) -> tuple[dict[str, Any], Outcomes
         },
         packages=("numpy", "scikit-learn") if is_card else ("numpy", "scipy", "torch"),
     )
-    return build_result(run, outcomes, names), outcomes
+    return sum_up(run, outcomes, names)
 
 
 def read_features(source: EvaluationSource, *, is_card: bool) -> Features:
@@ -197,9 +205,9 @@ def train_mean_pooled(
 
 def measure_top1(score: Callable[[Any], npt.NDArray[Any]], rows: Any, labels: IntArray) -> float:
     """Return the share of rows whose class has the highest score."""
-    pieces = zip(rows.split(8192), np.array_split(labels, range(8192, len(labels), 8192)))
-    right = sum(int((score(piece).argmax(axis=1) == true).sum()) for piece, true in pieces)
-    return right / len(labels)
+    begins = range(0, len(labels), ROWS_PER_PIECE)
+    found = [score(rows[begin : begin + ROWS_PER_PIECE]).argmax(axis=1) for begin in begins]
+    return float((np.concatenate(found) == labels).mean())
 
 
 def score_batch(

@@ -1,4 +1,4 @@
-"""Features and labels in, scikit-learn's logistic regression out; the only module that imports it."""
+"""Features and labels in, scikit-learn's logistic regression out: the one home of that library."""
 
 import warnings
 from dataclasses import dataclass

@@ -6,6 +6,7 @@ axes once, and each axis is scaled by the curvature it is going to have, so that
 of passes over the rows and not hundreds. A pass is a few matrix products of rows that fit a cache.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,11 +95,11 @@ def prepare_features(features: Array, labels: npt.NDArray[np.int64]) -> Prepared
     rows = torch.from_numpy(features)
     mean = rows.mean(dim=0, dtype=torch.float64)
     covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-    for chunk in rows.split(ROWS_PER_CHUNK):
-        chunk -= mean.to(rows.dtype)
+    for chunk in cut_chunks(rows):
+        chunk.sub_(mean.to(rows.dtype))
         covariance += (chunk.T @ chunk).double()
     variances, rotation = torch.linalg.eigh(covariance / len(rows))
-    for chunk in rows.split(ROWS_PER_CHUNK):
+    for chunk in cut_chunks(rows):
         chunk.copy_(chunk @ rotation.to(rows.dtype))
     return Prepared(
         rows=rows,
@@ -156,8 +157,7 @@ def measure_loss(data: Prepared, weights: Array, bias: Array) -> tuple[float, Ar
     bias_slope = torch.zeros_like(offset)
     loss = 0.0
     buffer = torch.empty(ROWS_PER_CHUNK, len(bias), dtype=dtype)
-    chunks = zip(data.rows.split(ROWS_PER_CHUNK), data.labels.split(ROWS_PER_CHUNK), strict=True)
-    for rows, labels in chunks:
+    for rows, labels in zip(cut_chunks(data.rows), cut_chunks(data.labels), strict=True):
         logits = torch.addmm(offset, rows, matrix, out=buffer[: len(rows)])
         at = labels[:, None]
         true = logits.gather(1, at)
@@ -167,5 +167,11 @@ def measure_loss(data: Prepared, weights: Array, bias: Array) -> tuple[float, Ar
         slope.addmm_(rows.T, errors)
         bias_slope += errors.sum(0)
     n_rows = len(data.rows)
-    gradients = (np.asarray(part, np.float64) / n_rows for part in (slope, bias_slope))
-    return loss / n_rows, *gradients
+    slopes, bias_slopes = (np.asarray(part, np.float64) / n_rows for part in (slope, bias_slope))
+    return loss / n_rows, slopes, bias_slopes
+
+
+def cut_chunks(rows: Tensor) -> Iterator[Tensor]:
+    """Yield views of some rows at a time."""
+    for begin in range(0, len(rows), ROWS_PER_CHUNK):
+        yield rows[begin : begin + ROWS_PER_CHUNK]

@@ -15,7 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from builder.problems import DamagedFileError, Problem, Problems
-from builder.verify_files import Dataset, check_failures, check_names, check_splits_csv
+from builder.verify_files import (
+    Dataset,
+    check_class_texts,
+    check_failures,
+    check_names,
+    check_splits_csv,
+)
 from builder.verify_manifest import Shard, check_contract, read_contract
 from builder.verify_rows import (
     Rows,
@@ -111,6 +117,7 @@ def verify_dataset(
     check_names(dataset)
     check_splits_csv(dataset)
     check_failures(dataset)
+    check_class_texts(dataset)
     with track(contract.whole.samples) as advance:
         check_samples(dataset, advance)
     return problems.found()

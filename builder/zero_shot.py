@@ -1,18 +1,23 @@
 """Frames and class texts in, how often the nearest text is the class out: streams, no training."""
 
-from typing import Any
-
 import numpy as np
 
 from builder.class_embeddings import TextTarget, find_class_texts
 from builder.evaluation_config import ZeroShotConfig
-from builder.evaluation_results import Outcomes, Run, build_result, join_outcomes, rank_classes
+from builder.evaluation_results import (
+    Evaluation,
+    Outcomes,
+    Run,
+    join_outcomes,
+    rank_classes,
+    sum_up,
+)
 from builder.evaluation_rows import ClipBatch, EvaluationSource, open_evaluation
 from clip_kinetics700.texts import ClassTexts, Protocol, score_clips
 
 
-def evaluate_zero_shot(config: ZeroShotConfig) -> tuple[dict[str, Any], Outcomes]:
-    """Return the result document of a zero-shot evaluation, and the outcome of every clip.
+def evaluate_zero_shot(config: ZeroShotConfig) -> Evaluation:
+    """Return the result document of a zero-shot evaluation, and what came of each clip.
 
     Raises:
         InputError: dataset, classes or model cannot be used, or do not belong together.
@@ -43,7 +48,7 @@ def evaluate_zero_shot(config: ZeroShotConfig) -> tuple[dict[str, Any], Outcomes
         },
         packages=("numpy",) if is_published else ("numpy", "torch", "transformers"),
     )
-    return build_result(run, outcomes, names), outcomes
+    return sum_up(run, outcomes, names)
 
 
 def target_of(source: EvaluationSource) -> TextTarget:

@@ -54,13 +54,13 @@ def encode_class_texts(texts: ClassTexts) -> bytes:
     """Return the bytes of the npz file: the same texts give the same bytes."""
     buffer = io.BytesIO()
     # numpy dates every member 1980-01-01.
-    np.savez(
-        buffer,
-        embeddings=texts.embeddings.astype(np.float32),
-        class_names=np.array(texts.names, np.str_),
-        prompts=np.array(texts.prompts, np.str_),
+    arrays: dict[str, Any] = {
+        "embeddings": texts.embeddings.astype(np.float32),
+        "class_names": np.array(texts.names, np.str_),
+        "prompts": np.array(texts.prompts, np.str_),
         **{name: np.array(getattr(texts, name), np.str_) for name in STRING_FIELDS},
-    )
+    }
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
@@ -121,7 +121,8 @@ def zero_shot(
     Raises:
         ValueError: the texts are of another width than the embeddings.
     """
-    return score_clips(embeddings, np.array([len(embeddings)]), texts, protocol=protocol)[0]
+    scores = score_clips(embeddings, np.array([len(embeddings)]), texts, protocol=protocol)
+    return scores.reshape(-1)
 
 
 def score_clips(
@@ -188,7 +189,8 @@ def normalize_rows(rows: npt.NDArray[Any]) -> Float32Array:
 def mean_of_clips(rows: Float32Array, sizes: npt.NDArray[np.int64]) -> Float32Array:
     """Return the (n_clips, columns) mean over the rows of each clip; none may be empty."""
     sums: Float32Array = np.add.reduceat(rows, np.cumsum(sizes) - sizes, axis=0)
-    return sums / sizes[:, None].astype(np.float32)
+    sums /= sizes[:, None].astype(np.float32)
+    return sums
 
 
 def pool_clips(frames: npt.NDArray[Any], sizes: npt.NDArray[np.int64]) -> Float32Array:
@@ -198,4 +200,5 @@ def pool_clips(frames: npt.NDArray[Any], sizes: npt.NDArray[np.int64]) -> Float3
 
 def take_center(frames: npt.NDArray[Any], sizes: npt.NDArray[np.int64]) -> Float32Array:
     """Return the (n_clips, width) float32 frame `n // 2` of each clip; none may be empty."""
-    return frames[np.cumsum(sizes) - sizes + sizes // 2].astype(np.float32)
+    centers: Float32Array = frames[np.cumsum(sizes) - sizes + sizes // 2].astype(np.float32)
+    return centers
