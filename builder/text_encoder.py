@@ -17,6 +17,7 @@ from builder.model_files import ModelFiles, describe_error, read_object
 from builder.types import Float32Array, InputError
 
 TEXTS_PER_BATCH = 112
+TOKENIZER_FILES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +80,11 @@ def load_text_encoder(files: ModelFiles) -> TextEncoder:
         )
     model = load_text_model(files)
     tokenizer = load_tokenizer(files)
+    n_tokens, n_vectors = len(tokenizer), int(model.config.vocab_size)
+    if n_tokens > n_vectors:
+        raise InputError(
+            f"model {files.name}: its tokenizer has {n_tokens} tokens, its text tower {n_vectors}"
+        )
     return TextEncoder(model, tokenizer, int(model.config.max_position_embeddings))
 
 
@@ -112,6 +118,15 @@ def load_text_model(files: ModelFiles) -> Any:
 
 def load_tokenizer(files: ModelFiles) -> Any:
     """Return the tokenizer that lies beside the weights."""
+    # Without files transformers makes one of its own, of two tokens.
+    names = {path.name for path in files.directory.iterdir()}
+    if not any(names >= kind for kind in TOKENIZER_FILES):
+        raise InputError(
+            f"model {files.name}: holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
+        )
+    # Of other files the tokenizers library raises errors that have no class of their own.
+    for name in sorted(names & {"tokenizer.json", "vocab.json"}):
+        read_object(files.directory / name, files.name)
     load: Any = AutoTokenizer.from_pretrained
     try:
         return load(files.directory, trust_remote_code=False)

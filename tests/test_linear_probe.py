@@ -1,6 +1,6 @@
 """The card's probe is scikit-learn's, and the other one has scikit-learn's optimum."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 
@@ -22,6 +23,15 @@ from tests.layouts import make_sample, write_dataset
 NAMES = tuple(f"class {number}" for number in range(8))
 WIDTH = 12
 Array = npt.NDArray[Any]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products wait for other processes' threads longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_clips(
@@ -132,8 +142,10 @@ def make_problem(dtype: str) -> tuple[Array, Array, Array]:
     return features[:500].astype(dtype), labels[:500], features[500:].astype(dtype)
 
 
-@pytest.mark.parametrize("c", [0.01, 1.0, 100.0])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-5), ("float32", 3e-3)])
+@pytest.mark.parametrize(
+    ("c", "dtype", "tolerance"),
+    [(0.01, "float64", 1e-5), (10.0, "float64", 1e-5), (1.0, "float32", 3e-3)],
+)
 def test_the_optimum_is_scikit_learns(c: float, dtype: str, tolerance: float) -> None:
     """Probabilities of unseen rows equal those of scikit-learn to 1e-5, in float32 to 3e-3."""
     features, labels, others = make_problem(dtype)
@@ -141,7 +153,7 @@ def test_the_optimum_is_scikit_learns(c: float, dtype: str, tolerance: float) ->
     model = LogisticRegression(C=c, solver="newton-cholesky", max_iter=1000, tol=1e-12)
     model.fit(features.astype(np.float64), labels)
     data = prepare_features(features.copy(), labels)
-    found = fit_classifier(data, 7, c=c, tolerance=1e-14).restore(data)
+    found = fit_classifier(data, 7, c=c, tolerance=1e-13).restore(data)
     logits = found.score(others)
     chances = np.exp(logits - logits.max(axis=1, keepdims=True))
     chances /= chances.sum(axis=1, keepdims=True)
@@ -153,8 +165,8 @@ def test_a_warm_start_ends_at_the_same_optimum() -> None:
     features, labels, others = make_problem("float64")
     data = prepare_features(features, labels)
     before = fit_classifier(data, 7, c=0.1, tolerance=1e-9)
-    warm = fit_classifier(data, 7, c=10, tolerance=1e-14, start=before).restore(data)
-    cold = fit_classifier(data, 7, c=10, tolerance=1e-14).restore(data)
+    warm = fit_classifier(data, 7, c=10, tolerance=1e-13, start=before).restore(data)
+    cold = fit_classifier(data, 7, c=10, tolerance=1e-13).restore(data)
     np.testing.assert_allclose(warm.score(others), cold.score(others), atol=1e-3)
 
 

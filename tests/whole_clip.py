@@ -19,8 +19,11 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 SEED = 1
 
 
-def save_whole_clip(directory: Path, vision: Path) -> Path:
-    """Save a CLIP whose vision tower is that of another directory; return its directory."""
+def save_whole_clip(directory: Path, vision: Path, *, width: int | None = None) -> Path:
+    """Save a CLIP whose vision tower is that of another directory; return its directory.
+
+    One of another width than that has a projection of its own.
+    """
     load: Any = CLIPVisionModelWithProjection.from_pretrained
     tower = load(vision)
     vocabulary = make_vocabulary()
@@ -36,12 +39,15 @@ def save_whole_clip(directory: Path, vision: Path) -> Path:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        width = tower.config.projection_dim
+        own = tower.config.projection_dim
         model = CLIPModel(
-            CLIPConfig(text_config=text, vision_config=tower.config.to_dict(), projection_dim=width)
+            CLIPConfig(
+                text_config=text, vision_config=tower.config.to_dict(), projection_dim=width or own
+            )
         )
     model.vision_model.load_state_dict(tower.vision_model.state_dict())
-    model.visual_projection.load_state_dict(tower.visual_projection.state_dict())
+    if width is None:
+        model.visual_projection.load_state_dict(tower.visual_projection.state_dict())
     model.save_pretrained(directory)
     CLIPImageProcessorPil().save_pretrained(directory)
     write_tokenizer(directory, vocabulary)
