@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from builder.types import Float32Array
@@ -144,7 +145,9 @@ def fit_classifier(
     if start is not None:
         first = np.concatenate([start.weights / scale, start.bias[None] / bias_scale])
     options = {"maxcor": N_CORRECTIONS, "maxfun": MAX_PASSES, "ftol": tolerance, "gtol": 1e-9}
-    found = minimize(measure, first.ravel(), jac=True, method="L-BFGS-B", options=options)
+    # Threads of scipy's OpenBLAS wait in loops, on the cores on which torch's would compute.
+    with threadpool_limits({"openblas": 1}):
+        found = minimize(measure, first.ravel(), jac=True, method="L-BFGS-B", options=options)
     return Fit(*unpack(found.x), n_passes=int(found.nfev))
 
 

@@ -1,4 +1,4 @@
-"""Class texts are published in the dataset: listed, verified, used, and gone when they are stale."""
+"""Class texts are published in the dataset: listed, verified, used, gone when they are stale."""
 
 import json
 from dataclasses import replace

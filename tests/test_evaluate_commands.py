@@ -333,7 +333,7 @@ def test_from_videos_to_results(
     assert document["parameters"]["family"] == "same weights"
     assert document["clips"]["counted"] == 5
     texts = clip_kinetics700.class_texts(output)
-    samples = [s for s in clip_kinetics700.open(output).splits["validation"]]
+    samples = list(clip_kinetics700.open(output).splits["validation"])
     best = [int(clip_kinetics700.zero_shot(s.embeddings, texts).argmax()) for s in samples]
     right = [label == sample.label_id for label, sample in zip(best, samples, strict=True)]
     assert document["top1"] == pytest.approx(np.mean(right))

@@ -166,5 +166,7 @@ def test_scoring_loads_no_heavy_library() -> None:
         "import sys, clip_kinetics700; clip_kinetics700.zero_shot, clip_kinetics700.class_texts\n"
         "print([m for m in ('torch', 'transformers', 'sklearn', 'scipy') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]", result.stderr
