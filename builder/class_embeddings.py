@@ -167,11 +167,23 @@ def open_text_model(
     """
     from builder.text_encoder import load_text_encoder
 
-    files = find_model(config.model or DEFAULT_MODEL, config.model_revision)
+    files = find_model(*choose_model(target.manifest, config))
     check_width(target, files.width, files.name)
     encoder = load_text_encoder(files)
     family = check_family(target.manifest, files, target.name, force=config.force)
     return encoder, files, family
+
+
+def choose_model(manifest: Mapping[str, Any] | None, config: TextConfig) -> tuple[str, str | None]:
+    """Return which model is meant, and at which revision.
+
+    Without a name it is the Hub's model that the frames are of, else the builds' default; the name
+    of a directory alone does not say where that is.
+    """
+    recorded = {} if manifest is None else manifest.get("configuration", {})
+    if config.model is None and "/" in str(recorded.get("model")):
+        return recorded["model"], config.model_revision or recorded.get("model_revision")
+    return config.model or DEFAULT_MODEL, config.model_revision
 
 
 def embed_classes(directory: Path, config: TextConfig, *, quiet: bool = False) -> ClassTexts:

@@ -51,7 +51,7 @@ text_options = add_options(
         "--model",
         metavar="ID_OR_DIR",
         default=TEXT_DEFAULTS.model,
-        help="A whole CLIP; default: that of the published class texts, else the builds'.",
+        help="A whole CLIP; default: that of the published class texts, else of the frames.",
     ),
     click.option(
         "--model-revision",

@@ -17,7 +17,7 @@ class TextConfig:
 
     model: str | None = None
     """Hub id or directory of a whole CLIP; None is that of the published class texts, if there
-    are any, else the default model."""
+    are any, else the one that the manifest records, else the builds' default."""
     model_revision: str | None = None
     prompts: Path | None = None
     """Text file with a prompt a line; None is OpenAI's list for Kinetics-700."""

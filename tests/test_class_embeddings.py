@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 import clip_kinetics700
+from builder.class_embeddings import choose_model
+from builder.evaluation_config import TextConfig
 from builder.manifest import hash_data, read_manifest
 from builder.write import write_json
 from clip_kinetics700.texts import CLASS_TEXTS_NAME, encode_class_texts
-from tests.builds import Outcome, run_cli
+from tests.builds import Outcome, run_cli, run_cli_process
 from tests.damage import copy_dataset, edit_manifest, make_dataset, problems_of, reseal
+from tests.places import over_http
+from tests.test_convert_hub import upload
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +134,47 @@ def test_published_texts_are_used_where_they_are_the_wanted_ones(
     outcome = run_cli(*words)
     assert outcome.returncode == 2
     assert f"{CLASS_TEXTS_NAME} is not the file that manifest.json lists" in outcome.stderr
+
+
+@pytest.mark.slow
+def test_a_repository_is_evaluated_at_its_commit(
+    published: Path, tmp_path: Path, hub: dict[str, str]
+) -> None:
+    """Data and published texts come from the Hub; the result names repository and commit."""
+    upload(published, hub)
+    words = ("evaluate", "zero-shot", "alice/kinetics", "--json", tmp_path / "r.json")
+    outcome = run_cli_process(*words, **hub)
+    assert outcome.returncode == 0, outcome.stderr
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["dataset"]["source"] == "alice/kinetics"
+    assert len(result["dataset"]["revision"]) == 40
+    assert result["parameters"]["class_texts"] == "published"
+
+
+def test_a_url_is_evaluated(published: Path, tmp_path: Path) -> None:
+    """Data and published texts may lie behind a web server."""
+    with over_http(published) as url:
+        words = ("evaluate", "zero-shot", url, "--quiet", "--json", tmp_path / "r.json")
+        outcome = run_cli(*words)
+    assert outcome.returncode == 0, outcome.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["parameters"]["class_texts"] == "published"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "model", "expected"),
+    [
+        (None, None, ("openai/clip-vit-base-patch32", None)),
+        ("random_clip", None, ("openai/clip-vit-base-patch32", None)),
+        ("owner/clip", None, ("owner/clip", "abc")),
+        ("owner/clip", "my/other", ("my/other", None)),
+    ],
+)
+def test_the_model_is_that_of_the_frames(
+    recorded: str | None, model: str | None, expected: tuple[str, str | None]
+) -> None:
+    """Where none is named it is the Hub's model of the manifest, else the builds' default."""
+    manifest = {"configuration": {"model": recorded, "model_revision": "abc"}}
+    assert choose_model(manifest if recorded else None, TextConfig(model=model)) == expected
 
 
 def test_texts_of_another_family_stay_marked(published: Path, tmp_path: Path) -> None:
