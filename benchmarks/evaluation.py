@@ -189,7 +189,7 @@ def train_probe(protocol: str, n_rows: int) -> dict[str, Any]:
     else:
         score, parameters = train_mean_pooled(Features(rows, labels), N_CLASSES, held_out=0.1)
     seconds = time.perf_counter() - begin
-    chosen = {
+    chosen: dict[str, Any] = {
         name: parameters[name] for name in ("c", "passes", "iterations") if name in parameters
     }
     pieces = range(0, len(truth), ROWS_AT_A_TIME)

@@ -119,12 +119,13 @@ def test_published_texts_are_used_where_they_are_the_wanted_ones(
     """They spare the text model; other prompts, or another model, compute anew."""
     result = tmp_path / "r.json"
     (tmp_path / "prompts.txt").write_text("{}\n")
-    words = ["evaluate", "zero-shot", published, "--quiet", "--json", result]
-    for more, expected in (
+    words: list[str | Path] = ["evaluate", "zero-shot", published, "--quiet", "--json", result]
+    cases: list[tuple[list[str | Path], str]] = [
         ([], "published"),
         (["--model", narrow_clip], "published"),
         (["--model", narrow_clip, "--prompts", tmp_path / "prompts.txt"], "computed"),
-    ):
+    ]
+    for more, expected in cases:
         outcome = run_cli(*words, *more)
         assert outcome.returncode == 0, outcome.stderr
         found = json.loads(result.read_text())

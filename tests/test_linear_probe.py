@@ -92,7 +92,7 @@ def test_clips_without_frames_count_as_the_protocol_says(tmp_path: Path) -> None
     """The card drops them from both splits; the other protocol takes them for wrong."""
     empty = np.empty((0, WIDTH), np.float16)
     train, validation = make_clips(80, seed=0), make_clips(16, seed=1, first=500)
-    none = {"embeddings": empty, "timestamps": np.empty(0, np.float32)}
+    none: dict[str, Any] = {"embeddings": empty, "timestamps": np.empty(0, np.float32)}
     train[0], validation[0] = replace(train[0], **none), replace(validation[0], **none)
     source = write(tmp_path / "toy", train, validation)
     card = probe(source)

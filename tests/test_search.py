@@ -94,8 +94,8 @@ def test_of_equal_clips_the_earlier_is_first(tmp_path: Path) -> None:
 
 def test_frames_that_are_no_numbers_match_nothing(tmp_path: Path) -> None:
     """NaN, infinity and zeros have a cosine of 0, not NaN, and their clips stay."""
-    rows = [[np.nan, 1], [np.inf, 1], [0, 0]]
-    clips = [make_clip(number, [row]) for number, row in enumerate([*rows, [-1, 0], [1, 0]])]
+    rows: list[list[float]] = [[np.nan, 1], [np.inf, 1], [0, 0], [-1, 0], [1, 0]]
+    clips = [make_clip(number, [row]) for number, row in enumerate(rows)]
     store = load_frames(clip_kinetics700.open(write(tmp_path / "toy", clips)))
     hits = search_frames(store, np.array([[1, 0]]), top=5)[0]
     assert [hit.similarity for hit in hits] == [1, 0, 0, 0, -1]
@@ -128,7 +128,14 @@ def test_nothing_to_search_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_searches_several_texts(dataset: Path, whole_clip: Path) -> None:
     """One run answers several texts, of one split where asked, as lines or as JSON."""
-    words = ["search", dataset, "a person juggling fire", "yoga", "--model", whole_clip]
+    words: list[str | Path] = [
+        "search",
+        dataset,
+        "a person juggling fire",
+        "yoga",
+        "--model",
+        whole_clip,
+    ]
     outcome = run_cli(*words, "--top", "2", "--split", "val", "--json")
     assert outcome.returncode == 0, outcome.stderr
     found = json.loads(outcome.stdout)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from clip_kinetics700.texts import (
     score_clips,
 )
 
-Float64Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 
 
 def make_texts(embeddings: npt.ArrayLike) -> ClassTexts:
@@ -31,13 +32,13 @@ def make_texts(embeddings: npt.ArrayLike) -> ClassTexts:
     return ClassTexts(names, rows, ("a photo of {}.",), "clip", "0" * 64, "same weights")
 
 
-def refer(clip: npt.NDArray[np.float16], texts: ClassTexts, protocol: str) -> Float64Array:
+def refer(clip: npt.NDArray[np.float16], texts: ClassTexts, protocol: str) -> Any:
     """Return the probabilities of one clip in float64, written from the protocol alone."""
 
-    def unit(rows: Float64Array) -> Float64Array:
+    def unit(rows: Array) -> Any:
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
-    def softmax(logits: Float64Array) -> Float64Array:
+    def softmax(logits: Array) -> Any:
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return powers / powers.sum(axis=-1, keepdims=True)
 
