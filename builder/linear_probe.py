@@ -99,15 +99,19 @@ def evaluate_linear_probe(config: ProbeConfig) -> Evaluation:
 
 
 def read_features(source: EvaluationSource, *, is_card: bool) -> Features:
-    """Return the features of train; clips without frames are dropped."""
+    """Return the features of train; clips without frames, or with NaN, are dropped."""
     rows, labels = [], []
     for batch in source.read("train"):
         there = batch.sizes > 0
         source.dropped["train"]["no_frames"] += int((~there).sum())
-        if there.any():
-            rows.append(make_features(batch, is_card=is_card))
-            labels.append(batch.labels[there])
-    if not rows:
+        if not there.any():
+            continue
+        features = make_features(batch, is_card=is_card)
+        is_finite = np.isfinite(features).all(axis=1)
+        rows.append(features[is_finite])
+        labels.append(batch.labels[there][is_finite])
+        source.dropped["train"]["not_finite"] += int((~is_finite).sum())
+    if not sum(map(len, rows)):
         raise InputError(f"{source.name}: no clip of train has a label and frames")
     return Features(np.concatenate(rows), np.concatenate(labels))
 
@@ -135,10 +139,7 @@ def choose_rows(features: Features, config: ProbeConfig) -> Features:
 
 
 def check_classes(train: Features, name: str) -> None:
-    """Refuse features that nothing can be learned from."""
-    if not np.isfinite(train.rows).all():
-        n_rows = int((~np.isfinite(train.rows).all(axis=1)).sum())
-        raise InputError(f"{name}: {n_rows} clips of train have values that are not finite")
+    """Refuse clips that nothing can be learned from."""
     n_classes = len(np.unique(train.labels))
     if n_classes < 2:
         raise InputError(f"{name}: the clips of train are of {n_classes} class; a probe needs two")
@@ -217,6 +218,8 @@ def sweep_c(
         sweep.append({"c": c, "top1": top1})
         if n_worse == 2:
             break
+    else:
+        log.warning("C %g is the largest that is tried, and may not be the best", c)
     return best, sweep, n_passes
 
 
@@ -232,13 +235,16 @@ def score_batch(
 ) -> Outcomes:
     """Return the outcomes of a batch.
 
-    A clip without frames is dropped by the card's protocol, and wrong by the other one.
+    A clip without frames is dropped by the card's protocol, and wrong by the other one; one with
+    values that are not finite is wrong.
     """
     there = batch.sizes > 0
-    width = len(source.labels.names)
-    scores = np.full((len(batch.labels), width), -np.inf)
+    scores = np.full((len(batch.labels), len(source.labels.names)), -np.inf)
     if there.any():
-        scores[there] = score(make_features(batch, is_card=is_card))
+        features = make_features(batch, is_card=is_card)
+        is_finite = np.isfinite(features).all(axis=1)
+        if is_finite.any():
+            scores[np.flatnonzero(there)[is_finite]] = score(features[is_finite])
     if not is_card:
         return rank_classes(scores, batch.labels)
     source.dropped[source.config.split]["no_frames"] += int((~there).sum())

@@ -44,7 +44,7 @@ def evaluate_zero_shot(config: ZeroShotConfig) -> Evaluation:
             "prompts": list(texts.prompts),
             "family": texts.family,
             "class_texts": "published" if is_published else "computed",
-            "clips_without_frames": int((outcomes.predicted < 0).sum()),
+            "clips_without_answer": int((outcomes.predicted < 0).sum()),
         },
         packages=("numpy",) if is_published else ("numpy", "torch", "transformers"),
     )

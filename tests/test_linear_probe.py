@@ -103,6 +103,19 @@ def test_clips_without_frames_count_as_the_protocol_says(tmp_path: Path) -> None
     assert next(row["top5"] for row in better["per_class"] if row["name"] == NAMES[0]) < 1
 
 
+@pytest.mark.parametrize("protocol", ["card", "mean-pooled"])
+def test_values_that_are_not_finite_are_never_learned_from(tmp_path: Path, protocol: str) -> None:
+    """A clip of NaN is dropped from train, and wrong where it is counted."""
+    train, validation = make_clips(80, seed=0), make_clips(16, seed=1, first=500)
+    for clips in (train, validation):
+        odd = np.full_like(clips[3].embeddings, np.nan)
+        clips[3] = replace(clips[3], embeddings=odd)
+    result = probe(write(tmp_path / "toy", train, validation), protocol=protocol)
+    assert result["parameters"]["train"]["dropped"] == {"not_finite": 1}
+    assert result["clips"] == {"counted": 16, "dropped": {}}
+    assert next(row["top5"] for row in result["per_class"] if row["name"] == NAMES[3]) <= 0.5
+
+
 def test_a_class_that_train_lacks_is_never_right(tmp_path: Path) -> None:
     """Both protocols take clips of a class that was not trained for wrong, and go on."""
     train = make_clips(80, seed=0, classes=range(2, 8))
