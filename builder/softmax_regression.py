@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from builder.lanes import share_rows
 from builder.types import Float32Array
 
 ROWS_PER_CHUNK = 1024
@@ -156,10 +157,23 @@ def measure_loss(data: Prepared, weights: Array, bias: Array) -> tuple[float, Ar
     dtype = data.rows.dtype
     matrix = torch.from_numpy(weights).to(dtype)
     offset = torch.from_numpy(bias).to(dtype)
-    slope = torch.zeros_like(matrix)
-    bias_slope = torch.zeros_like(offset)
+    n_rows = len(data.rows)
+    shares = share_rows(
+        lambda begin, end: sum_losses(data.take(begin, end), matrix, offset), n_rows
+    )
+    losses, slopes, bias_slopes = zip(*shares, strict=True)
+    return (
+        sum(losses) / n_rows,
+        np.asarray(sum(slopes), np.float64) / n_rows,
+        np.asarray(sum(bias_slopes), np.float64) / n_rows,
+    )
+
+
+def sum_losses(data: Prepared, matrix: Tensor, offset: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Return the sum of the cross entropies of some rows, and of their gradients."""
+    slope, bias_slope = torch.zeros_like(matrix), torch.zeros_like(offset)
     loss = 0.0
-    buffer = torch.empty(ROWS_PER_CHUNK, len(bias), dtype=dtype)
+    buffer = torch.empty(ROWS_PER_CHUNK, len(offset), dtype=offset.dtype)
     for rows, labels in zip(cut_chunks(data.rows), cut_chunks(data.labels), strict=True):
         logits = torch.addmm(offset, rows, matrix, out=buffer[: len(rows)])
         at = labels[:, None]
@@ -169,9 +183,7 @@ def measure_loss(data: Prepared, weights: Array, bias: Array) -> tuple[float, Ar
         errors.scatter_add_(1, at, torch.full_like(true, -1))
         slope.addmm_(rows.T, errors)
         bias_slope += errors.sum(0)
-    n_rows = len(data.rows)
-    slopes, bias_slopes = (np.asarray(part, np.float64) / n_rows for part in (slope, bias_slope))
-    return loss / n_rows, slopes, bias_slopes
+    return loss, slope, bias_slope
 
 
 def cut_chunks(rows: Tensor) -> Iterator[Tensor]:
