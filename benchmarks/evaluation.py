@@ -38,6 +38,8 @@ COMMON = 0.8
 # Of a class's direction, against noise of length 1 within the class.
 SEPARATION = 0.12
 ROWS_AT_A_TIME = 8192
+# Of embeddings as CLIP gives them, which the card's protocol does not normalise.
+RAW_LENGTH = np.float32(10)
 
 
 def main() -> int:
@@ -183,6 +185,9 @@ def train_probe(protocol: str, n_rows: int) -> dict[str, Any]:
 
     rows, labels = make_features(n_rows, seed=1)
     others, truth = make_features(min(n_rows, COUNTS["validation"]), seed=2)
+    if protocol == "card":
+        rows *= RAW_LENGTH
+        others *= RAW_LENGTH
     begin = time.perf_counter()
     if protocol == "card":
         score, parameters = train_card(Features(rows, labels), N_CLASSES)
