@@ -3,7 +3,7 @@
 PYTHON_IN_VENV = .venv/bin/python
 ARGS =
 
-.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives test-versions wheel-test clean
+.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation test-versions wheel-test clean
 
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench-reading  how fast reading is, also at full size: 8.5 GB of disk, 8 minutes"
 	@echo "make bench-archives how fast archives are streamed, stage by stage"
 	@echo "make test-versions  a dataset on disk and on a Hub, in four versions of datasets"
+	@echo "make bench-evaluation zero-shot, probes and search at full size: 8.5 GB of disk, 8 GB of memory"
 	@echo "make wheel-test     the built wheel in a fresh environment"
 	@echo "make install        only the environment, in .venv"
 	@echo "make clean          remove what the targets made, .venv included"
@@ -48,6 +49,9 @@ bench-reading: install
 
 bench-archives: install
 	@$(PYTHON_IN_VENV) -m benchmarks.archives
+
+bench-evaluation: install
+	@$(PYTHON_IN_VENV) -m benchmarks.evaluation
 
 test-versions: install
 	@$(PYTHON_IN_VENV) tests/versions/run.py

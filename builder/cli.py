@@ -17,6 +17,7 @@ from builder import (
     card_commands,
     clip_commands,
     commands,
+    evaluate_commands,
     push_commands,
 )
 from builder.ending import TerminatedError, catch_signals, leave
@@ -57,6 +58,9 @@ for command in (
     clip_commands.download_command,
     clip_commands.status_command,
     push_commands.push_command,
+    evaluate_commands.evaluate_command,
+    evaluate_commands.embed_classes_command,
+    evaluate_commands.search_command,
 ):
     cli.add_command(command)
 

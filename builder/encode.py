@@ -1,7 +1,7 @@
 """A model's files in, its encoder out: a Hugging Face CLIP vision model and its preprocessing.
 
-The only module that imports transformers. What a model's image processor does is read from
-its configuration and then checked against the processor itself, before any work.
+Beside `text_encoder.py` the only module that imports transformers. What a model's image processor
+does is read from its configuration and then checked against the processor itself, before any work.
 """
 
 from pathlib import Path

@@ -5,12 +5,17 @@ each other, as the threads of one call do, and share the weights. On a GPU two l
 while one computes, the other one's batch is copied.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
+from builder.cores import count_cores
 from builder.types import Encoder, Float32Array, UInt8Array
+
+Result = TypeVar("Result")
 
 
 class EncoderLanes:
@@ -67,3 +72,15 @@ def use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def share_rows(work: Callable[[int, int], Result], n_rows: int) -> list[Result]:
+    """Return what `work(begin, end)` returns of each core's share of the rows, in order.
+
+    Threads that never wait for each other: those within torch's calls do at every call, and stand
+    still together as soon as another program takes one core for a moment.
+    """
+    n_lanes = count_cores()
+    ends = [n_rows * lane // n_lanes for lane in range(n_lanes + 1)]
+    with ThreadPoolExecutor(n_lanes, initializer=use_one_thread) as lanes:
+        return list(lanes.map(work, ends[:-1], ends[1:]))

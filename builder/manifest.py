@@ -104,7 +104,12 @@ def build_manifest(
 def hash_manifest(document: Mapping[str, Any]) -> str:
     """Return the sha256 of a manifest's canonical JSON without `self_sha256`."""
     content = {name: value for name, value in document.items() if name != "self_sha256"}
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+    return hash_bytes(canonical_json(content))
+
+
+def hash_bytes(data: bytes) -> str:
+    """Return the sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def hash_data(manifest: Mapping[str, Any]) -> str:
@@ -114,7 +119,7 @@ def hash_data(manifest: Mapping[str, Any]) -> str:
     """
     names = [name for name in manifest["files"] if name == INDEX_NAME or DATA_FILE.fullmatch(name)]
     digests = {name: manifest["files"][name]["sha256"] for name in names}
-    return hashlib.sha256(canonical_json(digests)).hexdigest()
+    return hash_bytes(canonical_json(digests))
 
 
 def canonical_json(document: Any) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 
 from builder.types import InputError
 from builder.work import is_work_directory
+from clip_kinetics700.texts import CLASS_TEXTS_NAME
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ SINGLE_FILES = (
     "splits.csv",
     "index.parquet",
     "failures.parquet",
+    CLASS_TEXTS_NAME,
     "manifest.json",
     *FIGURES,
 )

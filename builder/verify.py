@@ -19,6 +19,7 @@ from builder.problems import DamagedFileError, Problem, Problems
 from builder.tally import SampleTally
 from builder.verify_files import (
     Dataset,
+    check_class_texts,
     check_failures,
     check_figures,
     check_names,
@@ -126,6 +127,7 @@ def verify_dataset(
     check_splits_csv(dataset)
     check_failures(dataset)
     check_figures(dataset)
+    check_class_texts(dataset)
     with track(contract.whole.samples) as advance:
         check_samples(dataset, advance)
     return problems.found()

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from builder.output import FIGURES, README_NAME, SHARDS
 from builder.problems import DamagedFileError, Problems
 from builder.shard_writers import splits_csv
@@ -22,6 +24,7 @@ from clip_kinetics700.schema import (
     SPLITS_CSV_NAME,
     SPLITS_CSV_WORD,
 )
+from clip_kinetics700.texts import CLASS_TEXTS_NAME, decode_class_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,29 @@ def check_splits_csv(dataset: Dataset) -> None:
     if len(found) != len(expected):
         message = f"holds {len(found) - 1} lines, must hold {len(expected) - 1}"
         dataset.problems.add(SPLITS_CSV_NAME, message)
+
+
+def check_class_texts(dataset: Dataset) -> None:
+    """Check that published class texts are unit vectors of the dataset's classes and width."""
+    contract = dataset.contract
+    if CLASS_TEXTS_NAME not in contract.files:
+        return
+    path = dataset.find(CLASS_TEXTS_NAME)
+    if path is None:
+        return
+    try:
+        texts = decode_class_texts(path.read_bytes())
+    except ValueError as error:
+        dataset.problems.add(CLASS_TEXTS_NAME, str(error))
+        return
+    if list(texts.names) != contract.class_names:
+        dataset.problems.add(CLASS_TEXTS_NAME, f"is not of the classes of {MANIFEST_NAME}")
+    width = texts.embeddings.shape[1]
+    if width != contract.width:
+        message = f"has {width} columns, {MANIFEST_NAME} says {contract.width}"
+        dataset.problems.add(CLASS_TEXTS_NAME, message)
+    if not np.allclose(np.linalg.norm(texts.embeddings, axis=1), 1, atol=1e-4):
+        dataset.problems.add(CLASS_TEXTS_NAME, "holds rows that are not of length 1")
 
 
 def check_failures(dataset: Dataset) -> None:

@@ -26,6 +26,7 @@ from clip_kinetics700.schema import (
     SPLITS_CSV_NAME,
     TAR_NAME,
 )
+from clip_kinetics700.texts import CLASS_TEXTS_NAME
 
 # Wider than any model; it keeps a wrong number from costing memory.
 MAX_WIDTH = 1 << 20
@@ -91,6 +92,9 @@ class Contract:
             n_tars += shard.tar is not None
         if "webdataset" in self.formats:
             rows[SPLITS_CSV_NAME] = n_tars
+        if CLASS_TEXTS_NAME in self.files:
+            # A dataset is complete without them; `embed-classes` adds them.
+            rows[CLASS_TEXTS_NAME] = len(self.class_names or ())
         return rows
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clip_kinetics700.loading import load_dataset
     from clip_kinetics700.schema import Sample, decode_sample, encode_sample
     from clip_kinetics700.shards import read_shard
+    from clip_kinetics700.texts import ClassTexts, class_texts, zero_shot
 
     Batches = batching.Batches
     batches = batching.batches
@@ -26,21 +27,25 @@ __version__ = "0.1.0"
 
 # What `import *` gives: not `open`, which would hide Python's own, nor what needs torch.
 __all__ = [
+    "ClassTexts",
     "ClipKinetics700",
     "DamageError",
     "EmbeddingDataset",
     "Sample",
     "__version__",
     "class_names",
+    "class_texts",
     "decode_sample",
     "encode_sample",
     "load_dataset",
     "read_shard",
+    "zero_shot",
 ]
 
 # Module and name there of each exported name.
 _PLACE_OF_NAME = {
     "Batches": ("batching", "Batches"),
+    "ClassTexts": ("texts", "ClassTexts"),
     "ClipKinetics700": ("clip_kinetics700", "ClipKinetics700"),
     "DamageError": ("damage", "DamageError"),
     "EmbeddingDataset": ("dataset", "EmbeddingDataset"),
@@ -48,12 +53,14 @@ _PLACE_OF_NAME = {
     "Sample": ("schema", "Sample"),
     "batches": ("batching", "batches"),
     "class_names": ("classes", "class_names"),
+    "class_texts": ("texts", "class_texts"),
     "collate": ("collating", "collate"),
     "decode_sample": ("schema", "decode_sample"),
     "encode_sample": ("schema", "encode_sample"),
     "load_dataset": ("loading", "load_dataset"),
     "open": ("dataset", "open_dataset"),
     "read_shard": ("shards", "read_shard"),
+    "zero_shot": ("texts", "zero_shot"),
 }
 
 

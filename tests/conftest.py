@@ -61,6 +61,14 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def whole_clip(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
+    """Directory of a whole CLIP whose vision tower is that of `random_model`."""
+    from tests.whole_clip import save_whole_clip
+
+    return save_whole_clip(tmp_path_factory.mktemp("model") / "whole_clip", random_model)
+
+
+@pytest.fixture(scope="session")
 def run_build(mini_kinetics: MiniKinetics, random_model: Path) -> RunBuild:
     """Return the function that builds the miniature Kinetics in this process."""
 
