@@ -4,21 +4,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-import clip_kinetics700
 from builder.manifest import hash_data, read_manifest
 from builder.model_files import find_model
 from builder.text_encoder import load_text_encoder
 from builder.write import hash_file
 from clip_kinetics700 import Sample
-from tests.builds import Outcome, run_cli, run_cli_process
+from tests.builds import Outcome, run_cli
 from tests.dialects import write_flat_upstream
-from tests.kinetics import MiniKinetics
 from tests.layouts import make_sample, write_dataset, write_index
 
 NAMES = ("yoga", "zumba", "massaging person's head")
@@ -306,35 +303,3 @@ def test_outputs_are_checked_first(tmp_path: Path, whole_clip: Path) -> None:
     source = write(tmp_path / "toy", make_clips(4))
     outcome = evaluate(source, whole_clip, "--json", tmp_path / "nowhere/r.json")
     assert_refused(outcome, "there is no directory")
-
-
-@pytest.mark.slow
-def test_from_videos_to_results(
-    tmp_path: Path, mini_kinetics: MiniKinetics, whole_clip: Path
-) -> None:
-    """Build, embed classes, verify, evaluate both ways and search, each as its own command."""
-    output, result = tmp_path / "dataset", tmp_path / "r.json"
-    (tmp_path / "list.txt").write_text("\n".join(clip_kinetics700.class_names("700")))
-    commands: list[list[str | Path]] = [
-        ["build", "--annotations", mini_kinetics.annotations, "--videos", mini_kinetics.videos,
-         "--output", output, "--model", whole_clip, "--dtype", "float32"],
-        ["embed-classes", output, "--model", whole_clip, "--prompts", write_prompt(tmp_path)],
-        ["verify", output],
-        ["evaluate", "zero-shot", output, "--prompts", tmp_path / "prompts.txt", "--json", result],
-        ["evaluate", "linear-probe", output, "--protocol", "mean-pooled"],
-        ["evaluate", "linear-probe", output],
-        ["search", output, "yoga", "--model", whole_clip, "--top", "1"],
-    ]  # fmt: skip
-    for command in commands:
-        outcome = run_cli_process(*command)
-        assert outcome.returncode == 0, outcome.stderr
-    document: dict[str, Any] = json.loads(result.read_text())
-    # No --model was named: the published texts were enough.
-    assert document["parameters"]["class_texts"] == "published"
-    assert document["parameters"]["family"] == "same weights"
-    assert document["clips"]["counted"] == 5
-    texts = clip_kinetics700.class_texts(output)
-    samples = list(clip_kinetics700.open(output).splits["validation"])
-    best = [int(clip_kinetics700.zero_shot(s.embeddings, texts).argmax()) for s in samples]
-    right = [label == sample.label_id for label, sample in zip(best, samples, strict=True)]
-    assert document["top1"] == pytest.approx(np.mean(right))
