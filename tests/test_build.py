@@ -170,6 +170,7 @@ def test_two_ranks_give_the_bytes_of_one(
     assert published_hashes(tmp_path / "out") == published_hashes(dataset)
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on(
     dataset: Path, mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path,
     run_build: RunBuild,

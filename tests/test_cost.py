@@ -58,6 +58,7 @@ def test_bytes_of_tars_are_those_of_real_ones(dataset: Path) -> None:
     assert predicted == pytest.approx(real, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.needs_ffmpeg
 def test_what_is_measured_is_of_the_plans_clips(
     mini_kinetics: MiniKinetics, random_model: Path, run_build: RunBuild, tmp_path: Path

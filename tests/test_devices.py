@@ -72,6 +72,7 @@ def test_nvdec_without_a_gpu_is_refused() -> None:
         resolve_decode_device("cuda", "cpu")
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.needs_ffmpeg
 def test_a_compiler_that_fails_ends_in_one_line(

@@ -170,6 +170,7 @@ def test_ranks_that_start_together_agree(
     assert published_hashes(tmp_path / "out") == published_hashes(dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_build_cleanly(
     mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path, number: signal.Signals

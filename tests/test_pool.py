@@ -168,6 +168,7 @@ def test_a_clip_that_does_harm_costs_itself_alone(plain_video: CodedVideo) -> No
     assert reasons == [HARM.get(path, "") for path in paths]
 
 
+@pytest.mark.slow
 def test_a_clip_is_not_blamed_for_what_others_left_behind(plain_video: CodedVideo) -> None:
     """Where memory runs out because earlier clips kept some, a fresh process decodes the clip."""
     tasks = [replace(make_task(0, plain_video), row=row) for row in range(6)]
@@ -215,6 +216,7 @@ def test_workers_killed_at_work_cost_at_most_their_clips(plain_video: CodedVideo
     assert set(lost) <= {"crashed"}
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_end_the_build(plain_video: CodedVideo) -> None:
     """Where no worker lives long enough to take a clip, the build gives up in one line."""
     with (

@@ -60,6 +60,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     assert published_hashes(output) == published_hashes(dataset)
 
 
+@pytest.mark.slow
 @linux
 def test_a_permission_that_is_lost_is_one_line(
     mini_kinetics: MiniKinetics, random_model: Path, dataset: Path, tmp_path: Path

@@ -106,6 +106,7 @@ def test_videos_come_first(
     assert read_reports(tmp_path / "out")["train-yoga"]["rows"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [3])
 def test_ranks_share_archives(
     world_size: int, trees: dict[str, CvdfTree], stream: Stream, dataset: Path, tmp_path: Path
@@ -116,6 +117,7 @@ def test_ranks_share_archives(
     assert published_hashes(tmp_path / "out") == published_hashes(dataset)
 
 
+@pytest.mark.slow
 def test_a_killed_stream_goes_on(
     trees: dict[str, CvdfTree], stream: Stream, dataset: Path, mini_kinetics: MiniKinetics,
     random_model: Path, tmp_path: Path,
@@ -204,6 +206,7 @@ def test_faults_in_passing_leave_no_trace(
     assert published_hashes(tmp_path / "out") == published_hashes(dataset)
 
 
+@pytest.mark.slow
 def test_a_stalled_server_times_out(
     trees: dict[str, CvdfTree], stream: Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +250,7 @@ def test_misuse_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(HOSTILE))
 def test_hostile_archives_cost_at_most_themselves(
     kind: str, trees: dict[str, CvdfTree], stream: Stream, dataset: Path, tmp_path: Path
