@@ -124,13 +124,16 @@ def load_tokenizer(files: ModelFiles) -> Any:
         raise InputError(
             f"model {files.name}: holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
         )
-    # Of other files the tokenizers library raises errors that have no class of their own.
+    # Of what is no object the tokenizers library says nothing that helps.
     for name in sorted(names & {"tokenizer.json", "vocab.json"}):
         read_object(files.directory / name, files.name)
     load: Any = AutoTokenizer.from_pretrained
     try:
         return load(files.directory, trust_remote_code=False)
-    except LOAD_ERRORS as error:
+    except Exception as error:
+        # That library's own errors have no class but this.
+        if type(error) is not Exception and not isinstance(error, LOAD_ERRORS):
+            raise
         raise InputError(
             f"model {files.name}: its tokenizer cannot be loaded: {describe_error(error)}"
         ) from error

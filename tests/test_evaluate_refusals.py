@@ -44,6 +44,8 @@ def test_models_without_texts_are_refused(
     vocabulary = {**json.loads((whole_clip / "vocab.json").read_text()), "more": 192}
     (bare / "vocab.json").write_text(json.dumps(vocabulary))
     assert_refused(evaluate(source, bare), "has 193 tokens, its text tower 192")
+    (bare / "tokenizer.json").write_text("{}")
+    assert_refused(evaluate(source, bare), "model bare: its tokenizer cannot be loaded: ")
 
 
 @pytest.mark.parametrize(
