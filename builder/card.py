@@ -4,6 +4,7 @@ The words stand in `dataset_card/template.md`; here is what is counted, chosen a
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import resources
@@ -34,6 +35,8 @@ from clip_kinetics700.schema import MANIFEST_NAME
 REPOSITORY_PLACEHOLDER = "PATH_OR_REPOSITORY"
 """Stands in examples for what the dataset is opened by; `push` puts the repository's name there."""
 MOST_CONFUSED = 10
+# What means something to Markdown in the middle of a line.
+MARKUP = re.compile(r"[\\|\[\]`]")
 MEMBERS = {"embeddings": "npy", "caption": "txt", "meta": "json"}
 """What `datasets` calls the columns where it reads them from tars."""
 
@@ -165,9 +168,9 @@ def spell_dropped(dropped: Mapping[str, int]) -> str:
 
 def spell_code(text: str) -> str:
     """Return a text as code; nothing of nothing."""
-    return f"`{text}`" if text else ""
+    return f"`{' '.join(text.replace('`', '').split())}`" if text else ""
 
 
 def spell_cell(text: str) -> str:
-    """Return any text as the content of one cell of a table."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    """Return any text as the content of one cell of a table, no link or picture in it."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;")

@@ -22,8 +22,10 @@ from builder.locks import lock_dataset
 from builder.manifest import describe_file, hash_bytes, hash_manifest, read_manifest, write_manifest
 from builder.model_files import ModelFiles, find_model
 from builder.output import CONVERSION_NAME, WORK_NAME
+from builder.problems import DamagedFileError
 from builder.progress import track_progress
 from builder.types import InputError
+from builder.verify_manifest import parse_contract, read_document
 from builder.write import atomic_path, write_json
 from clip_kinetics700.schema import MANIFEST_NAME
 from clip_kinetics700.streams import read_if_there
@@ -117,7 +119,10 @@ def read_published(target: TextTarget) -> ClassTexts | None:
     if data is None or hash_bytes(data) != entry["sha256"]:
         what = "is missing" if data is None else "is not the file"
         raise InputError(f"{target.name}: {CLASS_TEXTS_NAME} {what} that {MANIFEST_NAME} lists")
-    texts = decode_class_texts(data)
+    try:
+        texts = decode_class_texts(data)
+    except ValueError as error:
+        raise InputError(f"{target.name}: {CLASS_TEXTS_NAME}: {error}") from error
     check_width(target, texts.embeddings.shape[1], texts.model)
     return texts
 
@@ -192,9 +197,11 @@ def embed_classes(directory: Path, config: TextConfig, *, quiet: bool = False) -
     Raises:
         InputError: it is no finished dataset of ours, has no classes, or the model cannot be used.
     """
-    manifest = read_manifest(directory)
-    if manifest is None:
-        raise InputError(f"{directory}: holds no {MANIFEST_NAME}, so it is no finished dataset")
+    try:
+        manifest = read_document(directory)
+        parse_contract(manifest)
+    except DamagedFileError as error:
+        raise InputError(f"{directory / MANIFEST_NAME}: {error}") from error
     names = manifest["class_names"]
     if not names:
         raise InputError(f"{directory}: has no classes, so there is nothing to embed")

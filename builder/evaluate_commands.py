@@ -255,8 +255,7 @@ def finish(options: Mapping[str, Any], evaluation: "Evaluation") -> int:
     from builder.write import write_json
 
     result = evaluation.result
-    if not options["quiet"]:
-        print_result(result)
+    # Written first: a pipe that breaks while the table is printed ends the process.
     if options["result_file"] is not None:
         write_json(options["result_file"], result)
     if options["figure"] is not None:
@@ -264,4 +263,6 @@ def finish(options: Mapping[str, Any], evaluation: "Evaluation") -> int:
 
         title = f"{result['task']}, {result['protocol']}, {result['split']}"
         draw_confusion(options["figure"], evaluation.outcomes, evaluation.names, title)
+    if not options["quiet"]:
+        print_result(result)
     return 0

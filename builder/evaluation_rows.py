@@ -28,7 +28,7 @@ from builder.reading import (
 from builder.scanning import Row
 from builder.types import InputError
 from clip_kinetics700.classes import class_names
-from clip_kinetics700.damage import report_damage
+from clip_kinetics700.damage import OnError, report_damage
 from clip_kinetics700.files import strip_query
 from clip_kinetics700.hub import parse_place
 from clip_kinetics700.layout import Layout
@@ -141,7 +141,7 @@ class EvaluationSource:
 
     def _check_width(self, sample: Sample) -> str | None:
         width = sample.embeddings.shape[1]
-        # Upstream wrote clips without frames as (0,) or with a width of their own.
+        # A clip without frames may have a width of its own.
         is_other = width != self.width and len(sample.embeddings)
         return f"{width} columns, the others have {self.width}" if is_other else None
 
@@ -206,10 +206,7 @@ def open_evaluation(config: EvaluationConfig, *splits: str) -> EvaluationSource:
     if rows.dataset.needs_index:
         for split in splits:
             check_labels(rows, split, labels, name)
-    try:
-        width = rows.dataset.width
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    width = find_width(rows, config.source.on_error)
     return EvaluationSource(
         name=name,
         revision=revision,
@@ -219,6 +216,24 @@ def open_evaluation(config: EvaluationConfig, *splits: str) -> EvaluationSource:
         width=width,
         config=config,
     )
+
+
+def find_width(rows: RowSource, on_error: OnError) -> int:
+    """Return the columns of the embeddings, those of the first sound clip where damage is skipped.
+
+    Raises:
+        InputError: nothing tells.
+    """
+    try:
+        return rows.dataset.width
+    except ValueError as error:
+        if on_error == "raise":
+            raise InputError(str(error)) from error
+    for split in rows.dataset.layout.files:
+        for row in read_rows(rows, split, lambda _: None, check=lambda _: None):
+            if isinstance(row, Sample) and len(row.embeddings):
+                return int(row.embeddings.shape[1])
+    raise InputError(f"{rows.dataset.layout.root}: no sound clip tells how wide embeddings are")
 
 
 def check_labels(rows: RowSource, split: str, labels: Labels, name: str) -> None:

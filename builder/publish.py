@@ -22,6 +22,7 @@ from builder.dataset_files import (
 )
 from builder.hub_errors import FAILURES
 from builder.push_target import (
+    MAIN,
     Commit,
     PushTarget,
     RemoteFile,
@@ -126,6 +127,8 @@ def open_branch(job: Push) -> str:
             public does not become private.
     """
     target, config = job.target, job.config
+    if config.create_pr and config.revision not in (None, MAIN):
+        raise InputError(f"--create-pr: the Hub opens them for {MAIN} alone, not {config.revision}")
     head = target.find_head()
     if head is not None and config.private and not target.is_private():
         raise InputError(f"{config.repository}: is public, and --private is for what is created")

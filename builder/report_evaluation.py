@@ -74,5 +74,5 @@ def print_hits(texts: Sequence[str], found: Sequence[Sequence["Hit"]]) -> None:
         console.print(make_printable(text))
         for hit in hits:
             place = hit.link or f"second {hit.seconds:.0f}"
-            caption = make_printable(hit.caption)
-            console.print(f"{hit.similarity:8.4f}  {place}  {hit.split} {hit.key}  {caption}")
+            line = f"{hit.similarity:8.4f}  {place}  {hit.split} {hit.key}  {hit.caption}"
+            console.print(make_printable(line))

@@ -7,6 +7,7 @@ and computes in float32, a piece at a time that stays in the processor's cache.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import torch
 
 from builder.class_embeddings import TextTarget, open_text_model
 from builder.evaluation_config import SearchConfig
-from builder.evaluation_rows import name_source
+from builder.evaluation_rows import find_width, name_source
 from builder.lanes import share_rows
 from builder.progress import track_progress
 from builder.reading import open_source, prepare_rows, read_own_manifest
@@ -73,12 +74,13 @@ def search(config: SearchConfig, texts: Sequence[str]) -> list[list[Hit]]:
     layout = dataset.layout
     if config.split is not None and config.split not in layout.files:
         raise InputError(f"--split {config.split}: there are only {', '.join(layout.files)}")
-    rows = prepare_rows(dataset, config.source.on_error).dataset
+    source = prepare_rows(dataset, config.source.on_error)
+    rows = source.dataset
     target = TextTarget(
         name_source(layout, config.source.source)[0],
         layout.root,
         read_own_manifest(layout),
-        rows.width,
+        find_width(source, config.source.on_error),
     )
     encoder, _, _ = open_text_model(target, config.text)
     vectors = encoder.encode(texts)
@@ -215,8 +217,15 @@ def describe_hit(store: FrameStore, clip: int, column: Float32Array) -> Hit:
         caption=meta["caption"] or "",
         split=SPLITS[store.index.split_numbers[row]],
         seconds=seconds,
-        link=YOUTUBE.format(meta["youtube_id"], int(start + seconds)) if is_on_youtube else None,
+        link=YOUTUBE.format(quote(meta["youtube_id"], safe=""), int(start + seconds))
+        if is_on_youtube
+        else None,
     )
+
+
+def link_second(youtube_id: str, seconds: float) -> str:
+    """Return the address of a second of a video."""
+    return YOUTUBE.format(quote(youtube_id, safe=""), int(seconds))
 
 
 def read_meta(index: Index, row: int) -> dict[str, Any]:

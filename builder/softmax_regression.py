@@ -121,7 +121,8 @@ def fit_classifier(
         data: prepared features and labels.
         n_classes: all of them, those without rows too.
         c: as scikit-learn's `C`.
-        tolerance: of the mean cross entropy: a pass that gains less, relative to it, is the last.
+        tolerance: a pass that lowers the mean cross entropy by less, relative to the larger of it
+            and 1, is the last.
         start: a classifier to begin with, that of another `c` for example.
     """
     decay = 1 / (c * len(data.rows))

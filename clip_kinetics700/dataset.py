@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, overload
 
 import numpy as np
@@ -129,9 +130,12 @@ class EmbeddingDataset:
         """
         if self.layout.width is not None:
             return self.layout.width
-        first = next(iter(EmbeddingDataset(self._source, tuple(self.layout.files))), None)
+        samples = iter(EmbeddingDataset(self._source, tuple(self.layout.files)))
+        first = next(samples, None)
         if first is not None:
-            return int(first.embeddings.shape[1])
+            # One without frames has none to tell; upstream's may have a width of its own.
+            telling = next((s for s in chain([first], samples) if len(s.embeddings)), first)
+            return int(telling.embeddings.shape[1])
         raise ValueError(f"{self.layout.root}: no samples, so nothing tells how wide they are")
 
     def select(

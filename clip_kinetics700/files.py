@@ -28,6 +28,8 @@ MAX_PAUSE_SECONDS = 60.0
 SILENCE_SECONDS = 30
 PARTIAL_CONTENT, NOT_FOUND, RANGE_NOT_SATISFIABLE = 206, 404, 416
 TRY_AGAIN = (408, 429)
+# What makes a link to a file as good as a password for a while.
+SIGNATURE = re.compile(r"(?<=\S)\?\S+")
 CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
 
@@ -164,7 +166,7 @@ def retry(read: Callable[[], Result], path: str) -> Result:
             raise answer
         is_last = attempt == ATTEMPTS
         if is_last or not is_passing(answer):
-            reason = " ".join(str(answer).split()) or type(answer).__name__
+            reason = SIGNATURE.sub("", " ".join(str(answer).split())) or type(answer).__name__
             kind = ConnectionError if is_last else OSError
             kind = PermissionError if isinstance(answer, PermissionError) else kind
             raise kind(f"{path}: {reason} (attempt {attempt})") from answer

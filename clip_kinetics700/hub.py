@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .files import is_remote, retry
+from .files import SIGNATURE, is_remote, retry
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ HUB_PATH = re.compile(r"([^/@]+/[^/@]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/]+))?(/
 # What the Hub's client raises: of names that cannot be one of a repository, and of requests or
 # httpx, whichever it is built on.
 HUB_ERRORS: tuple[type[BaseException], ...] = (ValueError, OSError, *HfHubHTTPError.__bases__)
-# What makes a link to a file as good as a password for a while.
-SIGNATURE = re.compile(r"(?<=\S)\?\S+")
 UNAUTHORIZED = 401
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 

@@ -23,6 +23,8 @@ CLASS_TEXTS_NAME = "class_text_embeddings.npz"
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 # CLIP's own logit scale: the temperature that its probabilities are of.
 LOGIT_SCALE = np.float32(100)
+# Unpacked; texts of 700 classes take 1.5 MB.
+MAX_NBYTES = 1 << 28
 STRING_FIELDS = ("model", "model_sha256", "family")
 
 
@@ -72,15 +74,28 @@ def decode_class_texts(data: bytes) -> ClassTexts:
         ValueError: the bytes are something else.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            embeddings = arrays["embeddings"]
-            names, prompts = arrays["class_names"].tolist(), arrays["prompts"].tolist()
-            strings = {name: str(arrays[name]) for name in STRING_FIELDS}
-    except (KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        texts = read_members(data)
+    except Exception as error:  # a hostile file makes zipfile and numpy raise a dozen kinds
         raise ValueError(f"no file of class texts: {error}") from error
+    embeddings = texts.embeddings
     if embeddings.dtype != np.float32 or not np.isfinite(embeddings).all():
         raise ValueError(f"class texts are {embeddings.dtype}, or not finite; float32 is needed")
-    return ClassTexts(tuple(names), embeddings, tuple(prompts), **strings)
+    return texts
+
+
+def read_members(data: bytes) -> ClassTexts:
+    """Return what the arrays of an npz file hold."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        n_bytes = sum(member.file_size for member in archive.infolist())
+    if n_bytes > MAX_NBYTES:
+        raise ValueError(f"its arrays take {n_bytes:,} bytes, allowed are {MAX_NBYTES:,}")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return ClassTexts(
+            names=tuple(map(str, arrays["class_names"].tolist())),
+            embeddings=arrays["embeddings"],
+            prompts=tuple(map(str, arrays["prompts"].tolist())),
+            **{name: str(arrays[name]) for name in STRING_FIELDS},
+        )
 
 
 def class_texts(source: AnyPath, *, revision: str | None = None) -> ClassTexts:

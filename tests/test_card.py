@@ -217,10 +217,12 @@ def test_names_are_spelled_safely(dataset: Path) -> None:
     """What could end a cell, a literal or a tag ends none of them."""
     manifest = load_manifest(dataset)
     manifest["configuration"]["model"] = "a|b<c"
+    manifest["configuration"]["seed"] = "![x](https://127.0.0.1/p.png)"
     manifest["class_names"] = [f'"{name}"' for name in manifest["class_names"]]
     text = split_card(render_card(manifest))[1]
     (rows,) = read_tables(text, "How it was made")
     assert {"setting": "model", "value": "a|b&lt;c"} in rows
+    assert "![x](" not in text
     assert 'classes=["\\"cleaning pool\\""]' in text
 
 

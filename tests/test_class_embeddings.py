@@ -1,8 +1,11 @@
 """Class texts are published in the dataset: listed, verified, used, gone when they are stale."""
 
+import io
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from builder.class_embeddings import choose_model
 from builder.evaluation_config import TextConfig
 from builder.manifest import hash_data, read_manifest
 from builder.write import write_json
-from clip_kinetics700.texts import CLASS_TEXTS_NAME, encode_class_texts
+from clip_kinetics700.texts import CLASS_TEXTS_NAME, decode_class_texts, encode_class_texts
 from tests.builds import Outcome, run_cli, run_cli_process
 from tests.damage import copy_dataset, edit_manifest, make_dataset, problems_of, reseal
 from tests.places import over_http
@@ -193,10 +196,56 @@ def test_texts_of_another_family_stay_marked(published: Path, tmp_path: Path) ->
 def test_what_is_no_finished_dataset_is_refused(tmp_path: Path, narrow_clip: Path) -> None:
     """Without a manifest, or without classes, there is nothing to publish."""
     (tmp_path / "empty").mkdir()
-    assert "so it is no finished dataset" in embed(tmp_path / "empty", narrow_clip).stderr
+    assert embed(tmp_path / "empty", narrow_clip).returncode == 2
     directory = copy_dataset(tmp_path / "toy")
-    document = json.loads((directory / "manifest.json").read_text())
-    write_json(directory / "manifest.json", {**document, "class_names": None})
+    edit_manifest(directory, lambda document: document.update(class_names=None))
     outcome = embed(directory, narrow_clip)
     assert outcome.returncode == 2
     assert "has no classes, so there is nothing to embed" in outcome.stderr
+
+
+def test_a_changed_manifest_is_not_signed_again(published: Path, narrow_clip: Path) -> None:
+    """embed-classes refuses a manifest that was edited, as verify and push do."""
+    manifest = json.loads((published / "manifest.json").read_text())
+    manifest["configuration"]["model"] = "another"
+    write_json(published / "manifest.json", manifest)
+    before = (published / "manifest.json").read_bytes()
+    outcome = embed(published, narrow_clip)
+    assert outcome.returncode == 2
+    assert "manifest.json: " in outcome.stderr
+    assert (published / "manifest.json").read_bytes() == before
+
+
+def pack(**members: bytes) -> bytes:
+    """Return a zip file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return buffer.getvalue()
+
+
+def save(array: np.ndarray[Any, Any]) -> bytes:
+    """Return the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK",
+        save(np.zeros(3)),
+        pack(embeddings=b"no array", class_names=b"", prompts=b""),
+        pack(class_names=save(np.array(7)), prompts=save(np.array(7)), embeddings=save(np.eye(2))),
+        pack(embeddings=b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((((\n"),
+        pack(embeddings=bytes(300 << 20)),
+    ],
+    ids=["empty", "cut off", "npy", "no arrays", "numbers", "broken header", "bomb"],
+)
+def test_hostile_texts_are_one_kind_of_error(data: bytes) -> None:
+    """Whatever lies under the name, a reader sees a ValueError that says so."""
+    with pytest.raises(ValueError, match="no file of class texts"):
+        decode_class_texts(data)

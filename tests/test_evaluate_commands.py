@@ -245,3 +245,15 @@ def test_upstreams_layout_is_evaluated(tmp_path: Path) -> None:
     assert result["parameters"]["classes"] == 700
     assert {row["name"] for row in result["per_class"]} <= {"yoga", "archery", "zumba"}
     assert result["dataset"]["manifest_sha256"] is None
+
+
+def test_a_first_clip_without_frames_tells_no_width(tmp_path: Path, whole_clip: Path) -> None:
+    """Without a manifest the width is that of the first clip with frames: no clip is damaged."""
+    clips = make_clips(8)
+    clips[0] = replace(clips[0], embeddings=np.empty((0, 7), np.float16))
+    source = write(tmp_path / "toy", clips)
+    for name in ("index.parquet", "manifest.json"):
+        (source / name).unlink()
+    outcome = evaluate(source, whole_clip, "--json", tmp_path / "r.json")
+    assert outcome.returncode == 0, outcome.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["clips"] == {"counted": 8, "dropped": {}}

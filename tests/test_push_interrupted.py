@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,14 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_layout(directory, n_shards=N_SHARDS, shard_bytes=SHARD_BYTES)
 
 
-def interrupt(hub: PublishingHub, layout: Path, chance: random.Random, *, xet: bool) -> str:
-    """Push, and break it off at a random request; return how."""
+def interrupt(
+    hub: PublishingHub, layout: Path, chance: random.Random, *, xet: bool
+) -> tuple[str, bool, bool]:
+    """Push, and break it off at a random request.
+
+    Returns:
+        How, whether anything came of that, and whether the push was completed all the same.
+    """
     number = chance.randrange(N_REQUESTS)
     how = chance.choice(["kill", "kill", *FAULTS])
     if how != "kill":
@@ -57,8 +64,24 @@ def interrupt(hub: PublishingHub, layout: Path, chance: random.Random, *, xet: b
         time.sleep(chance.random() * 2)
         process.send_signal(signal.SIGTERM)
     finish(process)
+    is_done = process.returncode == 0
+    is_hit = how != "kill" and hub.state.faults[0].hits > 0
     hub.heal()
-    return how
+    return how, is_hit or not is_done, is_done
+
+
+def interrupt_often(
+    hub: PublishingHub, layout: Path, chance: random.Random, *, xet: bool
+) -> list[str]:
+    """Break off up to three pushes, until one is completed; return how each was broken off."""
+    ways = []
+    for _ in range(chance.randint(1, 3)):
+        how, is_interruption, is_done = interrupt(hub, layout, chance, xet=xet)
+        if is_interruption:
+            ways.append(how)
+        if is_done:
+            break
+    return ways
 
 
 def finish(process: "subprocess.Popen[str]") -> None:
@@ -76,13 +99,14 @@ def test_random_interruptions_cost_nothing(tmp_path: Path, layout: Path) -> None
     """
     chance = random.Random(SEED)
     payload = 2 * N_SHARDS * SHARD_BYTES + 1000
-    n_interruptions, n_cases, most = 0, count_cases(50, full=500), 0.0
+    n_interruptions, n_cases, most, turns = 0, count_cases(50, full=500), 0.0, count()
     while n_interruptions < n_cases:
-        xet = n_interruptions % 2 == 1
-        with run_hub(tmp_path / str(n_interruptions)) as hub:
-            ways = [interrupt(hub, layout, chance, xet=xet) for _ in range(chance.randint(1, 3))]
+        turn = next(turns)
+        xet = turn % 2 == 1
+        with run_hub(tmp_path / str(turn)) as hub:
+            ways = interrupt_often(hub, layout, chance, xet=xet)
             outcome = hub.push(layout, REPOSITORY, xet=xet)
-            what = f"seed {SEED}, interruption {n_interruptions}, xet {xet}, {ways}"
+            what = f"seed {SEED}, turn {turn}, xet {xet}, {ways}"
             assert outcome.returncode == 0, f"{what}: {outcome.stderr}"
             tree = hub.read_tree()
             del tree[".gitattributes"]
