@@ -7,8 +7,6 @@ LFS; the files are noise.
 """
 
 import argparse
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.builds import PROJECT
+from tests.hubs import start_hub
 from tests.publishing import REPOSITORY, write_layout
 
 N_SHARDS = 65
@@ -31,38 +30,15 @@ sys.exit(code)
 """
 
 
-def start_hub(directory: Path) -> tuple["subprocess.Popen[bytes]", str]:
-    """Start a Hub; return its process and address."""
-    ready = directory / "ready.json"
-    words = [sys.executable, str(PROJECT / "tests/minihub.py"), "--root", str(directory / "hub")]
-    process = subprocess.Popen(
-        [*words, "--port", "0", "--ready-file", str(ready)], stdout=subprocess.DEVNULL
-    )
-    while not ready.exists():
-        time.sleep(0.01)
-    return process, str(json.loads(ready.read_text(encoding="utf-8"))["endpoint"])
-
-
 def measure_push(layout: Path, *, xet: bool) -> tuple[float, float]:
     """Push to a new Hub; return seconds and the most MiB the process held."""
-    with tempfile.TemporaryDirectory(dir=layout.parent) as name:
-        process, endpoint = start_hub(Path(name))
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": endpoint,
-            "HF_TOKEN": "hf_alice",
-            "HF_HOME": f"{name}/home",
-            "HF_HUB_DISABLE_XET": "0" if xet else "1",
-        }
+    with tempfile.TemporaryDirectory(dir=layout.parent) as name, start_hub(Path(name)) as hub:
+        environment = hub.environment(HF_HUB_DISABLE_XET="0" if xet else "1")
         begin = time.monotonic()
         words = [sys.executable, "-c", CODE, "push", str(layout), REPOSITORY]
-        try:
-            done = subprocess.run(
-                words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-            )
-        finally:
-            process.terminate()
-            process.wait()
+        done = subprocess.run(
+            words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
         return time.monotonic() - begin, int(done.stdout.split()[-1]) / 1024
 
 

@@ -26,11 +26,8 @@ from builder.card_results import METRICS, Metric, Result, read_results
 from builder.card_subject import find_subject
 from builder.manifest import hash_data
 from builder.output import README_NAME
-from builder.problems import DamagedFileError
-from builder.types import InputError
-from builder.verify_manifest import parse_contract, read_document
+from builder.verify_manifest import read_sound_document
 from builder.write import write_text
-from clip_kinetics700.schema import MANIFEST_NAME
 
 REPOSITORY_PLACEHOLDER = "PATH_OR_REPOSITORY"
 """Stands in examples for what the dataset is opened by; `push` puts the repository's name there."""
@@ -47,11 +44,7 @@ def write_card(directory: Path, evaluations: Sequence[Path]) -> Path:
     Raises:
         InputError: there is no dataset, its manifest is damaged, or a result is not of it.
     """
-    try:
-        manifest = read_document(directory)
-        parse_contract(manifest)
-    except DamagedFileError as error:
-        raise InputError(f"{directory / MANIFEST_NAME}: {error}") from error
+    manifest = read_sound_document(directory)
     path = directory / README_NAME
     write_text(path, render_card(manifest, read_results(evaluations, manifest)))
     return path

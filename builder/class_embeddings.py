@@ -22,10 +22,9 @@ from builder.locks import lock_dataset
 from builder.manifest import describe_file, hash_bytes, hash_manifest, read_manifest, write_manifest
 from builder.model_files import ModelFiles, find_model
 from builder.output import CONVERSION_NAME, WORK_NAME
-from builder.problems import DamagedFileError
 from builder.progress import track_progress
 from builder.types import InputError
-from builder.verify_manifest import parse_contract, read_document
+from builder.verify_manifest import read_sound_document
 from builder.write import atomic_path, write_json
 from clip_kinetics700.schema import MANIFEST_NAME
 from clip_kinetics700.streams import read_if_there
@@ -197,11 +196,7 @@ def embed_classes(directory: Path, config: TextConfig, *, quiet: bool = False) -
     Raises:
         InputError: it is no finished dataset of ours, has no classes, or the model cannot be used.
     """
-    try:
-        manifest = read_document(directory)
-        parse_contract(manifest)
-    except DamagedFileError as error:
-        raise InputError(f"{directory / MANIFEST_NAME}: {error}") from error
+    manifest = read_sound_document(directory)
     names = manifest["class_names"]
     if not names:
         raise InputError(f"{directory}: has no classes, so there is nothing to embed")

@@ -11,6 +11,7 @@ import tenacity
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from builder.types import BuildError, InputError
+from clip_kinetics700.hub import UNAUTHORIZED
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,6 @@ ATTEMPTS = 8
 MAX_PAUSE_SECONDS = 60.0
 # What a server that is asked too much may make us wait, by `Retry-After`.
 MAX_ASKED_PAUSE_SECONDS = 300.0
-UNAUTHORIZED = 401
 REFUSED = (UNAUTHORIZED, 403)
 PASSING_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504}
 # Of httpx in huggingface_hub 1, of httpx2 in 2.

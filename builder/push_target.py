@@ -24,8 +24,9 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from builder.hub_errors import FAILURES, UNAUTHORIZED, convert_error, make_retrying
+from builder.hub_errors import FAILURES, convert_error, make_retrying
 from builder.types import InputError
+from clip_kinetics700.hub import UNAUTHORIZED
 
 log = logging.getLogger(__name__)
 

@@ -131,6 +131,20 @@ def read_document(directory: Path) -> dict[str, Any]:
     return document
 
 
+def read_sound_document(directory: Path) -> dict[str, Any]:
+    """Return the manifest of a dataset that is to be described or added to.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        document = read_document(directory)
+        parse_contract(document)
+    except DamagedFileError as error:
+        raise InputError(f"{directory / MANIFEST_NAME}: {error}") from error
+    return document
+
+
 def check_own_hash(document: Mapping[str, Any]) -> None:
     """Refuse a manifest whose content is not what its own hash was taken over."""
     try:

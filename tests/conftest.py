@@ -1,9 +1,5 @@
 """What several test modules share: videos, made once a session."""
 
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +11,9 @@ from builder.assembly import assemble_directory
 from builder.config import AssembleConfig
 from builder.releases import RELEASES
 from tests import torture
-from tests.builds import PROJECT, SAMPLES_PER_SHARD, RunBuild, build_dataset
+from tests.builds import SAMPLES_PER_SHARD, RunBuild, build_dataset
 from tests.cvdf import CvdfTree, make_cvdf_tree
+from tests.hubs import ALICE, start_hub
 from tests.kinetics import MiniKinetics, make_mini_kinetics
 from tests.videos import CodedVideo, encode_coded
 
@@ -107,21 +104,11 @@ def trees(
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a Hub that runs on this machine while the test does."""
-    ready = tmp_path / "ready.json"
-    words = ["--root", tmp_path / "hub", "--port", "0", "--ready-file", ready]
-    command = [sys.executable, "tests/minihub.py", *map(str, words), "--token", "alice:hf_alice"]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
-    try:
-        while not ready.exists():
-            assert process.poll() is None
-            time.sleep(0.02)
+    with start_hub(tmp_path) as hub:
         yield {
-            "HF_ENDPOINT": json.loads(ready.read_text(encoding="utf-8"))["endpoint"],
-            "HF_TOKEN": "hf_alice",
-            "HF_HOME": str(tmp_path / "home"),
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_TOKEN": ALICE,
+            "HF_HOME": str(hub.home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
-    finally:
-        process.terminate()
-        process.wait()

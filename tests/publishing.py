@@ -4,6 +4,7 @@ In: a directory. Out: environments to push with, and what the server has seen an
 """
 
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -103,8 +104,6 @@ def run_hub(root: Path, *words: str) -> Iterator[PublishingHub]:
 
 def expect_tree(directory: Path, repository: str = REPOSITORY) -> dict[str, str]:
     """Return what a repository must hold: the manifest's files, the manifest and the card."""
-    import json
-
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     names = [*manifest["files"], "manifest.json"]
     tree = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
