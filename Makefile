@@ -10,7 +10,7 @@ help:
 	@echo "make test           the tests, but for the slow ones: 7 minutes"
 	@echo "make test-slow      the slow ones: damage and death by the hundred, 11 minutes"
 	@echo "make torture        the tests of damage and death alone, at full count: about an hour"
-	@echo "make lint           ruff and mypy --strict"
+	@echo "make lint           ruff, who may import whom, mypy --strict"
 	@echo "make bench          how fast building is: the measurements that the README quotes"
 	@echo "make bench-reading  how fast reading is, also at full size: 8.5 GB of disk, 8 minutes"
 	@echo "make bench-archives how fast archives are streamed, stage by stage"
@@ -24,7 +24,7 @@ install:
 	@sh .ci/bootstrap
 
 demo: install
-	@$(PYTHON_IN_VENV) -m builder.demo
+	@$(PYTHON_IN_VENV) -m clip_kinetics700_builder.demo
 
 test: install
 	@$(PYTHON_IN_VENV) -m pytest -m "not slow" $(ARGS)
@@ -38,6 +38,7 @@ torture: install
 lint: install
 	@$(PYTHON_IN_VENV) -m ruff check .
 	@$(PYTHON_IN_VENV) -m ruff format --check .
+	@.venv/bin/lint-imports
 	@$(PYTHON_IN_VENV) -m mypy --strict
 
 bench: install

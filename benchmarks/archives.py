@@ -24,15 +24,15 @@ from rich.table import Table
 from benchmarks.build import measure_decode
 from benchmarks.generated_clips import Inputs, make_inputs
 from benchmarks.server import serve
-from builder.archives import read_clips
-from builder.config import AssembleConfig, EncodeConfig
-from builder.decode import DecodeTask, Decoding
-from builder.output import WORK_NAME
-from builder.pipeline import build
-from builder.preprocess import Preprocessing
-from builder.streaming import ArchiveStream
-from builder.types import Archive
 from clip_kinetics700.streams import open_stream
+from clip_kinetics700_builder.build import build
+from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
+from clip_kinetics700_builder.dataset.layout import WORK_NAME
+from clip_kinetics700_builder.decode.preprocess import Preprocessing
+from clip_kinetics700_builder.decode.video import DecodeTask, Decoding
+from clip_kinetics700_builder.engines.archive_stream import ArchiveStream
+from clip_kinetics700_builder.sources.archive import read_clips
+from clip_kinetics700_builder.types import Archive
 
 REPEATS = 5
 BUILDS = 3

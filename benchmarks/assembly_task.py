@@ -14,9 +14,9 @@ def main() -> None:
     """Assemble once and say what it took."""
     work, output = map(Path, sys.argv[1:])
     begin = time.perf_counter()
-    from builder.assemble import assemble
-    from builder.config import AssembleConfig
-    from builder.part_rows import PartRows
+    from clip_kinetics700_builder.assemble.assemble import assemble
+    from clip_kinetics700_builder.assemble.part_rows import PartRows
+    from clip_kinetics700_builder.config import AssembleConfig
 
     imported = time.perf_counter()
     rows = PartRows(work)

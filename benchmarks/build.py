@@ -20,14 +20,18 @@ import torch
 from benchmarks.ceilings import combine_limits, count_flops, measure_decode_pass, measure_matrix
 from benchmarks.generated_clips import FRAMES_PER_CLIP, Inputs
 from benchmarks.processes import run_watched
-from builder.cores import count_cores
-from builder.decode import DecodeTask, Decoding, decode_frames
-from builder.devices import find_missing_tool, resolve_batch_size, resolve_dtype
-from builder.encode import load_encoder, read_preprocessing
-from builder.lanes import EncoderLanes
-from builder.model_files import find_model
-from builder.tower import ClipVisionEncoder, EncoderShape
-from builder.types import Frames
+from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
+from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.encode.devices import (
+    find_missing_tool,
+    resolve_batch_size,
+    resolve_dtype,
+)
+from clip_kinetics700_builder.encode.model_files import find_model
+from clip_kinetics700_builder.encode.tower import ClipVisionEncoder, EncoderShape
+from clip_kinetics700_builder.encode.vision import load_encoder, read_preprocessing
+from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.types import Frames
 
 ENCODE_SECONDS = 5.0
 RATE_LINE = re.compile(r"(\d+) clips in ([\d.]+) s")
@@ -133,7 +137,12 @@ def measure_build(inputs: Inputs, variant: Variant) -> Iterator[tuple[str, float
     """Yield clips a second without start-up, seconds with it, and MiB of the process tree."""
     output = inputs.table.parent / "out"
     shutil.rmtree(output, ignore_errors=True)
-    command = [sys.executable, "-c", "import builder; builder.main()", "build"]
+    command = [
+        sys.executable,
+        "-m",
+        "clip_kinetics700_builder",
+        "build",
+    ]
     command += ["--annotations", str(inputs.table), "--videos", str(inputs.videos)]
     command += ["--model", str(inputs.model), "--output", str(output), "--device", "cpu"]
     command += ["--dtype", variant.dtype, "--compile", "yes" if variant.compiled else "no"]

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from builder.encode import load_model
-from builder.lanes import use_one_thread
-from builder.model_files import find_model
+from clip_kinetics700_builder.encode.model_files import find_model
+from clip_kinetics700_builder.encode.vision import load_model
+from clip_kinetics700_builder.system.threads import use_one_thread
 
 # Rows, inner and outer columns of the larger product in ViT-B/32's layers, at a batch of 32.
 MATRIX = (1600, 768, 3072)

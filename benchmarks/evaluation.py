@@ -28,8 +28,8 @@ from benchmarks.full_size_tasks import read_peak_mib
 from benchmarks.server import PROJECT
 from benchmarks.synthetic import COUNTS
 from benchmarks.timing import WIDTH, write_json
-from builder.types import Float32Array
 from clip_kinetics700.schema import MANIFEST_NAME
+from clip_kinetics700_builder.types import Float32Array
 
 N_CLASSES = 700
 FEATURE_WIDTH = 512
@@ -93,13 +93,11 @@ def run_task(name: str, argument: str) -> dict[str, Any]:
 
 def evaluate_validation(source: str) -> dict[str, Any]:
     """Evaluate validation with random texts that are published beside it, as a user does."""
-    from builder.class_embeddings import publish, read_prompts
-    from builder.config import SourceConfig
-    from builder.evaluation_config import EvaluationConfig, ZeroShotConfig
-    from builder.families import SAME_WEIGHTS
-    from builder.manifest import read_manifest
-    from builder.zero_shot import evaluate_zero_shot
     from clip_kinetics700.texts import ClassTexts, normalize_rows
+    from clip_kinetics700_builder.config import EvaluationConfig, SourceConfig, ZeroShotConfig
+    from clip_kinetics700_builder.dataset.manifest import read_manifest
+    from clip_kinetics700_builder.evaluate.class_texts import SAME_WEIGHTS, publish, read_prompts
+    from clip_kinetics700_builder.evaluate.zero_shot import evaluate_zero_shot
 
     manifest = read_manifest(Path(source))
     if manifest is None:
@@ -126,10 +124,9 @@ def evaluate_validation(source: str) -> dict[str, Any]:
 
 def read_train(source: str) -> dict[str, Any]:
     """Read the pooled features of train, what a probe does before it learns."""
-    from builder.config import SourceConfig
-    from builder.evaluation_config import EvaluationConfig
-    from builder.evaluation_rows import open_evaluation
-    from builder.linear_probe import read_features
+    from clip_kinetics700_builder.config import EvaluationConfig, SourceConfig
+    from clip_kinetics700_builder.evaluate.clips import open_evaluation
+    from clip_kinetics700_builder.evaluate.linear_probe import read_features
 
     config = EvaluationConfig(source=SourceConfig(source=source), quiet=True)
     features = read_features(open_evaluation(config, "train"), is_card=False)
@@ -139,7 +136,7 @@ def read_train(source: str) -> dict[str, Any]:
 def search_all(source: str) -> dict[str, Any]:
     """Load all frames and search them for one vector and for eight, as random as the frames."""
     import clip_kinetics700
-    from builder.search import load_frames, search_frames
+    from clip_kinetics700_builder.evaluate.search import load_frames, search_frames
 
     begin = time.perf_counter()
     store = load_frames(clip_kinetics700.open(source))
@@ -181,7 +178,11 @@ def make_features(n_rows: int, seed: int) -> tuple[Float32Array, Any]:
 
 def train_probe(protocol: str, n_rows: int) -> dict[str, Any]:
     """Train a probe and count on as many rows as Kinetics-700 has in validation."""
-    from builder.linear_probe import Features, train_card, train_mean_pooled
+    from clip_kinetics700_builder.evaluate.linear_probe import (
+        Features,
+        train_card,
+        train_mean_pooled,
+    )
 
     rows, labels = make_features(n_rows, seed=1)
     others, truth = make_features(min(n_rows, COUNTS["validation"]), seed=2)

@@ -27,8 +27,8 @@ from rich.table import Table
 from benchmarks.server import PROJECT, serve
 from benchmarks.synthetic import COUNTS, share_out, write_dataset
 from benchmarks.timing import WIDTH, write_json
-from builder.progress import track_progress
 from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
+from clip_kinetics700_builder.system.progress import track_progress
 
 BYTES_PER_SAMPLE = 13_400
 LATENCY_SECONDS = 0.05

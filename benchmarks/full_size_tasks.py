@@ -66,9 +66,9 @@ def read_epoch(source: str) -> dict[str, Any]:
 TASKS: dict[str, tuple[Callable[[str], dict[str, Any]], tuple[str, ...]]] = {
     "open": (open_and_count, ("clip_kinetics700.dataset",)),
     "class": (read_class, ("clip_kinetics700.dataset",)),
-    "batch": (read_first_batch, ("clip_kinetics700.batching",)),
+    "batch": (read_first_batch, ("clip_kinetics700.training.batches",)),
     "all": (read_all, ("clip_kinetics700.dataset",)),
-    "epoch": (read_epoch, ("clip_kinetics700.batching",)),
+    "epoch": (read_epoch, ("clip_kinetics700.training.batches",)),
 }
 
 

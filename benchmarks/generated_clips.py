@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.encode import save_random_model
+from clip_kinetics700_builder.encode.vision import save_random_model
 
 FRAMES_PER_CLIP = 10
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.synthetic import WIDTH, SyntheticRows, share_out
-from builder.parts import finish_part, write_results
-from builder.plan import cut_parts, order_clips, write_plan
-from builder.types import Clip, EncodedClip, Part, VideoInfo
-from builder.work import (
+from clip_kinetics700.schema import Sample
+from clip_kinetics700_builder.clips.plan import cut_parts, order_clips, write_plan
+from clip_kinetics700_builder.parts.part import finish_part, write_results
+from clip_kinetics700_builder.parts.work import (
     CONFIG_NAME,
     PLAN_NAME,
     Sources,
@@ -21,8 +21,8 @@ from builder.work import (
     parts_directory,
     store_sources,
 )
-from builder.write import write_json
-from clip_kinetics700.schema import Sample
+from clip_kinetics700_builder.system.files import write_json
+from clip_kinetics700_builder.types import Clip, EncodedClip, Part, VideoInfo
 
 ROWS_PER_PART = 500
 

@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.generated_clips import make_inputs
-from builder.config import FRAMES_PER_TASK
-from builder.decode import DecodeTask, Decoding, decode_frames
-from builder.encode import read_preprocessing
-from builder.model_files import find_model
-from builder.pool import DecodePool
-from builder.types import Failure, Frames
+from clip_kinetics700_builder.config import FRAMES_PER_TASK
+from clip_kinetics700_builder.decode.pool import DecodePool
+from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
+from clip_kinetics700_builder.encode.model_files import find_model
+from clip_kinetics700_builder.encode.vision import read_preprocessing
+from clip_kinetics700_builder.types import Failure, Frames
 
 LONG_SECONDS = 8 * 3600
 LOOP_SECONDS = 10

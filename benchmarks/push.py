@@ -2,8 +2,8 @@
 
     python -m benchmarks.push [--megabytes 16] [--turns 1]
 
-The Hub is `tests/minihub.py` in a process of its own on this machine, once with Xet and once with
-LFS; the files are noise.
+The Hub is `tests/support/hub/minihub.py` in a process of its own on this machine, once with Xet
+and once with LFS; the files are noise.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.builds import PROJECT
-from tests.hubs import start_hub
-from tests.publishing import REPOSITORY, write_layout
+from tests.support.datasets.builds import PROJECT
+from tests.support.hub.hubs import start_hub
+from tests.support.hub.publishing import REPOSITORY, write_layout
 
 N_SHARDS = 65
 CODE = """
-import sys, builder.cli
-code = builder.cli.run(sys.argv[1:])
+import sys, clip_kinetics700_builder.cli.app
+code = clip_kinetics700_builder.cli.app.run(sys.argv[1:])
 lines = open("/proc/self/status").read().splitlines()
 print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 sys.exit(code)

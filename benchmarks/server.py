@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tests import servers
+from tests.support.hub import servers
 
 PROJECT = Path(__file__).parent.parent
 

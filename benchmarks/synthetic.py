@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from builder.assemble import assemble
-from builder.config import FORMATS, AssembleConfig
-from builder.manifest import Totals
-from builder.shard_writers import open_parquet_writer
 from clip_kinetics700.classes import class_names
 from clip_kinetics700.schema import KEY_NAME, Sample
+from clip_kinetics700_builder.assemble.assemble import assemble
+from clip_kinetics700_builder.assemble.shard_files import open_parquet_writer
+from clip_kinetics700_builder.config import FORMATS, AssembleConfig
+from clip_kinetics700_builder.dataset.manifest import Totals
 
 WIDTH = 512
 N_FRAMES = 10
@@ -38,7 +38,7 @@ def share_out(n_samples: int) -> dict[str, int]:
 
 
 class SyntheticRows:
-    """Samples for `builder.assemble`, the same ones whenever they are read."""
+    """Samples for `assemble.assemble`, the same ones whenever they are read."""
 
     def __init__(self, counts: Mapping[str, int]) -> None:
         """Take how many samples each split has."""

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clip_kinetics700 import batching, collating, dataset, upstream
+    from clip_kinetics700 import dataset
     from clip_kinetics700.classes import class_names
     from clip_kinetics700.clip_kinetics700 import ClipKinetics700
     from clip_kinetics700.damage import DamageError
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from clip_kinetics700.schema import Sample, decode_sample, encode_sample
     from clip_kinetics700.shards import read_shard
     from clip_kinetics700.texts import ClassTexts, class_texts, zero_shot
+    from clip_kinetics700.training.batches import Batches as Batches
+    from clip_kinetics700.training.batches import batches as batches
+    from clip_kinetics700.training.collate import collate as collate
+    from clip_kinetics700.training.upstream import (
+        EmbeddingWebDatasetReader as EmbeddingWebDatasetReader,
+    )
 
-    Batches = batching.Batches
-    batches = batching.batches
-    collate = collating.collate
-    EmbeddingWebDatasetReader = upstream.EmbeddingWebDatasetReader
     open = dataset.open_dataset
 
 __version__ = "0.1.0"
@@ -44,17 +46,17 @@ __all__ = [
 
 # Module and name there of each exported name.
 _PLACE_OF_NAME = {
-    "Batches": ("batching", "Batches"),
+    "Batches": ("training.batches", "Batches"),
     "ClassTexts": ("texts", "ClassTexts"),
     "ClipKinetics700": ("clip_kinetics700", "ClipKinetics700"),
     "DamageError": ("damage", "DamageError"),
     "EmbeddingDataset": ("dataset", "EmbeddingDataset"),
-    "EmbeddingWebDatasetReader": ("upstream", "EmbeddingWebDatasetReader"),
+    "EmbeddingWebDatasetReader": ("training.upstream", "EmbeddingWebDatasetReader"),
     "Sample": ("schema", "Sample"),
-    "batches": ("batching", "batches"),
+    "batches": ("training.batches", "batches"),
     "class_names": ("classes", "class_names"),
     "class_texts": ("texts", "class_texts"),
-    "collate": ("collating", "collate"),
+    "collate": ("training.collate", "collate"),
     "decode_sample": ("schema", "decode_sample"),
     "encode_sample": ("schema", "encode_sample"),
     "load_dataset": ("loading", "load_dataset"),

@@ -14,26 +14,18 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from .arrays import ROWS_PER_BLOCK, Array, Results
+from .arrays import ROWS_PER_BLOCK, Array, Results, decode_piece
 from .damage import DamageError, OnError, report_damage
 from .dataset import EmbeddingDataset, open_dataset
 from .features import SAMPLE_COLUMNS, data_schema, features_dict
-from .files import is_remote
-from .fingerprint import fingerprint
 from .hub import commit_of
-from .index import IntArray, index_row, make_piece
-from .index_reading import load_index
-from .layout import Layout
-from .listing import list_local
-from .manifests import parse_manifest
-from .maps import Buffers
-from .npy import decode_npy
-from .pieces import decode_piece
-from .ranges import RangeReader
-from .schema import Sample
+from .index import IntArray, index_row, load_index, make_piece
+from .layout import Layout, fingerprint, list_local, parse_manifest
+from .remote import RangeReader, is_remote
+from .schema import Sample, decode_npy
 from .selection import Selection
 from .shards import scan_shard
-from .streams import open_stream
+from .streams import Buffers, open_stream
 from .tars import BLOCK
 
 # Of modules that nothing here needs by itself, but those that it imports do.

@@ -18,8 +18,7 @@ import numpy.typing as npt
 from .arrays import Arrays, Results, make_samples, open_arrays, read_ahead
 from .damage import DamageError, OnError, check_on_error, keep_whole
 from .hub import find_source
-from .index import Block, Index, IntArray, scan_samples
-from .index_reading import load_index
+from .index import Block, Index, IntArray, load_index, scan_samples
 from .layout import Layout, Source, read_layout
 from .schema import SPLITS, Sample
 from .selection import Selection, resolve_splits, select_rows

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .files import SIGNATURE, is_remote, retry
+from .remote import SIGNATURE, is_remote, retry
 
 logger = logging.getLogger(__name__)
 

@@ -4,24 +4,25 @@ In: a directory, a Hub repository, an fsspec URL, or named tars. Out: a `Layout`
 dialects: tars (ours and upstream's), Parquet, or loose files of a processed dataset.
 """
 
+import hashlib
+import json
 import logging
 import os
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import fsspec
 
-from .files import HTTP_PREFIXES, is_remote, retry
 from .hub import HUB_ERRORS, HUB_PREFIX, find_source, pin_commit, refuse_repository
-from .listing import decode_name, list_local
-from .manifests import describe_data, parse_manifest
+from .remote import HTTP_PREFIXES, MAX_IN_FLIGHT, is_remote, retry
 from .schema import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -32,6 +33,74 @@ from .schema import (
 )
 from .shards import is_tar, split_tars
 from .streams import read_if_there
+
+
+def list_local(root: str, *, max_depth: int) -> dict[str, dict[str, Any]]:
+    """Return size and time of each file of a directory, by name relative to it, hidden ones aside.
+
+    Args:
+        root: the directory.
+        max_depth: 1 is its own files only.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+    """
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"no directory {root}")
+    found = {}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        inside = os.path.relpath(folder, root)
+        depth = 1 if inside == "." else 2 + inside.count("/")
+        folders[:] = [name for name in folders if depth < max_depth and not name.startswith(".")]
+        prefix = "" if inside == "." else f"{inside}/"
+        for name in names:
+            path = f"{folder}/{name}"
+            if not name.startswith(".") and Path(path).exists():
+                state = Path(path).stat()
+                found[prefix + name] = {"size": state.st_size, "mtime": state.st_mtime_ns}
+    return dict(sorted(found.items()))
+
+
+def decode_name(name: str) -> str:
+    """Return the name of a file in a web server's listing, unless no URL could be made of it."""
+    plain = unquote(name)
+    return name if set("%?#") & set(plain) else plain
+
+
+def parse_manifest(text: str | None, root: str) -> dict[str, Any]:
+    """Return the manifest's object, empty where there is no manifest.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        manifest = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{root}/{MANIFEST_NAME} is no JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{root}/{MANIFEST_NAME} holds no JSON object")
+    return manifest
+
+
+def describe_data(
+    manifest: Mapping[str, Any], root: str
+) -> tuple[tuple[str, ...] | None, int | None]:
+    """Return class names by label id, and the width of the embeddings; None where it says nothing.
+
+    Raises:
+        ValueError: they are no names, or no width.
+    """
+    names = manifest.get("class_names")
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(f"{root}/{MANIFEST_NAME}: class_names is no list of names")
+    configuration = manifest.get("configuration")
+    width = configuration.get("embedding_width") if isinstance(configuration, dict) else None
+    if width is not None and (type(width) is not int or width < 1):
+        raise ValueError(f"{root}/{MANIFEST_NAME}: embedding_width is {width!r}")
+    return None if names is None else tuple(names), width
+
 
 logger = logging.getLogger(__name__)
 
@@ -286,3 +355,27 @@ def read_text(root: str, name: str) -> str | None:
     """Return the text of a file of the directory, or None where it is not there."""
     data = read_if_there(f"{root}/{name}")
     return None if data is None else str(data, "utf-8", "replace")
+
+
+def fingerprint(layout: Layout) -> str:
+    """Return 16 hexadecimal digits that change when the source's place or content does."""
+    digest = hashlib.sha256(json.dumps([layout.root, layout.files]).encode())
+    listing = list_files(layout.root) if layout.root else {}
+    paths = [path for group in layout.files.values() for path in group]
+    paths += [] if layout.index is None else [layout.index]
+    known = {path: state_of(listing.get(layout.relative(path), {})) for path in paths}
+    # The listings of web servers hold names alone.
+    unknown = [path for path, state in known.items() if not any(state)]
+    with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
+        known |= zip(unknown, map(state_of, pool.map(describe_file, unknown)), strict=True)
+    for path, state in known.items():
+        digest.update("\0".join([path, *state]).encode("utf-8", "surrogateescape"))
+    for name in (MANIFEST_NAME, *CSV_NAMES):
+        if name in listing:
+            digest.update((read_text(layout.root, name) or "").encode())
+    return digest.hexdigest()[:16]
+
+
+def state_of(info: dict[str, Any]) -> list[str]:
+    """Return what of the description of a file differs between two states of it."""
+    return [str(info.get(field) or "") for field in STATE_FIELDS]

@@ -11,20 +11,13 @@ from typing import Any
 import datasets
 
 from clip_kinetics700.clip_kinetics700 import ClipKinetics700
-from clip_kinetics700.damage import OnError, check_on_error
-from clip_kinetics700.files import is_remote
-from clip_kinetics700.hub import Place, find_source, keep_in_cache, parse_place
-from clip_kinetics700.layout import (
-    PARQUET,
-    Layout,
-    Source,
-    group_by_split,
-    list_files,
-    read_layout,
-    read_text,
-)
-from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME, SPLITS_CSV_NAME
-from clip_kinetics700.selection import Selection, resolve_split
+
+from .damage import OnError, check_on_error
+from .hub import Place, find_source, keep_in_cache, parse_place
+from .layout import PARQUET, Layout, Source, group_by_split, list_files, read_layout, read_text
+from .remote import is_remote
+from .schema import INDEX_NAME, MANIFEST_NAME, SPLITS_CSV_NAME
+from .selection import Selection, resolve_split
 
 # The words of `train[:10%]+val` that name splits.
 SPLIT_NAME = re.compile(r"(?:^|(?<=\+))\w+")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .damage import DamageError, OnError, report_damage
-from .files import strip_query
+from .remote import strip_query
 from .schema import SPLIT_OF_WORD, SPLITS, Sample, decode_sample, normalize_split, split_member_name
 from .tars import Member, open_tar, read_members
 

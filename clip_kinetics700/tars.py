@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeAlias
 
-from .files import BUFFER_SIZE, is_remote
-from .maps import GZIP_MAGIC, map_file
-from .streams import open_stream
+from .remote import BUFFER_SIZE, is_remote
+from .streams import GZIP_MAGIC, map_file, open_stream
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)

@@ -14,12 +14,11 @@ import numpy.typing as npt
 
 from .hub import find_source, pin_commit
 from .layout import AnyPath
+from .schema import CLASS_TEXTS_NAME
 from .streams import read_if_there
 
 Protocol = Literal["card", "mean-embedding", "center-frame"]
 Float32Array = npt.NDArray[np.float32]
-
-CLASS_TEXTS_NAME = "class_text_embeddings.npz"
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 # CLIP's own logit scale: the temperature that its probabilities are of.
 LOGIT_SCALE = np.float32(100)

@@ -24,10 +24,10 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader
 
-from builder.assembly import assemble_directory
-from builder.config import AssembleConfig
 from clip_kinetics700 import Batches, batches, collate, load_dataset
-from clip_kinetics700.collating import NO_LABEL, Batch
+from clip_kinetics700.training.collate import NO_LABEL, Batch
+from clip_kinetics700_builder.assemble.assemble import assemble_directory
+from clip_kinetics700_builder.config import AssembleConfig
 
 N_CLASSES = 6
 N_SHOTS = 6

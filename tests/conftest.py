@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from builder.assembly import assemble_directory
-from builder.config import AssembleConfig
-from builder.releases import RELEASES
-from tests import torture
-from tests.builds import SAMPLES_PER_SHARD, RunBuild, build_dataset
-from tests.cvdf import CvdfTree, make_cvdf_tree
-from tests.hubs import ALICE, start_hub
-from tests.kinetics import MiniKinetics, make_mini_kinetics
-from tests.videos import CodedVideo, encode_coded
+from clip_kinetics700_builder.assemble.assemble import assemble_directory
+from clip_kinetics700_builder.clips.releases import RELEASES
+from clip_kinetics700_builder.config import AssembleConfig
+from tests.support.datasets.builds import SAMPLES_PER_SHARD, RunBuild, build_dataset
+from tests.support.hub.hubs import ALICE, start_hub
+from tests.support.kinetics.cvdf import CvdfTree, make_cvdf_tree
+from tests.support.kinetics.miniature import MiniKinetics, make_mini_kinetics
+from tests.support.media.videos import CodedVideo, encode_coded
+from tests.support.processes import torture
 
 # Machines that run tests stall now and then, and a red run must be repeatable.
 settings.register_profile("project", deadline=None, derandomize=True)
@@ -50,7 +50,7 @@ def mini_kinetics(tmp_path_factory: pytest.TempPathFactory) -> MiniKinetics:
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny CLIP vision model with random weights."""
-    from builder.encode import save_random_model
+    from clip_kinetics700_builder.encode.vision import save_random_model
 
     directory = tmp_path_factory.mktemp("model") / "random_clip"
     save_random_model(directory)
@@ -60,7 +60,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def whole_clip(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
     """Directory of a whole CLIP whose vision tower is that of `random_model`."""
-    from tests.whole_clip import save_whole_clip
+    from tests.support.datasets.models import save_whole_clip
 
     return save_whole_clip(tmp_path_factory.mktemp("model") / "whole_clip", random_model)
 

@@ -15,10 +15,9 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = {"builder", "clip_kinetics700", "dataset_card"}
+OURS = {"clip_kinetics700", "clip_kinetics700_builder"}
 # Where the name of the module is not that of its distribution.
 DISTRIBUTION_OF_MODULE = {"PIL": "pillow", "skvideo": "scikit-video", "sklearn": "scikit-learn"}
-TRAINING_MODULES = ("batching.py", "collating.py", "upstream.py")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,8 @@ def read_imports(package: str) -> Iterator[tuple[str, str]]:
             for module in {name.split(".")[0] for name in modules}:
                 if module not in sys.stdlib_module_names | OURS:
                     distribution = DISTRIBUTION_OF_MODULE.get(module, module)
-                    yield path.name, distribution.replace("_", "-").lower()
+                    name = path.relative_to(ROOT / package).as_posix()
+                    yield name, distribution.replace("_", "-").lower()
 
 
 def test_the_reader_imports_only_core_dependencies(project: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ def test_the_reader_imports_only_core_dependencies(project: dict[str, Any]) -> N
     core = read_names(project["dependencies"])
     train = core | read_names(project["optional-dependencies"]["train"])
     for file, name in read_imports("clip_kinetics700"):
-        allowed = train if file in TRAINING_MODULES else core
+        allowed = train if file.startswith("training/") else core
         assert name in allowed, f"{file} imports {name}"
 
 
@@ -62,9 +62,10 @@ def test_the_builder_imports_only_the_build_extra(project: dict[str, Any]) -> No
     """`pip install clip-kinetics700[build]` is enough to build, the demo included."""
     extras = project["optional-dependencies"]
     build = read_names(project["dependencies"]) | read_names(extras["build"])
-    more = {"youtube.py": "youtube", "ray_engine.py": "ray"}
-    more |= dict.fromkeys(("sklearn_probe.py", "softmax_regression.py", "confusion.py"), "eval")
-    for file, name in read_imports("builder"):
+    more = {"download/youtube.py": "youtube", "engines/ray.py": "ray"}
+    eval_modules = ("linear_probe.py", "softmax_regression.py", "confusion.py")
+    more |= dict.fromkeys((f"evaluate/{name}" for name in eval_modules), "eval")
+    for file, name in read_imports("builder/clip_kinetics700_builder"):
         allowed = build | read_names(extras[more[file]] if file in more else ())
         assert name in allowed, f"{file} imports {name}"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.layouts import make_samples, write_dataset, write_index
+from tests.support.datasets.layouts import make_samples, write_dataset, write_index
 
 README = Path(__file__).parent.parent / "README.md"
 NAMES = ("yoga", "zumba", "abseiling", "air drumming", "alligator wrestling", "answering questions")

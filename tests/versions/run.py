@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.hubs import Hub
+    from tests.support.hub.hubs import Hub
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -62,9 +62,9 @@ def main() -> int:
 
 def make_dataset(directory: Path) -> Path:
     """Build a miniature Kinetics with the command line, as a lab does before it publishes."""
-    from builder.encode import save_random_model
-    from tests.builds import build_arguments, run_cli_process
-    from tests.kinetics import make_mini_kinetics
+    from clip_kinetics700_builder.encode.vision import save_random_model
+    from tests.support.datasets.builds import build_arguments, run_cli_process
+    from tests.support.kinetics.miniature import make_mini_kinetics
 
     kinetics = make_mini_kinetics(directory.parent / "kinetics")
     save_random_model(directory.parent / "model")
@@ -80,7 +80,7 @@ def make_dataset(directory: Path) -> Path:
 def assemble_tars(dataset: Path, directory: Path) -> Path:
     """Convert a dataset into one of tars alone, with pictures, which `datasets` must not take."""
     sys.path.insert(0, str(ROOT))
-    from tests.builds import run_cli_process
+    from tests.support.datasets.builds import run_cli_process
 
     words = ("--formats", "webdataset", "--samples-per-shard", "5", "--quiet")
     outcome = run_cli_process("convert", dataset, directory, *words)
@@ -98,7 +98,7 @@ def copy_code(directory: Path) -> Path:
 
 def check_versions(places: Sequence[Path], scratch: Path, versions: Sequence[str]) -> list[str]:
     """Run all checks in the environment of each version; return the versions that failed."""
-    from tests.hubs import ALICE, start_hub
+    from tests.support.hub.hubs import ALICE, start_hub
 
     dataset = places[0]
     with start_hub(scratch) as hub:
@@ -122,7 +122,7 @@ def check_versions(places: Sequence[Path], scratch: Path, versions: Sequence[str
 
 def publish(hub: "Hub", dataset: Path, copy: Path) -> str:
     """Push a dataset and, in the branch `train-only`, one split; return that one's commit."""
-    from tests.builds import run_cli_process
+    from tests.support.datasets.builds import run_cli_process
 
     outcome = run_cli_process("push", dataset, "alice/published", **hub.environment())
     if outcome.returncode:

@@ -1,0 +1,178 @@
+"""What can be assembled, and what its results are in the published files: samples, failed rows.
+
+In: the results of parts, of a processed dataset, or of any dataset that can be read. Out:
+`Sample`s under the keys of the dataset that is written, and rows of failures.parquet.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from clip_kinetics700.schema import KEY_NAME, Sample
+from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.parts.canary import Canary
+from clip_kinetics700_builder.types import Clip, EncodedClip, Failure
+
+MAX_INTEGER = 2**63 - 1
+MAX_FLOAT = sys.float_info.max
+
+Result: TypeAlias = tuple[Clip, EncodedClip | Failure] | Sample
+"""What became of one row: its embeddings or its failure; or a sample that is whole already."""
+
+
+class Rows(Protocol):
+    """What can be assembled: results of a plan, in its order."""
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """What the manifest says the embeddings were made with."""
+        ...
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names by label id; None for videos without classes."""
+        ...
+
+    @property
+    def canary(self) -> Canary | None:
+        """Embeddings of the package's test video, where it was computed."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns of the embeddings."""
+        ...
+
+    @property
+    def totals(self) -> Mapping[str, Totals]:
+        """Counts of every split, known before the first result is read."""
+        ...
+
+    def results(self, split: str) -> Iterator[Result]:
+        """Yield every row of a split in plan order, the same ones whenever it is called."""
+        ...
+
+
+def number_results(
+    rows: Rows, split: str, *, first: int, label_ids: Mapping[str, int]
+) -> Iterator[Sample | dict[str, Any]]:
+    """Yield the samples of a split under their keys, and the failed rows as their table has them.
+
+    Args:
+        rows: what is assembled.
+        split: `train`, `validation` or `test`.
+        first: number of the split's first sample in the whole dataset.
+        label_ids: label id by class name.
+    """
+    number = first
+    for result in rows.results(split):
+        key = KEY_NAME.format(number)
+        if isinstance(result, Sample):
+            yield rename_sample(result, key)
+        else:
+            clip, encoded = result
+            if isinstance(encoded, Failure):
+                yield failure_row(clip, encoded)
+                continue
+            yield make_sample(key, clip, encoded, label_ids)
+        number += 1
+
+
+def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[str, int]) -> Sample:
+    """Join what the annotations and the encoder say of one clip."""
+    info = encoded.info
+    return Sample(
+        key=key,
+        embeddings=encoded.embeddings,
+        caption=clip.caption,
+        youtube_id=clip.video_id,
+        time_start=clip.time_start,
+        time_end=clip.time_end,
+        label_id=None if clip.label is None else label_ids.get(clip.label),
+        timestamps=encoded.timestamps,
+        duration=None if info is None else info.duration_seconds,
+        fps=None if info is None else info.frames_per_second,
+        width=None if info is None else info.width,
+        height=None if info is None else info.height,
+        extra=clip.extra,
+    )
+
+
+def rename_sample(sample: Sample, key: str) -> Sample:
+    """Return a sample under another key; `extra` keeps the one it had."""
+    if sample.key == key:
+        return sample
+    return replace(sample, key=key, extra=add_source_key(sample.extra, sample.key))
+
+
+def add_source_key(extra: str | None, key: str) -> str:
+    """Return `extra` with the key that a sample had where it comes from.
+
+    One that holds a `key` already, of an earlier conversion, or that is no JSON object is kept
+    whole below the name `extra`.
+    """
+    before: Any = {}
+    if extra is not None:
+        try:
+            before = json.loads(extra)
+        except (ValueError, RecursionError):
+            before = extra
+    if not isinstance(before, dict) or "key" in before:
+        before = {"extra": before}
+    document = {"key": key, **before}
+    text = json.dumps(document, ensure_ascii=False)
+    # A name in a tar that is no UTF-8 stands as surrogates, which only escapes can spell.
+    return text if is_utf8(text) else json.dumps(document)
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8: it holds no half characters."""
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def find_misfit(sample: Sample) -> str | None:
+    """Return which value of a sample no column of ours can hold; foreign json holds anything."""
+    for name in ("caption", "youtube_id", "extra"):
+        text: Any = getattr(sample, name)
+        if text is not None and not (isinstance(text, str) and is_utf8(text)):
+            return f"{name} is {text!r:.80}, no text"
+    for name in ("time_start", "time_end", "label_id", "width", "height"):
+        number = getattr(sample, name)
+        if not is_integer(number):
+            return f"{name} is {number!r:.80}, no 64-bit integer"
+    for name in ("duration", "fps"):
+        number = getattr(sample, name)
+        if number is not None and not (type(number) in (int, float) and abs(number) <= MAX_FLOAT):
+            return f"{name} is {number!r:.80}, no finite number"
+    if sample.timestamps is not None and not np.isfinite(sample.timestamps).all():
+        return "timestamps are not finite"
+    return None
+
+
+def is_integer(number: int | None) -> bool:
+    """Tell whether a column of integers can hold a value: null, or 64 bits and no truth value."""
+    return number is None or (type(number) is int and abs(number) <= MAX_INTEGER)
+
+
+def failure_row(clip: Clip, failure: Failure) -> dict[str, Any]:
+    """Return a row of failures.parquet."""
+    return {
+        "split": clip.split,
+        "youtube_id": clip.video_id,
+        "time_start": clip.time_start,
+        "time_end": clip.time_end,
+        "label": clip.label,
+        "stage": failure.stage,
+        "reason": failure.reason,
+        "message": failure.message,
+    }

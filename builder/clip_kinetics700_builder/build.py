@@ -1,0 +1,146 @@
+"""The stages joined: encode (annotations and videos -> parts), assemble (parts -> dataset).
+
+In: one configuration of options. Out: what was done, in numbers.
+"""
+
+import logging
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from clip_kinetics700_builder.assemble.assemble import assemble_directory, refuse_other_assembly
+from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
+from clip_kinetics700_builder.dataset.layout import WORK_NAME, refuse_foreign
+from clip_kinetics700_builder.decode.video import check_ffmpeg
+from clip_kinetics700_builder.engines.cluster import make_portable
+from clip_kinetics700_builder.engines.local import LocalEngine, RunParts, count_clips, open_run
+from clip_kinetics700_builder.engines.prepare import Plan, plan_encode, prepare_engine
+from clip_kinetics700_builder.parts.part import PartReport, is_done
+from clip_kinetics700_builder.parts.retries import plan_retries
+from clip_kinetics700_builder.parts.work import parts_directory
+from clip_kinetics700_builder.system.files import check_directory, take_lock
+from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.types import Part
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSummary:
+    """What one run of `encode` did and left."""
+
+    n_clips: int
+    """Clips encoded or failed in this run."""
+    n_parts: int
+    """Parts finished in this run."""
+    n_parts_left: int
+    """Parts of the whole plan that are not finished, other ranks' included."""
+    seconds: float
+    """Wall time of decoding and encoding, without start-up."""
+
+
+def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
+    """Encode this rank's parts that are not finished.
+
+    Raises:
+        InputError: an option, a file or the model cannot be used; nothing was written.
+        BuildError: the encoder failed.
+    """
+    check_ffmpeg()
+    if config.engine == "ray":
+        config = make_portable(config)
+    plan = plan_encode(config)
+    reports: list[PartReport] = []
+    seconds = 0.0
+    with open_engine(config, plan, quiet=quiet) as run:
+        todo = list_todo(config, plan)
+        if todo:
+            with lock_rank(config, plan):
+                reports, seconds = run(todo)
+    # A network disk may show late what another machine has finished.
+    finished = {report.name for report in reports}
+    parts = parts_directory(config.work)
+    return EncodeSummary(
+        n_clips=sum(len(report.rows) for report in reports),
+        n_parts=len(reports),
+        n_parts_left=sum(
+            part.name not in finished and not is_done(parts, part.name) for part in plan.parts
+        ),
+        seconds=seconds,
+    )
+
+
+def open_engine(
+    config: EncodeConfig, plan: Plan, *, quiet: bool
+) -> AbstractContextManager[RunParts]:
+    """Open what the options name: this machine, or a Ray cluster.
+
+    Raises:
+        InputError: what is stored in the work directory was begun otherwise, the model cannot be
+            used, or there is no such cluster.
+    """
+    if config.engine == "ray":
+        from clip_kinetics700_builder.engines.ray import open_cluster
+
+        return open_cluster(config, plan, quiet=quiet)
+    return nullcontext(partial(run_parts, config, prepare_engine(config, plan), quiet=quiet))
+
+
+def list_todo(config: EncodeConfig, plan: Plan) -> list[Part]:
+    """Return this rank's parts that are not finished, and those that try again what failed."""
+    todo = plan.list_unfinished(config.work)
+    if len(todo) < len(plan.own_parts):
+        n_done = len(plan.own_parts) - len(todo)
+        log.info("%d of %d parts were done before", n_done, len(plan.own_parts))
+    if config.retry_errors is not None:
+        todo += plan_retries(parts_directory(config.work), plan.own_parts, config.retry_errors)
+    return todo
+
+
+def run_parts(
+    config: EncodeConfig, engine: LocalEngine, parts: list[Part], *, quiet: bool
+) -> tuple[list[PartReport], float]:
+    """Encode parts on this machine, as `RunParts` says."""
+    n_clips = count_clips(parts, len(engine.archive_rows))
+    with open_run(config, engine) as run:
+        begin = time.monotonic()
+        with track_progress("encode", n_clips, unit="clips", quiet=quiet) as advance:
+            reports = list(engine.run(parts, replace(run, advance=advance)))
+        return reports, time.monotonic() - begin
+
+
+def lock_rank(config: EncodeConfig, plan: Plan) -> AbstractContextManager[object]:
+    """Take the lock of this rank, released by the block or the end of the process.
+
+    Raises:
+        InputError: another process runs the same rank on the same directory.
+    """
+    rank = f"rank {plan.rank} of {plan.world_size}"
+    taken = (
+        f"{config.work}: another process is encoding {rank} there; "
+        "wait for it, or give this one another --rank"
+    )
+    return take_lock(config.work / f"{rank.replace(' ', '-')}.lock", taken)
+
+
+def build(
+    encode_config: EncodeConfig, assemble_config: AssembleConfig, *, quiet: bool = False
+) -> tuple[EncodeSummary, dict[str, Any] | None]:
+    """Encode, then assemble once every rank's parts are there.
+
+    Returns:
+        What encoding did, and the manifest; None while other ranks are not finished.
+    """
+    output = assemble_config.output
+    encode_config = replace(encode_config, work=output / WORK_NAME)
+    check_directory("--output", output)
+    refuse_foreign(output)
+    refuse_other_assembly(assemble_config)
+    summary = encode(encode_config, quiet=quiet)
+    if summary.n_parts_left:
+        return summary, None
+    # What orders and numbers the rows is in the plan.
+    source = replace(assemble_config, source=output, seed=None, class_list=None)
+    return summary, assemble_directory(source, quiet=quiet, waits=True)

@@ -1,0 +1,173 @@
+"""A manifest and results of evaluations in, the dataset card out: every figure is one of theirs.
+
+The words stand in `dataset_card/template.md`; here is what is counted, chosen and spelled for them.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from clip_kinetics700_builder.card.facts import (
+    choose_class,
+    describe_failures,
+    describe_pictures,
+    describe_sizes,
+    describe_splits,
+    list_configuration,
+)
+from clip_kinetics700_builder.card.header import find_subject, render_header
+from clip_kinetics700_builder.card.results import METRICS, Metric, Result, read_results
+from clip_kinetics700_builder.dataset.layout import README_NAME
+from clip_kinetics700_builder.dataset.manifest import hash_data, read_sound_document
+from clip_kinetics700_builder.system.files import write_text
+
+REPOSITORY_PLACEHOLDER = "PATH_OR_REPOSITORY"
+"""Stands in examples for what the dataset is opened by; `push` puts the repository's name there."""
+MOST_CONFUSED = 10
+# What means something to Markdown in the middle of a line.
+MARKUP = re.compile(r"[\\|\[\]`]")
+MEMBERS = {"embeddings": "npy", "caption": "txt", "meta": "json"}
+"""What `datasets` calls the columns where it reads them from tars."""
+
+
+def find_template() -> Path:
+    """Return the card's template: the wheel's copy, or that of the checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "dataset_card" / "template.md"
+    return installed if installed.is_file() else package.parents[1] / "dataset_card" / "template.md"
+
+
+def write_card(directory: Path, evaluations: Sequence[Path]) -> Path:
+    """Write the card of a finished dataset again, with results of evaluations; return its path.
+
+    Raises:
+        InputError: there is no dataset, its manifest is damaged, or a result is not of it.
+    """
+    manifest = read_sound_document(directory)
+    path = directory / README_NAME
+    write_text(path, render_card(manifest, read_results(evaluations, manifest)))
+    return path
+
+
+def render_card(manifest: Mapping[str, Any], results: Sequence[Result] = ()) -> str:
+    """Return README.md of a dataset, with the YAML that `load_dataset` reads."""
+    template = find_template().read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters |= {
+        "count": "{:,}".format,
+        "cell": spell_cell,
+        "size": spell_size,
+        "metric": spell_metric,
+        "dropped": spell_dropped,
+        "percent": spell_percent,
+        # What JSON spells is a literal of Python too, with the quotes of its formatters.
+        "literal": partial(json.dumps, ensure_ascii=False),
+        "code": spell_code,
+    }
+    return environment.from_string(template).render(collect_values(manifest, results))
+
+
+def collect_values(manifest: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+    """Return what the template is filled with."""
+    subject = find_subject(manifest)
+    splits = describe_splits(manifest)
+    filled = [split for split in splits if split["samples"]]
+    return {
+        "header": render_header(manifest, subject),
+        "subject": subject,
+        "repository": REPOSITORY_PLACEHOLDER,
+        "splits": splits,
+        "filled": filled,
+        "first": filled[0] if filled else None,
+        "totals": manifest["totals"],
+        "class_names": manifest["class_names"],
+        "example_class": choose_class(manifest),
+        "sizes": describe_sizes(manifest),
+        "pictures": describe_pictures(manifest),
+        "reasons": describe_failures(manifest),
+        "data_sha256": hash_data(manifest),
+        "results": results,
+        "metrics": METRICS,
+        "confused": choose_confused(results),
+        **describe_making(manifest["configuration"]),
+    }
+
+
+def describe_making(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the template says of how a dataset was made."""
+    rate = configuration.get("frames_per_second")
+    has_parquet = "parquet" in configuration["formats"]
+    return {
+        "width": configuration["embedding_width"],
+        "model": configuration.get("model", ""),
+        "weights": sorted(configuration.get("weights_sha256", {}).items()),
+        "rate": "an unknown rate" if rate is None else spell_rate(rate),
+        "interval": "" if rate is None else spell_interval(rate),
+        "is_known": "provenance" not in configuration and rate is not None,
+        "has_parquet": has_parquet,
+        "has_tars": "webdataset" in configuration["formats"],
+        "columns": {name: name if has_parquet else member for name, member in MEMBERS.items()},
+        "configuration": list_configuration(configuration),
+    }
+
+
+def choose_confused(results: Sequence[Result]) -> list[tuple[str, str, int]]:
+    """Return the most confused pairs of the first zero-shot result that has any."""
+    found = (result.confused for result in results if result.task == "zero-shot")
+    return list(next(filter(None, found), ()))[:MOST_CONFUSED]
+
+
+def spell_rate(rate: float) -> str:
+    """Return a rate in words."""
+    return f"{rate:g} frame{'s' * (rate != 1)} per second of video"
+
+
+def spell_interval(rate: float) -> str:
+    """Return how long after the first frame the k-th one is displayed."""
+    return "k seconds" if rate == 1 else f"k / {rate:g} seconds"
+
+
+def spell_size(nbytes: int) -> str:
+    """Return bytes with three digits in the unit that suits them."""
+    size, units = float(nbytes), iter(("bytes", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 999.5 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.3g} {unit}"
+
+
+def spell_metric(metric: Metric) -> str:
+    """Return a share and its interval, with the three digits that such intervals leave."""
+    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
+
+
+def spell_percent(share: float) -> str:
+    """Return a share in per cent, with no more digits than it has."""
+    return f"{100 * share:g} %"
+
+
+def spell_dropped(dropped: Mapping[str, int]) -> str:
+    """Return how many clips were dropped, and why."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items()) if count)
+    return reasons or "0"
+
+
+def spell_code(text: str) -> str:
+    """Return a text as code; nothing of nothing."""
+    return f"`{' '.join(text.replace('`', '').split())}`" if text else ""
+
+
+def spell_cell(text: str) -> str:
+    """Return any text as the content of one cell of a table, no link or picture in it."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;")

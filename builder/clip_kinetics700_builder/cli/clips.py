@@ -1,0 +1,106 @@
+"""The command of annotations: files of any release in, a table over all of them out."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clip_kinetics700_builder.cli.datasets import make_config
+from clip_kinetics700_builder.cli.options import (
+    PATH,
+    download_options,
+    general_options,
+    release_options,
+    retry_option,
+    source_of_annotations,
+)
+from clip_kinetics700_builder.clips.releases import VERSIONS
+from clip_kinetics700_builder.config import DownloadConfig
+
+
+@click.command("annotations")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--output", metavar="FILE", type=PATH, help="Write the table as Parquet.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+@source_of_annotations
+@general_options
+def annotations_command(
+    files: tuple[str, ...], *, output: Path | None, as_json: bool, **options: Any
+) -> int:
+    """Read FILES, annotations of any release, and say what is in them, twice, or leaks.
+
+    FILES are files, directories, VERSION=FILE, or versions (400, 600, 700, 700-2020), which are
+    fetched once.
+    """
+    from clip_kinetics700_builder.cli import tables
+    from clip_kinetics700_builder.clips import compare
+
+    paths = [path for word in files for path in find_paths(word, options)]
+    table = compare.read_sources(compare.list_sources(paths))
+    if output is not None:
+        compare.write_table(output, table)
+    description = compare.describe_table(table)
+    if as_json:
+        click.echo(json.dumps(description, indent=2))
+    elif not options["quiet"]:
+        tables.print_annotations(description)
+    return 0
+
+
+def find_paths(word: str, options: dict[str, Any]) -> list[tuple[Path, str | None]]:
+    """Return the paths that a word of the command line stands for, with their release if named."""
+    from clip_kinetics700_builder.sources.annotation_cache import fetch_annotations
+
+    if word in VERSIONS and not Path(word).exists():
+        fetched = fetch_annotations(
+            word,
+            cache=options["cache"],
+            base_url=options["base_url"],
+            annotations_url=options["annotations_url"],
+        )
+        return [(path, word) for path in fetched]
+    version, equals, path = word.partition("=")
+    if equals and version in VERSIONS:
+        return [(Path(path), version)]
+    return [(Path(word), None)]
+
+
+@click.command("download")
+@release_options
+@download_options
+@retry_option
+@general_options
+def download_command(*, dry_run: bool, quiet: bool, **options: Any) -> int:
+    """Get clips of Kinetics into a directory: what is there first, then --source in order."""
+    from clip_kinetics700_builder.cli import tables
+    from clip_kinetics700_builder.download import download
+    from clip_kinetics700_builder.system.progress import track_progress
+
+    config = make_config(DownloadConfig, options)
+    if dry_run:
+        tables.print_dry_run(download.plan_download(config), config.output)
+        return 0
+    track = partial(track_progress, "download", unit="clips", quiet=quiet)
+    summary = download.download(config, track)
+    if not quiet:
+        tables.print_download(summary, config.output)
+    return 0
+
+
+@click.command("status")
+@click.argument("directory", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+@general_options
+def status_command(directory: Path, *, as_json: bool, **_: Any) -> int:
+    """Say what came of the clips in DIRECTORY, a download or a build, and why some are missing."""
+    from clip_kinetics700_builder.cli.tables import print_status
+    from clip_kinetics700_builder.status import read_status
+
+    status = read_status(directory)
+    if as_json:
+        click.echo(json.dumps(status.document(), indent=2))
+    else:
+        print_status(status, directory)
+    return 0

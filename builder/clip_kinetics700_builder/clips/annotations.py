@@ -1,0 +1,284 @@
+"""Annotation files -> Clips: which clips exist, in which split, with which label.
+
+In: Kinetics CSV or JSON of any version, or a plain table of one's own videos. Out: one
+`Clip` a row, or an `InputError` that names file and line. A list that is wrong somewhere
+is refused whole, because a build of a wrong list is found out only days later.
+"""
+
+import csv
+import difflib
+import gzip
+import json
+import logging
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clip_kinetics700.classes import class_names
+from clip_kinetics700.schema import SPLITS
+from clip_kinetics700_builder.clips.records import (
+    check_columns,
+    find_split_word,
+    parse_entry,
+    parse_is_cc,
+    parse_record,
+    shorten,
+)
+from clip_kinetics700_builder.types import Clip, InputError
+
+LIST_NAME = re.compile(r"(?P<stem>[^.].*)\.(?P<kind>csv|json)(\.gz)?", re.IGNORECASE)
+KINETICS_VERSIONS = ("700", "600", "400")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A clip, the word its split was called by, and where it stands."""
+
+    clip: Clip
+    split_word: str
+    file: Path
+    place: int | str
+    """The line of a table, the key of a JSON entry."""
+    is_cc: bool | None = None
+    """Whether the video is under a Creative Commons licence; None where the list does not say."""
+
+    def __str__(self) -> str:
+        kind = "line" if isinstance(self.place, int) else "entry"
+        return f"{self.file} {kind} {shorten(self.place)}"
+
+
+@dataclass(slots=True)
+class Reading:
+    """The rows of all files so far, and what they must not contradict."""
+
+    clips: list[Clip] = field(default_factory=list)
+    rows: dict[str, Row] = field(default_factory=dict)
+    """First row of each identity."""
+    words: dict[str, Row] = field(default_factory=dict)
+    """First row of each split."""
+
+    def add(self, row: Row) -> None:
+        """Take a row in, or refuse it."""
+        split = row.clip.split
+        named = self.words.setdefault(split, row)
+        if named.split_word != row.split_word:
+            raise InputError(
+                f"{row}: split {row.split_word!r}, but {split} is called {named.split_word!r} "
+                f"in {named}; lists of different releases leak from one split into another, "
+                "so one build takes one word for a split"
+            )
+        first = self.rows.setdefault(row.clip.identity, row)
+        if first is row:
+            self.clips.append(row.clip)
+        elif first.clip != row.clip or not are_one_list(first.file, row.file):
+            raise InputError(
+                f"{row}: {shorten(row.clip.identity)} is in {first} already; remove one of them"
+            )
+
+
+def read_annotations(paths: Sequence[Path], *, splits: Sequence[str] = ()) -> list[Clip]:
+    """Return the clips of annotation files in the order of the files.
+
+    Args:
+        paths: CSV or JSON files, gzipped or not, or directories of them.
+        splits: splits to keep, as `train`, `validation` or `test`; empty keeps all.
+
+    Raises:
+        InputError: a file cannot be read, a row is wrong, or a split is in no file.
+    """
+    reading = Reading()
+    for file in list_files(paths):
+        n_clips = len(reading.clips)
+        n_rows = 0
+        for row in read_rows(file):
+            reading.add(row)
+            n_rows += 1
+        if n_rows == 0:
+            raise InputError(f"{file} holds no rows; expected at least one below the header")
+        logger.debug("%s: %d rows, %d new", file, n_rows, len(reading.clips) - n_clips)
+    present = [split for split in SPLITS if split in reading.words]
+    for split in splits:
+        if split not in present:
+            raise InputError(
+                f"no annotation is of split {split!r}; there are: {', '.join(present)}"
+            )
+    return [clip for clip in reading.clips if not splits or clip.split in splits]
+
+
+def list_files(paths: Sequence[Path]) -> list[Path]:
+    """Return files as they are and directories as their lists, sorted by name."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(entry for entry in path.iterdir() if LIST_NAME.fullmatch(entry.name))
+            if not found:
+                raise InputError(f"directory {path} holds no .csv, .json, .csv.gz or .json.gz file")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"annotation file {path} does not exist")
+    for index, file in enumerate(files):
+        if file in files[:index]:
+            raise InputError(f"annotation file {file} is given twice")
+    if not files:
+        raise InputError("no annotation file is given")
+    return files
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """Yield the rows of a list of either kind."""
+    return read_json(file) if is_json(file) else read_table(file)
+
+
+def is_json(file: Path) -> bool:
+    """Tell JSON from a table by the file's name."""
+    match = LIST_NAME.fullmatch(file.name)
+    return match is not None and match["kind"].lower() == "json"
+
+
+def are_one_list(file: Path, other: Path) -> bool:
+    """Tell whether two files are one list in two formats, as DeepMind's archives hold them."""
+    ours, theirs = LIST_NAME.fullmatch(file.name), LIST_NAME.fullmatch(other.name)
+    if ours is None or theirs is None or file.parent != other.parent:
+        return False
+    return ours["stem"] == theirs["stem"] and ours["kind"].lower() != theirs["kind"].lower()
+
+
+def read_lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a utf-8 file with their ends, without a byte order mark."""
+    number = 1
+    try:
+        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} line {number}: not utf-8 text ({error.reason})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or "damaged gzip data"
+        raise InputError(f"cannot read {file}: {reason}") from error
+
+
+def read_records(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of its first line, fields) of each record that is not blank."""
+    reader = csv.reader(read_lines(file), strict=True)
+    number = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield number, fields
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{file} line {number}: no record of a CSV file ({error})") from error
+
+
+def read_table(file: Path) -> Iterator[Row]:
+    """Yield the rows of a Kinetics CSV or of a table of one's own videos."""
+    records = read_records(file)
+    number, header = next(records, (0, None))
+    if header is None:
+        raise InputError(f"{file} is empty; expected a header line and rows")
+    columns = [name.strip() for name in header]
+    try:
+        check_columns(columns)
+        default_word = "train" if "path" in columns else None
+        if default_word is None and "split" not in columns:
+            default_word = find_split_word(file.name)
+    except ValueError as error:
+        raise InputError(f"{file} line {number}: {error}") from error
+    # In a table of one's own videos it is one of the other columns.
+    at = columns.index("is_cc") if "is_cc" in columns and "path" not in columns else None
+    for number, fields in records:
+        try:
+            clip, word = parse_record(columns, fields, default_word)
+            is_cc = None if at is None else parse_is_cc(fields[at])
+        except ValueError as error:
+            raise InputError(f"{file} line {number}: {error}") from error
+        yield Row(clip, word, file, number, is_cc)
+
+
+def read_json(file: Path) -> Iterator[Row]:
+    """Yield the rows of DeepMind's JSON, an object of entries by YouTube id."""
+    text = "".join(read_lines(file))
+    if not text.strip():
+        raise InputError(f"{file} is empty; expected a JSON object of entries by YouTube id")
+    try:
+        entries = json.loads(text, object_pairs_hook=build_object)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not a usable JSON document ({error})") from error
+    if not isinstance(entries, dict):
+        raise InputError(f"{file}: expected a JSON object of entries by YouTube id")
+    for key, entry in entries.items():
+        try:
+            clip, word = parse_entry(key, entry, file.name)
+        except ValueError as error:
+            raise InputError(f"{file} entry {shorten(key)}: {error}") from error
+        yield Row(clip, word, file, key)
+
+
+def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, but refuse a key that occurs twice instead of dropping one."""
+    document: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in document:
+            raise ValueError(f"key {key!r} occurs twice")
+        document[key] = value
+    return document
+
+
+def resolve_class_list(clips: Sequence[Clip], class_list: str) -> tuple[str, ...] | None:
+    """Return the class names whose positions are the label ids, or None without labels.
+
+    Args:
+        clips: all clips of the build.
+        class_list: `400`, `600`, `700`, a text file with one class a line, or `auto`: the first
+            of 700, 600 and 400 that holds every label of Kinetics rows, or else the sorted
+            labels of one's own videos.
+
+    Raises:
+        InputError: the list cannot be read, or does not hold a label.
+    """
+    first_of_label = {clip.label: clip for clip in reversed(clips) if clip.label is not None}
+    if class_list == "auto":
+        if any(clip.path is None for clip in clips):
+            return choose_version(first_of_label.keys())
+        return tuple(sorted(first_of_label)) or None
+    names = class_names(class_list) if class_list in KINETICS_VERSIONS else read_classes(class_list)
+    for label in sorted(first_of_label.keys() - set(names)):
+        near = difflib.get_close_matches(label, names, n=3)
+        raise InputError(
+            f"label {label!r} of clip {shorten(first_of_label[label].identity)} is not among the "
+            f"{len(names)} of class list {class_list}; near names: {', '.join(near) or 'none'}"
+        )
+    return names
+
+
+def choose_version(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the first of the 700, 600 and 400 lists that holds every label."""
+    lists = [class_names(version) for version in KINETICS_VERSIONS]
+    for names in lists:
+        if set(labels) <= set(names):
+            return names
+    strangers = min((sorted(set(labels) - set(names)) for names in lists), key=len)
+    raise InputError(
+        f"the labels are of no one Kinetics version: the closest lacks {shorten(strangers)}; "
+        "name the right list with --class-list (400, 600, 700 or a text file)"
+    )
+
+
+def read_classes(class_list: str) -> tuple[str, ...]:
+    """Return the names of a text file with one class a line."""
+    names: dict[str, None] = {}
+    for number, line in enumerate(read_lines(Path(class_list)), 1):
+        name = line.strip()
+        if not name or name in names:
+            raise InputError(f"{class_list} line {number}: class {name!r} is empty or there twice")
+        names[name] = None
+    if not names:
+        raise InputError(f"class list {class_list} is empty; expected one class a line")
+    return tuple(names)

@@ -1,0 +1,187 @@
+"""Annotation files of any release in, one typed table over all of them out, and what it tells.
+
+A build refuses lists that contradict each other; here they are counted: clips that are there twice,
+and clips of one release's validation or test that are in the training split of another.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_kinetics700.schema import SPLITS
+from clip_kinetics700_builder.clips.annotations import are_one_list, is_json, list_files, read_rows
+from clip_kinetics700_builder.system.files import atomic_path
+from clip_kinetics700_builder.types import InputError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("version", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("youtube_id", pa.string(), nullable=False),
+        pa.field("time_start", pa.int64(), nullable=False),
+        pa.field("time_end", pa.int64(), nullable=False),
+        pa.field("is_cc", pa.bool_()),
+        pa.field("file", pa.string(), nullable=False),
+    ]
+)
+UNKNOWN = "unknown"
+VERSION = re.compile(r"(?:^|[^0-9])(400|600|700)(?:[-_ ]?(2020))?(?:[^0-9]|$)")
+USUAL_SECONDS = 10
+
+Segment = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One annotation file and the release it is of."""
+
+    file: Path
+    version: str | None
+
+
+def find_version(path: Path) -> str | None:
+    """Return the release that a path names, the file's name before its directories."""
+    for name in (path.name, *(parent.name for parent in path.absolute().parents)):
+        match = VERSION.search(name)
+        if match is not None:
+            return match[1] + ("-2020" if match[2] else "")
+    return None
+
+
+def list_sources(paths: Iterable[tuple[Path, str | None]]) -> list[Source]:
+    """Return the files of paths with their releases; of one list in two formats the table alone.
+
+    Args:
+        paths: files or directories, each with its release where that is said.
+    """
+    sources: list[Source] = []
+    for path, version in paths:
+        sources += [Source(file, version or find_version(file)) for file in list_files([path])]
+    return [
+        source
+        for source in sources
+        if not is_json(source.file)
+        or not any(are_one_list(source.file, other.file) for other in sources)
+    ]
+
+
+def read_sources(sources: Sequence[Source]) -> pa.Table:
+    """Return all rows of annotation files, in their order.
+
+    Raises:
+        InputError: a file cannot be read, or a row is wrong, or of one's own videos.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for source in sources:
+        for row in read_rows(source.file):
+            clip = row.clip
+            if clip.path is not None:
+                raise InputError(f"{row}: is of one's own videos, which no release holds")
+            times = (clip.time_start, clip.time_end)
+            known = (source.version, clip.split, clip.label, clip.video_id)
+            values = (*known, *times, row.is_cc, str(source.file))
+            for name, value in zip(SCHEMA.names, values, strict=True):
+                columns[name].append(value)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write the table as Parquet, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial)
+
+
+def describe_table(table: pa.Table) -> dict[str, Any]:
+    """Return the counts of a table: rows by release and split, duplicates, leakage."""
+    groups = group_segments(table)
+    return {
+        "rows": table.num_rows,
+        "releases": describe_releases(table),
+        "duplicates": describe_duplicates(groups),
+        "leakage": list(describe_leakage(groups)),
+    }
+
+
+def group_segments(table: pa.Table) -> dict[tuple[str, str], list[Segment]]:
+    """Return the segments of each release and split, releases by name, splits in their order."""
+    groups: dict[tuple[str, str], list[Segment]] = defaultdict(list)
+    names = ("version", "split", "youtube_id", "time_start", "time_end")
+    for version, split, *segment in zip(*(table[name].to_pylist() for name in names), strict=True):
+        groups[version or UNKNOWN, split].append((segment[0], segment[1], segment[2]))
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1]))))
+
+
+def describe_releases(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the counts of each release and split."""
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    labels: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True):
+        version, split, label, _, start, end, is_cc, _ = row
+        key = (version or UNKNOWN, split)
+        tally = counts[key]
+        tally["rows"] += 1
+        tally["without_label"] += label is None
+        tally["other_length"] += end - start != USUAL_SECONDS
+        tally["is_cc"] += is_cc is True
+        tally["is_cc_unknown"] += is_cc is None
+        if label is not None:
+            labels[key].add(label)
+    return [
+        {"version": key[0], "split": key[1], **counts[key], "classes": len(labels[key])}
+        for key in sorted(counts, key=lambda key: (key[0], SPLITS.index(key[1])))
+    ]
+
+
+def describe_duplicates(groups: Mapping[tuple[str, str], Sequence[Segment]]) -> dict[str, Any]:
+    """Return, for each release, how many segments are there several times, and ids with several."""
+    duplicates = {}
+    for version in dict.fromkeys(version for version, _ in groups):
+        segments = [s for key, group in groups.items() if key[0] == version for s in group]
+        times = Counter(segments)
+        ids = Counter(segment[0] for segment in times)
+        duplicates[version] = {
+            "segments": sum(count > 1 for count in times.values()),
+            "rows_too_many": len(segments) - len(times),
+            "ids_with_several_segments": sum(count > 1 for count in ids.values()),
+        }
+    return duplicates
+
+
+def describe_leakage(
+    groups: Mapping[tuple[str, str], Sequence[Segment]],
+) -> Iterator[dict[str, Any]]:
+    """Yield, for validation and test of each release and train of each, what is in both."""
+    for (version, split), held_out in groups.items():
+        for (other, other_split), train in groups.items():
+            if split == "train" or other_split != "train":
+                continue
+            same = len(set(held_out) & set(train))
+            overlapping = count_overlaps(set(held_out), train)
+            yield {
+                "version": version,
+                "split": split,
+                "in_train_of": other,
+                "clips": len(set(held_out)),
+                "same_segment": same,
+                "overlapping": overlapping,
+                "share": overlapping / len(set(held_out)),
+            }
+
+
+def count_overlaps(held_out: Iterable[Segment], train: Iterable[Segment]) -> int:
+    """Return how many segments share a moment of a video with one of the others."""
+    times: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for video_id, start, end in train:
+        times[video_id].append((start, end))
+    return sum(
+        any(start < stop and begin < end for begin, stop in times.get(video_id, ()))
+        for video_id, start, end in held_out
+    )

@@ -1,0 +1,225 @@
+"""Clips -> the ordered plan -> parts; pure, apart from the plan's own file.
+
+In: the clips of the annotations. Out: their order, the runs of rows that are encoded
+together, and a digest. Order and cut come from the annotations alone, never from the
+files at hand, so every machine and every repair sees the same plan.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_kinetics700.index import column_list
+from clip_kinetics700.schema import SPLITS
+from clip_kinetics700_builder.system.files import atomic_path
+from clip_kinetics700_builder.types import Clip, InputError, Part
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("time_start", pa.int64()),
+        pa.field("time_end", pa.int64()),
+        pa.field("label", pa.string()),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("path", pa.string()),
+        pa.field("extra", pa.string()),
+    ]
+)
+
+
+def order_clips(clips: Sequence[Clip], seed: int) -> list[Clip]:
+    """Return the clips as train, validation, test, each shuffled by a digest of every row.
+
+    A row's place within its split is that of blake2b, 16 bytes, of the UTF-8 text
+    `SEED NUL YOUTUBE_ID NUL TIME_START NUL TIME_END`, of one's own video `SEED NUL PATH`;
+    numbers are plain decimals, and no field can hold the NUL that separates them. Equal
+    digests go by identity. A row's key is its own, so other rows come and go around it.
+    """
+
+    def key(clip: Clip) -> tuple[int, bytes, str]:
+        return SPLITS.index(clip.split), digest_identity(clip, seed), clip.identity
+
+    return sorted(clips, key=key)
+
+
+def digest_identity(clip: Clip, seed: int) -> bytes:
+    """Return the 16 bytes by which a clip is ordered within its split."""
+    if clip.path is not None:
+        parts = [str(seed), clip.path]
+    else:
+        parts = [str(seed), clip.video_id, str(clip.time_start), str(clip.time_end)]
+    return hashlib.blake2b("\0".join(parts).encode("utf-8"), digest_size=16).digest()
+
+
+def cut_parts(clips: Sequence[Clip], rows_per_part: int) -> list[Part]:
+    """Return runs of at most rows_per_part rows, none across two splits.
+
+    Args:
+        clips: the plan, in order.
+        rows_per_part: rows of a part; the last part of a split holds the rest.
+
+    Raises:
+        InputError: rows_per_part is less than 1.
+    """
+    runs = groupby(clip.split for clip in clips)
+    spans = find_splits((split, sum(1 for _ in run)) for split, run in runs)
+    return cut_splits(spans, rows_per_part)
+
+
+def cut_splits(spans: Mapping[str, range], rows_per_part: int) -> list[Part]:
+    """Return the parts of splits whose rows are these.
+
+    Raises:
+        InputError: rows_per_part is less than 1.
+    """
+    if rows_per_part < 1:
+        raise InputError(f"rows per part must be at least 1, got {rows_per_part}")
+    return [
+        Part(f"{split}-{index:05d}", span[first : first + rows_per_part])
+        for split, span in spans.items()
+        for index, first in enumerate(range(0, len(span), rows_per_part))
+    ]
+
+
+def find_splits(runs: Iterable[tuple[str, int]]) -> dict[str, range]:
+    """Return the rows of each split.
+
+    Args:
+        runs: of the plan, each a split and how many rows of it follow each other.
+
+    Raises:
+        ValueError: a split comes after one that it should come before.
+    """
+    spans: dict[str, range] = {}
+    begin = n_left = 0
+    for split, length in runs:
+        if split not in SPLITS[n_left:]:
+            raise ValueError(f"row {begin} of the plan, {split}, follows a later split")
+        n_left = SPLITS.index(split) + 1
+        spans[split] = range(begin, begin + length)
+        begin += length
+    return spans
+
+
+def write_plan(path: Path, clips: Sequence[Clip]) -> None:
+    """Write the plan as Parquet, one row per clip in plan order."""
+    columns = {name: [getattr(clip, name) for clip in clips] for name in PLAN_SCHEMA.names}
+    with atomic_path(path) as partial:
+        pq.write_table(pa.table(columns, schema=PLAN_SCHEMA), partial)
+
+
+def read_plan(path: Path) -> list[Clip]:
+    """Return the clips of a plan in order.
+
+    Raises:
+        InputError: there is no such file, or it is no plan.
+    """
+    columns = [column.to_pylist() for column in read_plan_table(path).columns]
+    return [Clip(*values) for values in zip(*columns, strict=True)]
+
+
+def read_plan_table(path: Path) -> pa.Table:
+    """Return a plan as a table whose columns are the fields of `Clip`, in their order.
+
+    Raises:
+        InputError: there is no such file, or it is no plan.
+    """
+    try:
+        with pq.ParquetFile(path) as plan:
+            # Threads of Arrow would keep tens of megabytes each for the next time.
+            table = plan.read(use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read plan {path}: no Parquet file can be read there") from error
+    if not table.schema.equals(PLAN_SCHEMA):
+        raise InputError(
+            f"{path} is no plan: columns {table.schema.names}, expected {PLAN_SCHEMA.names}"
+        )
+    return table.select([field.name for field in fields(Clip)])
+
+
+def plan_digest(clips: Sequence[Clip]) -> str:
+    """Return the sha256 of all fields of all rows in order.
+
+    A row is hashed as one line: the JSON array, ASCII and without spaces, of a clip's fields.
+    """
+    digest = hashlib.sha256()
+    names = [field.name for field in fields(Clip)]
+    for clip in clips:
+        row = [getattr(clip, name) for name in names]
+        digest.update(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n")
+    return digest.hexdigest()
+
+
+ROWS_PER_PIECE = 1000
+# Columns of few different values, by the thousand.
+CODED = ("split", "label", "caption")
+NO_VALUE = -1
+
+
+class CodedColumn:
+    """A column of texts as numbers of its different texts."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        """Take a column of texts and nulls."""
+        encoded = column.combine_chunks().dictionary_encode()
+        codes = encoded.indices.fill_null(NO_VALUE)
+        self.codes: npt.NDArray[np.int32] = codes.to_numpy(zero_copy_only=False).copy()
+        # NO_VALUE is the last one.
+        self._texts: list[str | None] = [*encoded.dictionary.to_pylist(), None]
+
+    def take(self, begin: int, end: int) -> list[str | None]:
+        """Return the texts of consecutive rows."""
+        texts = self._texts
+        return [texts[code] for code in self.codes[begin:end].tolist()]
+
+    def runs(self) -> Iterator[tuple[str, int]]:
+        """Yield the runs of equal texts, each with its length; there must be no nulls."""
+        begins = np.flatnonzero(np.diff(self.codes, prepend=NO_VALUE))
+        lengths = np.diff(begins, append=len(self.codes))
+        for code, length in zip(self.codes[begins].tolist(), lengths.tolist(), strict=True):
+            yield str(self._texts[code]), length
+
+
+class PlanTable:
+    """The clips of a plan, in order."""
+
+    def __init__(self, path: Path) -> None:
+        """Read a plan.
+
+        Raises:
+            InputError: there is no such file, or it is no plan.
+        """
+        table = read_plan_table(path)
+        self._coded = {name: CodedColumn(table.column(name)) for name in CODED}
+        self._table = table.drop_columns([*CODED])
+        self.spans = find_splits(self._coded["split"].runs())
+        """The rows of each split."""
+
+    def __len__(self) -> int:
+        """Count the clips."""
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[Clip]:
+        """Yield all clips."""
+        for begin in range(0, len(self), ROWS_PER_PIECE):
+            yield from self.take(range(begin, min(begin + ROWS_PER_PIECE, len(self))))
+
+    def take(self, rows: range) -> list[Clip]:
+        """Return the clips of consecutive rows."""
+        piece = self._table.slice(rows.start, len(rows))
+        columns = [
+            self._coded[field.name].take(rows.start, rows.stop)
+            if field.name in CODED
+            else column_list(piece.column(field.name))
+            for field in fields(Clip)
+        ]
+        return [Clip(*values) for values in zip(*columns, strict=True)]

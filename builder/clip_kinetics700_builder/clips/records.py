@@ -1,0 +1,130 @@
+"""One record of an annotation file -> one Clip; pure, whatever the file's format.
+
+In: a header, the fields of a record, or a JSON entry. Out: the clip and the word its split
+was called by, or a `ValueError`, to which the reader of the file adds file and line.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from clip_kinetics700.schema import SPLIT_OF_WORD, normalize_split
+from clip_kinetics700_builder.types import Clip
+
+VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+# Six digits are what a clip's file name has room for; milliseconds end up outside.
+WHOLE_SECONDS = re.compile(r"([0-9]{1,6})(?:\.0*)?")
+KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
+IS_CC_OF_WORD = {"": None, "0": False, "false": False, "1": True, "true": True}
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Refuse a header that is neither of Kinetics nor of a plain table."""
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"a column occurs twice in the header: {shorten(columns)}")
+    if "path" not in columns and not set(KINETICS_COLUMNS) <= set(columns):
+        raise ValueError(
+            f"unknown header {shorten(columns)}; a Kinetics list has {', '.join(KINETICS_COLUMNS)} "
+            "and may have label, split, is_cc; a table of one's own videos has path "
+            "and may have caption, label, split and others"
+        )
+
+
+def find_split_word(file_name: str) -> str:
+    """Return the split word in a file's name: `test` of `kinetics700_test.csv`."""
+    tokens = re.findall(r"holdout_test|[a-z]+", file_name.lower())
+    words = [str(token) for token in tokens if token in SPLIT_OF_WORD]
+    if len({normalize_split(word) for word in words}) != 1:
+        raise ValueError(
+            "no split is given, neither here nor in the file's name, "
+            f"where one of {', '.join(SPLIT_OF_WORD)} would name it"
+        )
+    return words[-1]
+
+
+def parse_record(
+    columns: Sequence[str], fields: Sequence[str], default_word: str | None
+) -> tuple[Clip, str]:
+    """Return the clip and the split word of one record of a table."""
+    if len(fields) != len(columns):
+        raise ValueError(f"{len(fields)} fields where the header has {len(columns)}")
+    cells = dict(zip(columns, fields, strict=True))
+    word = cells.get("split", default_word or "").strip().lower()
+    if "path" in cells:
+        return make_own_clip(cells, word), word
+    times = (cells["time_start"], cells["time_end"])
+    return make_kinetics_clip(cells["youtube_id"], times, cells.get("label"), word), word
+
+
+def make_kinetics_clip(
+    video_id: str, times: tuple[object, object], label: object, word: str
+) -> Clip:
+    """Return the clip of a Kinetics row of any format."""
+    if VIDEO_ID.fullmatch(video_id) is None:
+        raise ValueError(f"{video_id!r} is no YouTube id, which is 11 of A-Z a-z 0-9 _ -")
+    start, end = parse_seconds("time_start", times[0]), parse_seconds("time_end", times[1])
+    if end <= start:
+        raise ValueError(f"time_end {end} is not after time_start {start}")
+    if not isinstance(label, str | None):
+        raise ValueError(f"the label must be a string, got {shorten(label)}")
+    name = (label or "").strip()
+    name.encode("utf-8")  # JSON can hold halves of characters, which no file can
+    return Clip(normalize_split(word), video_id, start, end, name or None, caption=name)
+
+
+def parse_seconds(column: str, value: object) -> int:
+    """Return whole seconds; `84` and `84.0` are, `84.5`, `-1` and `nan` are not."""
+    match = WHOLE_SECONDS.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError(f"{column} must be whole seconds from 0 to 999999, got {shorten(value)}")
+    return int(match[1])
+
+
+def parse_is_cc(text: str) -> bool | None:
+    """Return whether a video is under a Creative Commons licence; None where nothing is said."""
+    word = text.strip().lower()
+    if word not in IS_CC_OF_WORD:
+        raise ValueError(f"is_cc must be 0, 1, false, true or empty, got {shorten(text)}")
+    return IS_CC_OF_WORD[word]
+
+
+def make_own_clip(cells: Mapping[str, str], word: str) -> Clip:
+    """Return the clip of a row of a plain table."""
+    path = PurePosixPath(cells["path"])
+    if not path.stem or "\0" in cells["path"]:
+        raise ValueError(f"path {cells['path']!r} names no file")
+    label = cells.get("label", "").strip() or None
+    known = ("caption", "label", "split")
+    others = {column: text for column, text in cells.items() if column not in known}
+    return Clip(
+        split=normalize_split(word),
+        video_id=path.stem,
+        time_start=None,
+        time_end=None,
+        label=label,
+        # A caption is one line on disk.
+        caption=" ".join((cells.get("caption") or label or "").splitlines()),
+        path=str(path),
+        extra=json.dumps(others, ensure_ascii=False, sort_keys=True),
+    )
+
+
+def parse_entry(key: str, entry: object, file_name: str) -> tuple[Clip, str]:
+    """Return the clip and the split word of one JSON entry."""
+    document = entry if isinstance(entry, dict) else {}
+    annotations = document.get("annotations")
+    segment = annotations.get("segment") if isinstance(annotations, dict) else None
+    if not isinstance(annotations, dict) or not isinstance(segment, list) or len(segment) != 2:
+        raise ValueError(
+            f'expected {{"annotations": {{"segment": [start, end]}}}}, got {shorten(entry)}'
+        )
+    word = str(document.get("subset") or find_split_word(file_name)).strip().lower()
+    times = (segment[0], segment[1])
+    return make_kinetics_clip(key, times, annotations.get("label"), word), word
+
+
+def shorten(value: object) -> str:
+    """Return what came in a length that fits a line."""
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."

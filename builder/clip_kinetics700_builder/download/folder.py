@@ -1,0 +1,75 @@
+"""A directory of clips, as `datasets` (videofolder) and torchvision (class folders) take it.
+
+`SPLIT/CLASS/ID_START_END.EXT`, clips without a class in `SPLIT/`; split by split a `metadata.jsonl`
+with captions. Files appear whole; what is in the directory is what counts as got.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from clip_kinetics700_builder.clips.releases import SPLIT_FOLDERS
+from clip_kinetics700_builder.sources.directory import index_videos
+from clip_kinetics700_builder.system.files import atomic_path, write_text
+from clip_kinetics700_builder.types import Clip
+
+METADATA_NAME = "metadata.jsonl"
+STATE_NAME = ".download"
+"""Hidden in the directory, where `datasets` does not look: the ledger and half a download."""
+
+
+def place_clip(directory: Path, clip: Clip, extension: str) -> Path:
+    """Return where the file of a clip goes; a label names one directory, whatever it holds."""
+    folder = directory / SPLIT_FOLDERS[clip.split]
+    name = re.sub(r"[/\0]", "_", clip.label or "").strip(". ")
+    return (folder / name if name else folder) / f"{clip.file_stem}.{extension}"
+
+
+def land_file(source: Path, final: Path) -> None:
+    """Copy the file of a clip, whole or not at all."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(final) as partial:
+        shutil.copyfile(source, partial)
+
+
+def write_metadata(directory: Path, clips: Iterable[Clip]) -> None:
+    """Write what is known of the clips that are there, beside the videos of each split.
+
+    Args:
+        directory: of the clips.
+        clips: annotated ones, whether they are there or not.
+    """
+    lines: dict[str, dict[str, str]] = {}
+    for clip, path in find_held(directory, clips):
+        folder = directory / SPLIT_FOLDERS[clip.split]
+        if path.is_relative_to(folder):
+            row = {
+                "file_name": path.relative_to(folder).as_posix(),
+                "caption": clip.caption,
+                # Text in every line: of nulls alone, readers would not know what they are.
+                "label": clip.label or "",
+                "youtube_id": clip.video_id,
+                "time_start": clip.time_start,
+                "time_end": clip.time_end,
+            }
+            line = json.dumps(row, ensure_ascii=False) + "\n"
+            lines.setdefault(clip.split, {})[str(row["file_name"])] = line
+    for split, by_name in lines.items():
+        text = "".join(by_name[name] for name in sorted(by_name))
+        write_text(directory / SPLIT_FOLDERS[split] / METADATA_NAME, text)
+
+
+def list_held(directory: Path, clips: Iterable[Clip]) -> set[str]:
+    """Return the identities of the clips that a directory holds."""
+    return {clip.identity for clip, _ in find_held(directory, clips)}
+
+
+def find_held(directory: Path, clips: Iterable[Clip]) -> Iterator[tuple[Clip, Path]]:
+    """Yield the clips of which a directory holds a file with bytes in it."""
+    index = index_videos(directory)
+    for clip in clips:
+        path = index.find(clip)
+        if path is not None and path.stat().st_size > 0:
+            yield clip, path

@@ -1,0 +1,188 @@
+"""Clips that are asked for in, those that are still to be got out, while several threads get them.
+
+FiftyOne's meaning: what is on disk counts first, then others up to `max_samples` of each split.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from threading import Lock
+from typing import TypeVar
+
+from clip_kinetics700_builder.clips.plan import order_clips
+from clip_kinetics700_builder.config import DownloadConfig
+from clip_kinetics700_builder.download.archive_store import Store
+from clip_kinetics700_builder.sources.ledger import GOT, Attempt, Ledger
+from clip_kinetics700_builder.types import Clip, InputError
+
+
+def select_clips(
+    clips: Iterable[Clip], *, classes: Sequence[str] = (), shuffle: bool = False, seed: int = 0
+) -> list[Clip]:
+    """Return the clips of some classes, in the order of their lists or in a random one.
+
+    Raises:
+        InputError: no clip is of a class.
+    """
+    clips = list(clips)
+    labels = {clip.label for clip in clips if clip.label is not None}
+    for name in classes:
+        if name not in labels:
+            near = ", ".join(get_close_matches(name, sorted(labels), n=3, cutoff=0.5)) or "none"
+            raise InputError(f"no clip is of class {name!r}; near names: {near}")
+    chosen = [clip for clip in clips if not classes or clip.label in classes]
+    return order_clips(chosen, seed) if shuffle else chosen
+
+
+class Wanted:
+    """The clips of one round, by file name, and how many of each split are still to be got."""
+
+    def __init__(self, clips: Sequence[Clip], need: Mapping[str, int | None]) -> None:
+        """Want these.
+
+        Args:
+            clips: in the order in which they are wanted.
+            need: how many of each split; None for all.
+        """
+        self._clips = {clip.file_stem: clip for clip in clips}
+        self.need = dict(need)
+        """How many of each split are still to be got; None for all."""
+        self._lock = Lock()
+
+    def list_open(self) -> list[Clip]:
+        """Return the clips that nobody has claimed, of splits that need more."""
+        with self._lock:
+            return [clip for clip in self._clips.values() if self.need[clip.split] != 0]
+
+    def wants(self, name: str) -> bool:
+        """Tell whether a clip is still wanted."""
+        with self._lock:
+            clip = self._clips.get(name)
+            return clip is not None and self.need[clip.split] != 0
+
+    def has(self, name: str) -> bool:
+        """Tell whether a clip is open, whether its split needs more or not."""
+        with self._lock:
+            return name in self._clips
+
+    def claim(self, name: str) -> Clip | None:
+        """Return a clip that the caller is to bring, or None where it is not wanted any more."""
+        with self._lock:
+            clip = self._clips.get(name)
+            if clip is None or self.need[clip.split] == 0:
+                return None
+            del self._clips[name]
+            self._add(clip, -1)
+            return clip
+
+    def give_back(self, clips: Iterable[Clip]) -> None:
+        """Want clips again, as they could not be brought after all."""
+        with self._lock:
+            for clip in clips:
+                self._clips[clip.file_stem] = clip
+                self._add(clip, 1)
+
+    def _add(self, clip: Clip, count: int) -> None:
+        need = self.need[clip.split]
+        self.need[clip.split] = None if need is None else need + count
+
+
+def count_need(
+    clips: Iterable[Clip], held: Collection[str], max_samples: int | None
+) -> dict[str, int | None]:
+    """Return how many more clips each split needs; None for all that there are.
+
+    Args:
+        clips: those that may be got.
+        held: identities of the clips that are there.
+        max_samples: of each split.
+    """
+    clips = list(clips)
+    here = Counter(clip.split for clip in clips if clip.identity in held)
+    return {
+        split: None if max_samples is None else max(0, max_samples - here[split])
+        for split in dict.fromkeys(clip.split for clip in clips)
+    }
+
+
+def take_first(clips: Iterable[Clip], need: Mapping[str, int | None]) -> list[Clip]:
+    """Return as many clips of each split as it needs, the first ones."""
+    left = dict(need)
+    chosen = []
+    for clip in clips:
+        count = left[clip.split]
+        if count is None or count > 0:
+            chosen.append(clip)
+            left[clip.split] = None if count is None else count - 1
+    return chosen
+
+
+Item = TypeVar("Item")
+Advance = Callable[[int], None]
+
+# For what is in flight when a run is stopped.
+GRACE_SECONDS = 3.0
+
+
+@dataclass(slots=True)
+class DownloadSummary:
+    """What a run did and left."""
+
+    held: int = 0
+    """Clips that were on disk before."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Clips that no source had, by the last reason."""
+    got: Counter[str] = field(default_factory=Counter)
+    """Clips that were got, by source."""
+
+
+@dataclass(slots=True)
+class Download:
+    """A run: what is asked for, what is there, what came of it."""
+
+    config: DownloadConfig
+    clips: list[Clip]
+    """Those that may be got, in order."""
+    store: Store
+    ledger: Ledger
+    last: dict[tuple[str, str], Attempt]
+    """The last attempt by identity and source, of earlier runs and of this one."""
+    summary: DownloadSummary = field(default_factory=DownloadSummary)
+    fresh: set[tuple[str, str]] = field(default_factory=set)
+    """Identity and source of the attempts of this run."""
+    advance: Advance = lambda _: None
+
+    def write(self, attempts: Sequence[Attempt]) -> None:
+        """Put attempts on record."""
+        self.ledger.write(attempts)
+        for attempt in attempts:
+            self.last[attempt.identity, attempt.source] = attempt
+            self.fresh.add((attempt.identity, attempt.source))
+            if attempt.outcome == GOT:
+                self.summary.got[attempt.source] += 1
+        self.advance(sum(attempt.outcome == GOT for attempt in attempts))
+
+    def may_try(self, clip: Clip, source: str) -> bool:
+        """Tell whether a source is to be asked for a clip: not where it failed, unless retried."""
+        attempt = self.last.get((clip.identity, source))
+        if attempt is None or attempt.outcome == GOT:
+            return True
+        reasons = self.config.retry_errors
+        return reasons is not None and (not reasons or attempt.reason in reasons)
+
+    def each(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+        """Do some work on each item, several at a time; whatever is raised ends it all."""
+        threads = ThreadPoolExecutor(self.config.num_workers, "download")
+        futures = [threads.submit(work, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            self.store.stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            # Not for a silent server: what arrived is kept, and gone on with in the next run.
+            wait(futures, GRACE_SECONDS)
+            raise
+        threads.shutdown()

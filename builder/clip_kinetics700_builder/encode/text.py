@@ -1,0 +1,139 @@
+"""A model's files in, its text encoder out: texts become vectors in the space of its pictures.
+
+Beside `encode.py` the only module that imports transformers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection
+
+from clip_kinetics700_builder.encode.model_files import ModelFiles, describe_error, read_object
+from clip_kinetics700_builder.encode.vision import LOAD_ERRORS
+from clip_kinetics700_builder.types import Float32Array, InputError
+
+TEXTS_PER_BATCH = 112
+TOKENIZER_FILES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextEncoder:
+    """A CLIP text tower with its projection and tokenizer, in float32 on the CPU."""
+
+    model: Any
+    """`CLIPTextModelWithProjection`."""
+    tokenizer: Any
+    max_tokens: int
+    """Tokens of a text; what is longer is cut, as CLIP does."""
+
+    def encode(
+        self, texts: Sequence[str], *, advance: Callable[[int], None] = lambda _: None
+    ) -> Float32Array:
+        """Return (n_texts, width) float32 `text_embeds`, not normalised.
+
+        Args:
+            texts: any number of them.
+            advance: is told of the texts that are done.
+        """
+        found = []
+        for batch in cut_batches(texts):
+            tokens = self.tokenizer(
+                batch,
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+            with torch.inference_mode():
+                embeds = self.model(
+                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                ).text_embeds
+            found.append(np.asarray(embeds.float()))
+            advance(len(batch))
+        return np.concatenate(found)
+
+
+def cut_batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield texts in batches."""
+    for begin in range(0, len(texts), TEXTS_PER_BATCH):
+        yield list(texts[begin : begin + TEXTS_PER_BATCH])
+
+
+def load_text_encoder(files: ModelFiles) -> TextEncoder:
+    """Load the text tower of a whole CLIP.
+
+    Raises:
+        InputError: the directory holds no text tower, no tokenizer, or what does not fit them.
+    """
+    hf_logging: Any = transformers.logging
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    config = read_object(files.directory / "config.json", files.name)
+    if config.get("model_type") != "clip":
+        raise InputError(
+            f"model {files.name}: config.json says model_type {config.get('model_type')!r}, which "
+            "has no text tower; a whole CLIP model (clip) is needed"
+        )
+    model = load_text_model(files)
+    tokenizer = load_tokenizer(files)
+    n_tokens, n_vectors = len(tokenizer), int(model.config.vocab_size)
+    if n_tokens > n_vectors:
+        raise InputError(
+            f"model {files.name}: its tokenizer has {n_tokens} tokens, its text tower {n_vectors}"
+        )
+    return TextEncoder(model, tokenizer, int(model.config.max_position_embeddings))
+
+
+def load_text_model(files: ModelFiles) -> Any:
+    """Return the text tower with its projection, every tensor of it from the weights."""
+    # Its annotation knows only the call that returns the model alone.
+    load: Any = CLIPTextModelWithProjection.from_pretrained
+    try:
+        config = CLIPTextConfig.from_pretrained(files.directory)
+        # A whole CLIPModel projects by its own configuration, as in `encode.py`.
+        config.projection_dim = files.width
+        model, loading = load(
+            files.directory,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"model {files.name}: its text tower cannot be loaded: {describe_error(error)}"
+        ) from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise InputError(
+            f"model {files.name}: its weights have no whole text tower: {len(missing)} tensors "
+            f"are missing, the first is {missing[0]}"
+        )
+    return model.eval()
+
+
+def load_tokenizer(files: ModelFiles) -> Any:
+    """Return the tokenizer that lies beside the weights."""
+    # Without files transformers makes one of its own, of two tokens.
+    names = {path.name for path in files.directory.iterdir()}
+    if not any(names >= kind for kind in TOKENIZER_FILES):
+        raise InputError(
+            f"model {files.name}: holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
+        )
+    # Of what is no object the tokenizers library says nothing that helps.
+    for name in sorted(names & {"tokenizer.json", "vocab.json"}):
+        read_object(files.directory / name, files.name)
+    load: Any = AutoTokenizer.from_pretrained
+    try:
+        return load(files.directory, trust_remote_code=False)
+    except Exception as error:
+        # That library's own errors have no class but this.
+        if type(error) is not Exception and not isinstance(error, LOAD_ERRORS):
+            raise
+        raise InputError(
+            f"model {files.name}: its tokenizer cannot be loaded: {describe_error(error)}"
+        ) from error

@@ -1,0 +1,199 @@
+"""A model's files in, its encoder out: a Hugging Face CLIP vision model and its preprocessing.
+
+Beside `text_encoder.py` the only module that imports transformers. What a model's image processor
+does is read from its configuration and then checked against the processor itself, before any work.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoImageProcessor,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from clip_kinetics700_builder.decode.preprocess import Preprocessing, normalize, resize_and_crop
+from clip_kinetics700_builder.encode.model_files import (
+    PREPROCESSOR_FILE,
+    ModelFiles,
+    describe_error,
+    parse_preprocessing,
+    read_object,
+)
+from clip_kinetics700_builder.encode.tower import (
+    ClipVisionEncoder,
+    EncoderShape,
+    VisionTower,
+    compile_tower,
+)
+from clip_kinetics700_builder.types import InputError, UInt8Array
+
+# What counts as equal to the model's own image processor, of full scale: its two
+# backends (PIL, torchvision) differ by up to 2/255 between themselves.
+MEAN_TOLERANCE = 1 / 255
+MAX_TOLERANCE = 4 / 255
+# What transformers lets through of files that do not fit, besides its own OSError and
+# ValueError: it uses values of the wrong type or size as they are.
+LOAD_ERRORS = (
+    OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    RuntimeError, ImportError, StrictDataclassError, SafetensorError,
+)  # fmt: skip
+# Old checkpoints hold tensors that no model needs (position ids); a layer is none of them.
+VISION_TENSORS = "vision_model.encoder.layers."
+
+
+def load_encoder(
+    files: ModelFiles, preprocessing: Preprocessing, shape: EncoderShape, *, device: str
+) -> ClipVisionEncoder:
+    """Load the vision tower; `device` is a resolved name. The first call compiles, where asked.
+
+    Raises:
+        InputError: the directory's weights are not those of a CLIP vision model, or it is to be
+            compiled and there is no compiler.
+    """
+    hf_logging: Any = transformers.logging
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    dtype = getattr(torch, shape.dtype)
+    tower = VisionTower(load_model(files, dtype).eval(), preprocessing, dtype).to(device)
+    return ClipVisionEncoder(
+        tower=compile_tower(tower) if shape.compiled else tower,
+        preprocessing=preprocessing,
+        device=torch.device(device),
+        dtype=dtype,
+        width=files.width,
+        batch_size=shape.batch_size,
+    )
+
+
+def load_model(files: ModelFiles, dtype: torch.dtype) -> Any:
+    """Return the vision tower with its projection, every tensor of it from the weights."""
+    # Its annotation knows only the call that returns the model alone.
+    load: Any = CLIPVisionModelWithProjection.from_pretrained
+    try:
+        config = CLIPVisionConfig.from_pretrained(files.directory)
+        config.projection_dim = files.width
+        model, loading = load(
+            files.directory,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"model {files.name}: its weights and config.json cannot be loaded: "
+            f"{describe_error(error)}"
+        ) from error
+    if loading["mismatched_keys"]:
+        key, found, wanted = min(loading["mismatched_keys"])
+        raise InputError(
+            f"model {files.name}: its weights do not fit config.json: {key} has shape "
+            f"{list(found)}, config.json says {list(wanted)}"
+        )
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise InputError(
+            f"model {files.name}: its weights are not those of a CLIP vision model with a "
+            f"projection: {len(missing)} tensors are missing, the first is {missing[0]}"
+        )
+    unused = [key for key in loading["unexpected_keys"] if key.startswith(VISION_TENSORS)]
+    if unused:
+        raise InputError(
+            f"model {files.name}: config.json has no place for {len(unused)} tensors of "
+            f"layers in its weights, the first is {min(unused)}"
+        )
+    return model
+
+
+def read_preprocessing(files: ModelFiles) -> Preprocessing:
+    """Return the model's preprocessing, checked against its own image processor.
+
+    Raises:
+        InputError: the directory has no image processor, or one that does something else.
+    """
+    load: Any = AutoImageProcessor.from_pretrained
+    path = files.directory / PREPROCESSOR_FILE
+    if path.is_file():
+        read_object(path, files.name)
+    try:
+        processor = load(files.directory)
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"model {files.name}: the image processor of {PREPROCESSOR_FILE} cannot be loaded: "
+            f"{describe_error(error)}"
+        ) from error
+    preprocessing = parse_preprocessing(files.name, processor.to_dict())
+    final, taken = preprocessing.final_size, files.image_size
+    if final != (taken, taken):
+        raise InputError(
+            f"model {files.name}: {PREPROCESSOR_FILE} makes pictures of (height, width) {final}, "
+            f"image_size of config.json takes {(taken, taken)}"
+        )
+    generator = np.random.default_rng(0)
+    for height, width in ((97, 160), (301, 228)):
+        coarse = generator.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+        frame = coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+        check_pixels(files.name, processor, preprocessing, np.ascontiguousarray(frame))
+    return preprocessing
+
+
+def check_pixels(
+    name: str, processor: Any, preprocessing: Preprocessing, frame: UInt8Array
+) -> None:
+    """Refuse an image processor that makes other pixels of a frame than we do."""
+    try:
+        theirs = processor(images=[frame], return_tensors="np")["pixel_values"]
+    except LOAD_ERRORS as error:
+        raise InputError(
+            f"model {name}: the image processor of {PREPROCESSOR_FILE} cannot be used: "
+            f"{describe_error(error)}"
+        ) from error
+    cropped = resize_and_crop(torch.from_numpy(frame[None]), preprocessing)
+    ours = normalize(cropped, preprocessing).numpy()
+    if not pixels_agree(ours, theirs, std=preprocessing.std):
+        raise InputError(
+            f"model {name}: our preprocessing does not give the pixels of its image "
+            f"processor {type(processor).__name__} ({PREPROCESSOR_FILE}); please report the model"
+        )
+
+
+def pixels_agree(
+    ours: npt.NDArray[Any], theirs: npt.NDArray[Any], *, std: tuple[float, ...]
+) -> bool:
+    """Say whether two (n, 3, height, width) normalised images are the same to our tolerance."""
+    if ours.shape != theirs.shape:
+        return False
+    difference = np.abs(ours - theirs) * np.asarray(std, np.float32)[None, :, None, None]
+    return bool(difference.mean() <= MEAN_TOLERANCE and difference.max() <= MAX_TOLERANCE)
+
+
+def save_random_model(directory: Path, *, tiny: bool = True, seed: int = 0) -> None:
+    """Save a CLIP vision tower with random weights: for demonstrations, tests and benchmarks.
+
+    It is ViT-B/32 in every size, or with `tiny` in all but depth and hidden width. The same
+    seed gives the same bytes.
+    """
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    hf_logging: Any = transformers.logging
+    hf_logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = CLIPVisionConfig(patch_size=32, **(sizes if tiny else {}))
+        model = CLIPVisionModelWithProjection(config)
+    CLIPImageProcessorPil().save_pretrained(directory)
+    model.save_pretrained(directory)

@@ -1,0 +1,110 @@
+"""What a cluster needs of the options: which engine, paths that hold elsewhere, a task's share.
+
+In: a configuration as the user gave it, and the nodes there are. Out: the same for other machines.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from clip_kinetics700_builder.config import EncodeConfig
+from clip_kinetics700_builder.types import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one task takes of a cluster."""
+
+    config: EncodeConfig
+    """The options of a task: `auto` resolved as far as the nodes tell."""
+    n_cpus: int
+    n_gpus: int
+    """1 where the encoder or the decoder runs on a GPU, else 0."""
+    n_slots: int
+    """How many tasks run at a time on the nodes there are, at least 1."""
+
+
+def check_engine(config: EncodeConfig) -> None:
+    """Refuse options that are not the engine's, and an engine that is not installed.
+
+    Raises:
+        InputError: names the option, or the extra to install.
+    """
+    if config.engine == "local":
+        if config.ray_address is not None or config.ray_cpus is not None:
+            raise InputError("--ray-address and --ray-cpus are for --engine ray")
+        return
+    if config.rank is not None or config.world_size is not None:
+        raise InputError("--engine ray shares out the parts itself: no --rank and --world-size")
+    if ":" in config.device:
+        raise InputError(f"--device {config.device}: Ray gives each task its GPU; use cuda")
+    if find_spec("ray") is None:
+        raise InputError("ray is not installed: pip install 'clip-kinetics700[ray]'")
+
+
+def make_portable(config: EncodeConfig) -> EncodeConfig:
+    """Return the options with absolute paths: a task has a working directory of its own."""
+    model = Path(config.model)
+    return replace(
+        config,
+        work=config.work.absolute(),
+        videos=None if config.videos is None else config.videos.absolute(),
+        base_url=config.base_url if "://" in config.base_url else absolute(config.base_url),
+        model=absolute(config.model) if model.is_dir() else config.model,
+    )
+
+
+def absolute(path: str) -> str:
+    """Return a path as it holds in every working directory."""
+    return str(Path(path).absolute())
+
+
+def divide_nodes(config: EncodeConfig, nodes: Iterable[Mapping[str, float]]) -> Share:
+    """Return what a task takes: as much as fits on every node that can do the work.
+
+    Args:
+        config: the options.
+        nodes: the resources of each, `CPU` and `GPU`.
+
+    Raises:
+        InputError: no node can do it, and how much a task is to take was not said.
+    """
+    nodes = list(nodes)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if any(node.get("GPU", 0) >= 1 for node in nodes) else "cpu"
+    n_gpus = int("cuda" in (device, config.decode_device))
+    # The head node of many a cluster offers no CPU at all.
+    able = [node for node in nodes if node.get("CPU", 0) >= 1 and node.get("GPU", 0) >= n_gpus]
+    # CPUs of each node, and how many tasks are to share them.
+    rooms = [(int(node["CPU"]), int(node["GPU"]) if n_gpus else 1) for node in able]
+    and_gpu = " and a GPU" if n_gpus else ""
+    if not rooms and config.ray_cpus is None:
+        raise InputError(
+            f"no node of the Ray cluster has a CPU{and_gpu} to offer; "
+            "give --ray-cpus to wait for one that has, or another --device"
+        )
+    n_cpus = config.ray_cpus or min(max(1, cpus // n_tasks) for cpus, n_tasks in rooms)
+    n_slots = sum(
+        min(cpus // n_cpus, n_tasks) if n_gpus else cpus // n_cpus for cpus, n_tasks in rooms
+    )
+    if n_slots == 0:
+        wanted = f"{n_cpus} CPUs{and_gpu}"
+        log.warning("no node of the Ray cluster has %s yet: waiting for one", wanted)
+    return Share(
+        config=replace(
+            config,
+            device=device,
+            ray_cpus=n_cpus,
+            # Ray counts cores and binds nobody to them.
+            decode_workers=config.decode_workers or n_cpus,
+            encode_lanes=config.encode_lanes or (None if device == "cuda" else n_cpus),
+        ),
+        n_cpus=n_cpus,
+        n_gpus=n_gpus,
+        n_slots=max(1, n_slots),
+    )

@@ -1,0 +1,172 @@
+"""A plan in, hours and bytes out: what a build would take on this machine.
+
+A few of the plan's clips are decoded and a few batches encoded; the rest is arithmetic.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import mean
+
+from clip_kinetics700_builder.config import EncodeConfig
+from clip_kinetics700_builder.decode.pool import DecodePool
+from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, make_task
+from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.encode.model_files import find_model
+from clip_kinetics700_builder.encode.tower import EncoderShape
+from clip_kinetics700_builder.encode.vision import load_encoder, read_preprocessing
+from clip_kinetics700_builder.engines.local import open_lanes
+from clip_kinetics700_builder.engines.prepare import FOUND, Plan, choose_shape, resolve_devices
+from clip_kinetics700_builder.parts.work import read_work_config
+from clip_kinetics700_builder.sources.directory import find_clip
+from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.types import Failure, Frames
+
+CLIPS_TO_MEASURE = 8
+ENCODE_SECONDS = 2.0
+# Where no clip is at hand: ten seconds of H.264 at 340x256 and 30 frames a second, as Kinetics is
+# mostly stored, on a core of 2023 (`make bench`).
+USUAL_DECODE_SECONDS = 0.07
+USUAL_CLIP_SECONDS = 10.0
+# A Parquet row besides its embeddings, an index row, a row of a part: measured on real builds.
+PARQUET_ROW_BYTES, INDEX_ROW_BYTES, PART_ROW_BYTES = 150, 24, 190
+TAR_BLOCK = 512
+NPY_HEADER_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """What one clip takes."""
+
+    decode_seconds: float
+    """Of one core."""
+    n_frames: float
+    """Kept of a clip, on average."""
+    frame_seconds: float
+    """Between two frames out of the encoder, when it does nothing else."""
+    n_cores: int
+    on_gpu: bool
+    """The encoder leaves the cores to the decoder; else they share them."""
+    width: int
+    """Columns of the embeddings."""
+    n_decoded: int
+    """Clips that were decoded to know; 0 means usual values were taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a build takes."""
+
+    n_clips: int
+    seconds: float
+    dataset_bytes: int
+    """Of the published files, at most: a clip that fails takes nothing."""
+    work_bytes: int
+    """Of the parts."""
+
+
+def predict_cost(model: CostModel, n_clips: int, formats: Sequence[str]) -> Cost:
+    """Return what so many clips take."""
+    decode = model.decode_seconds / model.n_cores
+    encode = model.n_frames * model.frame_seconds
+    seconds = max(decode, encode) if model.on_gpu else decode + encode
+    array = round(model.n_frames * model.width * 2)
+    # Three headers, the array, the caption and the json.
+    tar = 3 * TAR_BLOCK + round_up(array + NPY_HEADER_BYTES) + 2 * TAR_BLOCK
+    sizes = {"parquet": array + PARQUET_ROW_BYTES, "webdataset": tar}
+    sample = INDEX_ROW_BYTES + sum(sizes[name] for name in formats)
+    return Cost(n_clips, n_clips * seconds, n_clips * sample, n_clips * (array + PART_ROW_BYTES))
+
+
+def round_up(n_bytes: int) -> int:
+    """Return whole blocks of a tar."""
+    return math.ceil(n_bytes / TAR_BLOCK) * TAR_BLOCK
+
+
+def measure_cost(config: EncodeConfig, plan: Plan) -> CostModel:
+    """Decode a few clips of the plan and encode a few batches.
+
+    Raises:
+        InputError: the model cannot be used.
+        BuildError: no process that decodes stays alive.
+    """
+    files = find_model(config.model, config.revision)
+    preprocessing = read_preprocessing(files)
+    device, decode_device = resolve_devices(config, plan)
+    decoding = Decoding(config.frames_per_second, preprocessing, decode_device)
+    seconds, lengths = measure_decoding(config, [*pick_tasks(plan, decoding)])
+    stored = read_work_config(config.work)
+    chosen = {} if stored is None else stored.configuration
+    shape = choose_shape(config, plan, device.split(":")[0], chosen)
+    # Compiling would take longer than all else here; it makes the model a tenth faster.
+    eager = EncoderShape(dtype=shape.dtype, batch_size=shape.batch_size, compiled=False)
+    encoder = load_encoder(files, preprocessing, eager, device=device)
+    with open_lanes(config, encoder) as lanes:
+        frame_seconds = measure_encoding(lanes, (*preprocessing.final_size, 3))
+    return CostModel(
+        decode_seconds=mean(seconds) if seconds else USUAL_DECODE_SECONDS,
+        n_frames=mean(lengths) if lengths else USUAL_CLIP_SECONDS * config.frames_per_second,
+        frame_seconds=frame_seconds,
+        n_cores=count_cores(),
+        on_gpu=encoder.device.type == "cuda",
+        width=encoder.width,
+        n_decoded=len(seconds),
+    )
+
+
+def pick_tasks(plan: Plan, decoding: Decoding) -> Iterator[DecodeTask]:
+    """Yield tasks for a few clips with a file, from all over the plan."""
+    step = max(1, len(plan.clips) // CLIPS_TO_MEASURE)
+    for row in range(0, len(plan.clips), step):
+        found = find_clip(plan.videos, plan.clips[row], row)
+        if not isinstance(found, Failure):
+            yield make_task(decoding, row, found)
+
+
+def measure_decoding(
+    config: EncodeConfig, tasks: Sequence[DecodeTask]
+) -> tuple[list[float], list[int]]:
+    """Return seconds and kept frames of each clip that decodes, one after another."""
+    seconds, lengths = list[float](), list[int]()
+    if not tasks:
+        return seconds, lengths
+    with DecodePool(1, config.task_timeout_seconds, memory_mib=config.worker_memory_mib) as pool:
+        # The first one waits for imports.
+        list(islice(pool.decode(tasks[:1]), 1))
+        for task in tasks:
+            begin = time.perf_counter()
+            pieces = list(pool.decode([task]))
+            last = pieces[-1]
+            if isinstance(last, Frames):
+                seconds.append(time.perf_counter() - begin)
+                lengths.append(last.info.n_frames)
+    return seconds, lengths
+
+
+def measure_encoding(lanes: EncoderLanes, frame_shape: tuple[int, ...]) -> float:
+    """Return the seconds that a frame takes while all lanes are busy."""
+    batches = [lanes.make_batch(frame_shape) for _ in range(lanes.n_lanes)]
+    n_frames, seconds = 0, 0.0
+    for turn in range(1_000):
+        begin = time.perf_counter()
+        for future in [lanes.submit(batch) for batch in batches]:
+            future.result()
+        # The first turn allocates.
+        if turn > 0:
+            n_frames += lanes.n_lanes * lanes.batch_size
+            seconds += time.perf_counter() - begin
+        if seconds > ENCODE_SECONDS:
+            break
+    return seconds / n_frames
+
+
+def count_clips(plan: Plan, config: EncodeConfig) -> int:
+    """Return how many clips this rank would decode: those with a file, or in an archive maybe."""
+    todo = plan.list_unfinished(config.work)
+    rows = (row for part in todo for row in part.rows or ())
+    n_found = sum(plan.outcomes[row] == FOUND for row in rows)
+    n_archives = sum(part.archive is not None for part in todo)
+    share = n_archives / len(plan.archives) if plan.archives else 0.0
+    return n_found + round(share * len(plan.list_archive_rows()))

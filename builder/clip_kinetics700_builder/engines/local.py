@@ -1,0 +1,291 @@
+"""Parts of a plan in, finished parts out, on this machine: one rank of `world_size`.
+
+Ranks take every world_size-th part and share the directory; there is no coordinator.
+"""
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from clip_kinetics700_builder.config import FRAMES_PER_TASK, EncodeConfig
+from clip_kinetics700_builder.decode.pool import DecodePool
+from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, make_task
+from clip_kinetics700_builder.encode.batches import EncoderLanes, encode_frames
+from clip_kinetics700_builder.encode.tower import ClipVisionEncoder
+from clip_kinetics700_builder.engines.archive_stream import ArchiveStream
+from clip_kinetics700_builder.engines.test_video import encode_canary
+from clip_kinetics700_builder.parts.canary import is_same_encoder
+from clip_kinetics700_builder.parts.part import (
+    PartReport,
+    finish_part,
+    is_done,
+    read_report,
+    write_results,
+)
+from clip_kinetics700_builder.parts.work import SPOOL_NAME, list_reports, parts_directory
+from clip_kinetics700_builder.sources.directory import VideoIndex, find_clip
+from clip_kinetics700_builder.sources.ledger import FetchError, is_passing
+from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.types import (
+    Archive,
+    BuildError,
+    Clip,
+    EncodedClip,
+    EncoderError,
+    Failure,
+    Float32Array,
+    Part,
+)
+
+log = logging.getLogger(__name__)
+
+# Of reading an archive to its end; each of its byte ranges has attempts of its own.
+ARCHIVE_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What lasts for one run of an engine."""
+
+    pool: DecodePool
+    lanes: EncoderLanes
+    """Of the engine's encoder."""
+    canary: Float32Array
+    advance: Callable[[int], None]
+    """Is told of every finished clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """What every part of a build shares: the clips, where they are, and what encodes them."""
+
+    clips: Sequence[Clip]
+    """The whole plan, in order."""
+    videos: VideoIndex | None
+    """The videos directory; None where all clips are in archives."""
+    archive_rows: Mapping[str, int]
+    """Plan row by name, `ID_START_END`, of the clips that archives are to give."""
+    encoder: ClipVisionEncoder
+    decoding: Decoding
+    """How their frames are chosen and made."""
+    work: Path
+    """The work directory."""
+
+    @property
+    def parts(self) -> Path:
+        """Directory of the finished parts."""
+        return parts_directory(self.work)
+
+    def run(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
+        """Encode parts in their order, those that no other process has."""
+        for is_archive, group in groupby(parts, lambda part: part.archive is not None):
+            yield from (self.run_archives if is_archive else self.run_videos)(group, run)
+
+    def run_videos(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
+        """Encode parts of the videos directory.
+
+        They are one stream of clips: while the end of a part is encoded the next one is decoded,
+        and batches hold frames of both.
+        """
+        claimed: deque[tuple[Part, ExitStack]] = deque()
+        begin = time.monotonic()
+        with ExitStack() as claims:
+
+            def list_claimed() -> Iterator[DecodeTask | Failure]:
+                for part in parts:
+                    claim = claims.enter_context(ExitStack())
+                    if not claim.enter_context(self.claim(part, run)):
+                        claim.close()
+                        continue
+                    claimed.append((part, claim))
+                    yield from self.list_tasks(part)
+
+            results = self.encode(list_claimed(), run)
+            for first in results:
+                part, claim = claimed.popleft()
+                rest = islice(results, len(part.rows or ()) - 1)
+                report = self.write(part, chain([first], rest), run)
+                now = time.monotonic()
+                yield finish_part(self.parts, report, seconds=round(now - begin, 3))
+                claim.close()
+                begin = now
+
+    def run_archives(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
+        """Encode parts of archives, one archive after another."""
+        for part in parts:
+            with self.claim(part, run) as is_ours:
+                if is_ours and part.archive is not None:
+                    begin = time.monotonic()
+                    report, facts = self.run_archive(part, part.archive, run)
+                    facts["seconds"] = round(time.monotonic() - begin, 3)
+                    yield finish_part(self.parts, report, **facts)
+
+    @contextmanager
+    def claim(self, part: Part, run: Run) -> Iterator[bool]:
+        """Yield whether this process is to encode a part, which no other one then does."""
+        lock = FileLock(self.parts / f"{part.name}.lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            log.info("part %s is being encoded by another process", part.name)
+            run.advance(len(part.rows or ()))
+            yield False
+            return
+        with held:
+            if is_done(self.parts, part.name):
+                run.advance(len(part.rows or ()))
+                yield False
+                return
+            yield True
+            # Whoever opened it meanwhile finds the part done.
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    def run_archive(
+        self, part: Part, archive: Archive, run: Run
+    ) -> tuple[PartReport, dict[str, Any]]:
+        """Encode the clips of an archive while it is read, anew if it is not read to its end.
+
+        Returns:
+            The report, and what it is to say of the archive.
+        """
+        rows = self.archive_rows
+        if part.rows is not None:
+            tried = set(part.rows)
+            rows = {name: row for name, row in rows.items() if row in tried}
+        attempt = 0
+        while True:
+            attempt += 1
+            stream = ArchiveStream(archive, self.work / SPOOL_NAME / part.name, rows)
+            try:
+                with stream:
+                    results = self.encode(stream.tasks(self.decode_task), run, stream.drop)
+                    report = self.write(part, results, run)
+            except FetchError as error:
+                log.warning("%s (attempt %d)", error, attempt)
+                run.advance(-stream.n_done)
+                if attempt < ARCHIVE_ATTEMPTS and is_passing(error):
+                    continue
+                report = self.write(part, [], run)
+                return report, {**stream.facts, "error": [error.reason, str(error)]}
+            return report, stream.facts
+
+    def encode(
+        self,
+        tasks: Iterable[DecodeTask | Failure],
+        run: Run,
+        done: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[EncodedClip | Failure]:
+        """Decode and encode clips; `done` is told of the row of each."""
+        decoded = run.pool.decode(tasks)
+        try:
+            for result in self.check_results(encode_frames(decoded, run.lanes), run.advance):
+                done(result.row)
+                yield result
+        except EncoderError as error:
+            raise BuildError(f"clip {self.clips[error.row].identity}: {error}") from error
+
+    def write(self, part: Part, results: Iterable[EncodedClip | Failure], run: Run) -> PartReport:
+        """Write the results of a part."""
+        return write_results(self.parts, part, results, width=self.encoder.width, canary=run.canary)
+
+    def list_tasks(self, part: Part) -> Iterator[DecodeTask | Failure]:
+        """Look up the file of each clip of a part."""
+        for row in part.rows or ():
+            found = find_clip(self.videos, self.clips[row], row)
+            yield found if isinstance(found, Failure) else self.decode_task(row, found)
+
+    def decode_task(self, row: int, path: Path) -> DecodeTask:
+        """Return the task that decodes a clip's first frames."""
+        return make_task(self.decoding, row, path)
+
+    def check_results(
+        self, results: Iterable[EncodedClip | Failure], advance: Callable[[int], None]
+    ) -> Iterator[EncodedClip | Failure]:
+        """Pass results on; a value that is no number is an error of the encoder, not the clip's."""
+        for result in results:
+            if isinstance(result, EncodedClip) and not np.isfinite(result.embeddings).all():
+                raise BuildError(
+                    f"clip {self.clips[result.row].identity}: the encoder gave values that are "
+                    f"not finite in float16 (computed in {self.encoder.dtype}); "
+                    "try --dtype float32 in a new output directory"
+                )
+            advance(1)
+            yield result
+
+
+RunParts = Callable[[list[Part]], tuple[list[PartReport], float]]
+"""Encodes parts; returns their reports and the seconds it took once all was started."""
+
+# One computes while the other one's batch is on its way.
+LANES_OF_A_GPU = 2
+
+
+def count_clips(parts: Sequence[Part], n_archive_rows: int) -> int:
+    """Return how many clips parts hold, at most: an archive shows what it holds when it is read.
+
+    Args:
+        parts: of videos and of archives.
+        n_archive_rows: how many clips all archives are to give.
+    """
+    n_clips = sum(len(part.rows) for part in parts if part.rows is not None)
+    return n_clips + n_archive_rows * any(part.rows is None for part in parts)
+
+
+@contextmanager
+def open_run(config: EncodeConfig, engine: LocalEngine) -> Iterator[Run]:
+    """Start what decodes and what encodes, and send the test video through both.
+
+    Raises:
+        BuildError: it does not come out as it should, or as it did before.
+    """
+    with open_pool(config, engine) as pool, open_lanes(config, engine.encoder) as lanes:
+        canary = encode_canary(pool, lanes, engine.decode_task, dtype=engine.encoder.dtype)
+        refuse_changed_encoder(engine, canary)
+        yield Run(pool, lanes, canary, advance=lambda _: None)
+
+
+def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
+    """Refuse to go on, for days, with another encoder than that of a part that is there.
+
+    Raises:
+        BuildError: assembly would refuse what this run makes.
+    """
+    done = next(iter(list_reports(engine.work)), None)
+    if done is not None and not is_same_encoder(
+        canary.tolist(), read_report(engine.parts, done).canary
+    ):
+        raise BuildError(
+            f"{engine.work}: the encoder gives another embedding of the package's test video than "
+            f"when part {done} was made (another driver, model file or library?); "
+            "use what made it, or another output directory"
+        )
+
+
+def open_pool(config: EncodeConfig, engine: LocalEngine) -> DecodePool:
+    """Start the processes that decode: as many as there are cores.
+
+    Beside an encoder on the same cores they stop as soon as enough is decoded.
+    """
+    return DecodePool(
+        config.decode_workers or count_cores(),
+        config.task_timeout_seconds,
+        memory_mib=config.worker_memory_mib,
+        result_bytes=FRAMES_PER_TASK * math.prod(engine.decoding.preprocessing.final_size) * 3,
+    )
+
+
+def open_lanes(config: EncodeConfig, encoder: ClipVisionEncoder) -> EncoderLanes:
+    """Start the threads that call the encoder: one a core, or two on a GPU."""
+    on_gpu = encoder.device.type == "cuda"
+    n_lanes = config.encode_lanes or (LANES_OF_A_GPU if on_gpu else count_cores())
+    return EncoderLanes(encoder, n_lanes, is_pinned=on_gpu)

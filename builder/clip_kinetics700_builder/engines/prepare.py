@@ -1,0 +1,275 @@
+"""Options in, everything that encoding needs out: the plan, the model, what `auto` means.
+
+All that can be wrong with the input is found here, before a byte is written.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clip_kinetics700_builder.clips.annotations import read_annotations, resolve_class_list
+from clip_kinetics700_builder.clips.plan import cut_parts, order_clips, plan_digest
+from clip_kinetics700_builder.clips.releases import VERSIONS
+from clip_kinetics700_builder.config import EncodeConfig
+from clip_kinetics700_builder.decode.preprocess import Preprocessing
+from clip_kinetics700_builder.decode.video import Decoding, ffmpeg_version
+from clip_kinetics700_builder.encode.devices import (
+    resolve_batch_size,
+    resolve_compiled,
+    resolve_decode_device,
+    resolve_device,
+    resolve_dtype,
+)
+from clip_kinetics700_builder.encode.model_files import ModelFiles, find_model
+from clip_kinetics700_builder.encode.tower import ClipVisionEncoder, EncoderShape
+from clip_kinetics700_builder.encode.vision import load_encoder, read_preprocessing
+from clip_kinetics700_builder.engines.cluster import check_engine
+from clip_kinetics700_builder.engines.local import LocalEngine
+from clip_kinetics700_builder.engines.ranks import read_local_rank, resolve_rank
+from clip_kinetics700_builder.parts.part import is_done
+from clip_kinetics700_builder.parts.work import (
+    Sources,
+    WorkConfig,
+    parts_directory,
+    read_work_config,
+    refuse_differences,
+    store_sources,
+    store_work,
+)
+from clip_kinetics700_builder.sources.annotation_cache import find_annotations
+from clip_kinetics700_builder.sources.cvdf import find_archives
+from clip_kinetics700_builder.sources.directory import VideoIndex, find_clip, index_videos
+from clip_kinetics700_builder.system.files import check_directory
+from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.types import Archive, Clip, Failure, InputError, Part
+
+log = logging.getLogger(__name__)
+
+# What became of a clip that has a file; else it is the reason of its Failure.
+FOUND = "found"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do, before anything is written."""
+
+    clips: list[Clip]
+    class_names: tuple[str, ...] | None
+    videos: VideoIndex | None
+    archives: list[Archive]
+    parts: list[Part]
+    """Parts of the whole plan: runs of rows for the videos directory, then one for each archive."""
+    own_parts: list[Part]
+    """Parts of this rank."""
+    rank: int
+    world_size: int
+    configuration: dict[str, Any]
+    """What of the manifest's configuration follows from the plan alone."""
+
+    @property
+    def sources(self) -> Sources:
+        """Where the clips are from."""
+        return Sources(self.videos is not None, tuple(archive.name for archive in self.archives))
+
+    @cached_property
+    def outcomes(self) -> list[str]:
+        """For each row `found`, or why there is no file; every clip is looked for once."""
+        found = (find_clip(self.videos, clip, row) for row, clip in enumerate(self.clips))
+        return [one.reason if isinstance(one, Failure) else FOUND for one in found]
+
+    def count_found(self) -> dict[str, Counter[str]]:
+        """Return for each split how many clips have a file, and why the others have none."""
+        counts: dict[str, Counter[str]] = {}
+        for clip, outcome in zip(self.clips, self.outcomes, strict=True):
+            counts.setdefault(clip.split, Counter())[outcome] += 1
+        return counts
+
+    def list_unfinished(self, work: Path) -> list[Part]:
+        """Return the parts of this rank that are not finished in a work directory."""
+        directory = parts_directory(work)
+        return [part for part in self.own_parts if not is_done(directory, part.name)]
+
+    def list_archive_rows(self) -> dict[str, int]:
+        """Return the rows that archives are to give, by name: the videos directory comes first."""
+        if not self.archives:
+            return {}
+        return {
+            clip.file_stem: row
+            for row, clip in enumerate(self.clips)
+            if clip.path is None and self.outcomes[row] != FOUND
+        }
+
+
+def plan_encode(config: EncodeConfig) -> Plan:
+    """Read annotations, look for the clips and cut the work; writes nothing to the output."""
+    check_engine(config)
+    rank, world_size = find_rank(config)
+    check_directory("--output", config.work)
+    check_sources(config)
+    videos = None if config.videos is None else index_videos(config.videos)
+    annotations = find_annotations(config)
+    clips = order_clips(read_annotations(annotations, splits=config.splits), config.seed)
+    archives: list[Archive] = []
+    if config.clip_source is not None and config.version is not None:
+        archives = find_archives(config.version, clips, config.base_url, {})
+    parts = [] if videos is None else cut_parts(clips, config.rows_per_part)
+    parts += [Part(archive.name, None, archive) for archive in archives]
+    plan = Plan(
+        clips=clips,
+        class_names=resolve_class_list(clips, config.class_list),
+        videos=videos,
+        archives=archives,
+        parts=parts,
+        own_parts=parts[rank::world_size],
+        rank=rank,
+        world_size=world_size,
+        configuration={
+            "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
+            "frames_per_second": config.frames_per_second,
+            "seed": config.seed,
+            "plan_sha256": plan_digest(clips),
+            "rows": dict(Counter(clip.split for clip in clips)),
+        },
+    )
+    refuse_other_plan(config, plan)
+    return plan
+
+
+def find_rank(config: EncodeConfig) -> tuple[int, int]:
+    """Return rank and world size.
+
+    Raises:
+        InputError: there is no such rank.
+    """
+    # On a cluster one process hands out all parts, even if Slurm started it beside others.
+    options = (0, 1) if config.engine == "ray" else (config.rank, config.world_size)
+    rank, world_size = resolve_rank(*options, os.environ)
+    if not 0 <= rank < world_size:
+        raise InputError(
+            f"--rank {rank}: must be from 0 to {world_size - 1}, "
+            f"one less than --world-size {world_size}"
+        )
+    if world_size > 1 and options == (None, None):
+        # An array that was meant for something else would otherwise encode a share in silence.
+        log.info("rank %d of %d as Slurm says; --rank and --world-size override", rank, world_size)
+    return rank, world_size
+
+
+def check_sources(config: EncodeConfig) -> None:
+    """Refuse options that name no clips, or archives of no release."""
+    if config.videos is None and config.clip_source is None:
+        raise InputError("no clips are named: give --videos DIR, --source cvdf, or both")
+    if config.clip_source is not None and config.version is None:
+        versions = ", ".join(VERSIONS)
+        raise InputError(f"--source {config.clip_source} needs --version, one of {versions}")
+
+
+def refuse_other_plan(config: EncodeConfig, plan: Plan) -> None:
+    """Refuse a work directory begun with another plan, before a model is looked at."""
+    stored = read_work_config(config.work)
+    if stored is not None:
+        before = {name: stored.configuration.get(name) for name in plan.configuration}
+        refuse_differences(
+            config.work,
+            {**before, "rows_per_part": stored.rows_per_part},
+            {**plan.configuration, "rows_per_part": config.rows_per_part},
+        )
+
+
+def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
+    """Load the model, then store what this build is, or check it against what is stored."""
+    files = find_model(config.model, config.revision)
+    preprocessing = read_preprocessing(files)
+    device, decode_device = resolve_devices(config, plan)
+    resolve = partial(
+        resolve_work_config, config=config, plan=plan, files=files, preprocessing=preprocessing
+    )
+
+    def load(work_config: WorkConfig) -> ClipVisionEncoder:
+        names = EncoderShape.__dataclass_fields__
+        shape = EncoderShape(**{name: work_config.configuration[name] for name in names})
+        return load_encoder(files, preprocessing, shape, device=device)
+
+    chosen = resolve(read_work_config(config.work))
+    encoder = load(chosen)
+    stored = store_work(config.work, resolve, plan.clips)
+    if stored != chosen:
+        # Another rank has chosen meanwhile what `auto` means.
+        encoder = load(stored)
+    store_sources(config.work, plan.sources)
+    return LocalEngine(
+        clips=plan.clips,
+        videos=plan.videos,
+        archive_rows=plan.list_archive_rows(),
+        encoder=encoder,
+        decoding=Decoding(config.frames_per_second, preprocessing, decode_device),
+        work=config.work,
+    )
+
+
+def resolve_devices(config: EncodeConfig, plan: Plan) -> tuple[str, str]:
+    """Return where this rank encodes and where it decodes."""
+    device = resolve_device(config.device, read_local_rank(plan.rank, os.environ))
+    return device, resolve_decode_device(config.decode_device, device)
+
+
+def resolve_work_config(
+    stored: WorkConfig | None,
+    config: EncodeConfig,
+    *,
+    plan: Plan,
+    files: ModelFiles,
+    preprocessing: Preprocessing,
+) -> WorkConfig:
+    """Return what this run is; what `auto` means is taken from the stored configuration."""
+    device_type = resolve_device(config.device).split(":")[0]
+    shape = choose_shape(config, plan, device_type, {} if stored is None else stored.configuration)
+    return WorkConfig(
+        configuration={
+            **plan.configuration,
+            "model": files.name,
+            "model_revision": files.revision,
+            "weights_sha256": files.weights_sha256,
+            "embedding_width": files.width,
+            "preprocessing": preprocessing.to_dict(),
+            **asdict(shape),
+            "decode_device": config.decode_device,
+            "versions": library_versions(),
+        },
+        class_names=None if plan.class_names is None else list(plan.class_names),
+        device_type=device_type,
+        rows_per_part=config.rows_per_part,
+    )
+
+
+def choose_shape(
+    config: EncodeConfig, plan: Plan, device_type: str, stored: Mapping[str, Any]
+) -> EncoderShape:
+    """Return how the model is run: by the options, else as before, else as suits this machine."""
+    dtype, batch_size, compiled = config.dtype, config.batch_size, stored.get("compiled")
+    if dtype == "auto":
+        dtype = stored.get("dtype") or resolve_dtype("auto", device_type)
+    if batch_size is None:
+        batch_size = stored.get("batch_size") or resolve_batch_size(None, device_type)
+    if compiled is None or config.compile != "auto":
+        compiled = resolve_compiled(
+            config.compile,
+            device_type,
+            dtype,
+            n_clips=len(plan.clips) // plan.world_size,
+            n_cores=config.ray_cpus or count_cores(),
+        )
+    return EncoderShape(dtype=dtype, batch_size=batch_size, compiled=compiled)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what turns a video into bytes on disk."""
+    packages = ("numpy", "pyarrow", "torch", "torchcodec", "transformers")
+    versions = {package: version(package) for package in packages}
+    return {**versions, "ffmpeg": ffmpeg_version()}

@@ -1,0 +1,276 @@
+"""Parts of a plan in, finished parts out, on a Ray cluster: a task is a run of parts.
+
+The only module that imports ray. Where a task runs, and where again when its process or its node
+is lost, Ray decides; what is finished stands in the directory that all nodes share.
+"""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import as_completed
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import ray
+from filelock import FileLock, Timeout
+from ray.exceptions import RayError, RayTaskError
+
+from clip_kinetics700_builder.config import EncodeConfig
+from clip_kinetics700_builder.decode.video import check_ffmpeg
+from clip_kinetics700_builder.engines.cluster import divide_nodes
+from clip_kinetics700_builder.engines.local import LocalEngine, Run, RunParts, count_clips, open_run
+from clip_kinetics700_builder.engines.prepare import Plan, prepare_engine
+from clip_kinetics700_builder.parts.part import PartReport, is_done, read_report
+from clip_kinetics700_builder.parts.work import parts_directory
+from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.types import BuildError, InputError, Part
+
+log = logging.getLogger(__name__)
+
+# Many enough that all slots end at about the same time, and a lost task costs little time.
+RUNS_PER_SLOT = 16
+# Times that Ray starts a task anew after losing its process or node. A run of parts that kills
+# every process would otherwise go round for ever.
+MAX_RETRIES = 8
+# A part whose lock a process of a lost node holds is left over, and handed out again.
+MAX_ROUNDS = 3
+# An NFS server frees the locks of a machine that is gone after 90 s; an archive takes minutes.
+LOCK_SECONDS = 900.0
+CONNECT_SECONDS = 10.0
+# What a task raises that has a line of ours, or of the system's, for the user.
+TASK_ERRORS = (InputError, BuildError, OSError, MemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every task of one run of the engine is given."""
+
+    token: str
+    """Of this run: by it a process knows what it has opened already."""
+    config: EncodeConfig
+    plan: Any
+    """Reference to the `Plan`, which a process fetches once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a process of the cluster keeps from task to task: the model, the decoders."""
+
+    engine: LocalEngine
+    run: Run
+    gpus: str | None
+    """Which GPUs Ray gave this process when the model was loaded."""
+    exits: ExitStack
+    """Ends it."""
+
+
+# By token; at most one.
+_sessions: dict[str, Session] = {}
+
+
+def encode_run(job: Job, parts: Sequence[Part]) -> list[PartReport]:
+    """Encode a run of parts in this process of the cluster; none: only get ready.
+
+    Returns:
+        Reports of the finished ones, those that an earlier try of this task finished included.
+    """
+    session = open_session(job)
+    for _ in session.engine.run(parts, session.run):
+        pass
+    directory = session.engine.parts
+    return [read_report(directory, part.name) for part in parts if is_done(directory, part.name)]
+
+
+def open_session(job: Job) -> Session:
+    """Return what this process has opened for the job, and open it for the first task."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    session = _sessions.get(job.token)
+    if session is None:
+        for name in list(_sessions):
+            _sessions.pop(name).exits.close()
+        check_ffmpeg()
+        engine = prepare_engine(job.config, ray.get(job.plan))
+        exits = ExitStack()
+        run = exits.enter_context(open_run(job.config, engine))
+        session = _sessions[job.token] = Session(engine, run, gpus, exits)
+    elif session.gpus != gpus:
+        # torch stays on the GPU it began with, which is another task's now: Ray starts this one
+        # anew in another process.
+        os._exit(1)
+    return session
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Ray cluster that is ready for parts."""
+
+    task: Any
+    """`encode_run` as Ray runs it."""
+    job: Job
+    n_slots: int
+    """Tasks that run at a time."""
+
+    def run(
+        self, parts: Sequence[Part], *, n_clips: int, quiet: bool
+    ) -> tuple[list[PartReport], float]:
+        """Encode parts; return their reports and the seconds it took.
+
+        Raises:
+            BuildError: a part is held by another process, and stays so.
+        """
+        begin = time.monotonic()
+        done: dict[str, PartReport] = {}
+        left = list(parts)
+        with track_progress("encode", n_clips, unit="clips", quiet=quiet) as advance:
+            for _ in range(MAX_ROUNDS):
+                # Closed before the connection is, whatever ends this loop.
+                with closing(self.hand_out(self.cut_runs(left))) as results:
+                    for reports in results:
+                        done |= {report.name: report for report in reports}
+                        advance(sum(len(report.rows) for report in reports))
+                left = [part for part in left if part.name not in done]
+                if not left:
+                    return list(done.values()), time.monotonic() - begin
+                for part in left:
+                    self.wait_for(part)
+        raise BuildError(f"part {left[0].name}: was handed out {MAX_ROUNDS} times to no avail")
+
+    def cut_runs(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
+        """Return runs of parts, several for each slot: within a run decoders never wait."""
+        length = max(1, len(parts) // (self.n_slots * RUNS_PER_SLOT))
+        return [parts[first : first + length] for first in range(0, len(parts), length)]
+
+    def hand_out(self, runs: Sequence[Sequence[Part]]) -> Generator[list[PartReport], None, None]:
+        """Give Ray a task for each run; yield what each has finished, in the order they end.
+
+        Raises:
+            InputError: or another error of ours, as a task raised it.
+            BuildError: Ray has given up on a task.
+        """
+        tasks = [self.task.remote(self.job, run) for run in runs]
+        try:
+            # A signal's exception would be lost in Ray's own way of waiting.
+            for future in as_completed([task.future() for task in tasks]):
+                yield future.result()
+        except RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            raise (cause if isinstance(cause, TASK_ERRORS) else error) from error
+        except RayError as error:
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BuildError(f"Ray gave up on a task: {line}; run it again to go on") from error
+        finally:
+            for task in tasks:
+                ray.cancel(task, force=True)
+
+    def wait_for(self, part: Part) -> None:
+        """Wait until no process holds a part.
+
+        Raises:
+            BuildError: one holds it for too long.
+        """
+        lock = parts_directory(self.job.config.work) / f"{part.name}.lock"
+        log.info("part %s is held by a process that Ray has lost; waiting for it", part.name)
+        try:
+            with FileLock(lock).acquire(timeout=LOCK_SECONDS):
+                pass
+        except Timeout as error:
+            raise BuildError(
+                f"part {part.name}: another process holds {lock}; end it and run this again"
+            ) from error
+
+
+@contextmanager
+def open_cluster(config: EncodeConfig, plan: Plan, *, quiet: bool) -> Iterator[RunParts]:
+    """Connect to a cluster and let one task find out what is wrong, or what `auto` means there.
+
+    Raises:
+        InputError: there is no such cluster, or none of its nodes can do the work.
+    """
+    with connect(config, quiet=quiet):
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        share = divide_nodes(config, nodes)
+        job = Job(uuid4().hex, share.config, ray.put(replace(plan, world_size=share.n_slots)))
+        remote: Any = ray.remote
+        task = remote(
+            num_cpus=share.n_cpus,
+            num_gpus=share.n_gpus,
+            max_retries=MAX_RETRIES,
+            max_calls=0,  # the process stays, with the model that it has loaded
+        )(encode_run)
+        cluster = Cluster(task, job, share.n_slots)
+        list(cluster.hand_out([[]]))
+        log.info("Ray: %d nodes, %d tasks at a time", len(nodes), share.n_slots)
+        yield partial(run_parts, cluster, plan, quiet=quiet)
+
+
+def run_parts(
+    cluster: Cluster, plan: Plan, parts: list[Part], *, quiet: bool
+) -> tuple[list[PartReport], float]:
+    """Encode parts on a cluster, as `RunParts` says."""
+    n_clips = count_clips(parts, len(plan.list_archive_rows()))
+    return cluster.run(parts, n_clips=n_clips, quiet=quiet)
+
+
+@contextmanager
+def connect(config: EncodeConfig, *, quiet: bool) -> Iterator[None]:
+    """Be a driver of the cluster that the options name.
+
+    Raises:
+        InputError: it cannot be reached, or runs another version of Ray or Python.
+    """
+    shown, address = "--ray-address", config.ray_address
+    if address in (None, "auto") and os.environ.get("RAY_ADDRESS"):
+        shown, address = "RAY_ADDRESS", os.environ["RAY_ADDRESS"]
+    shown = f"{shown} {address}" if address else "--engine ray"
+    check_address(shown, address)
+    logging.getLogger("ray").setLevel(logging.ERROR if quiet else logging.WARNING)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False,
+            configure_logging=False,
+            log_to_driver=not quiet,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{shown}: {line}") from error
+    finally:
+        # Ray's own handler would end this process with an exit code of 15.
+        if signal.getsignal(signal.SIGTERM) is not handler:
+            signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def check_address(shown: str, address: str | None) -> None:
+    """Refuse an address at which nothing answers: Ray itself would try for two minutes.
+
+    Args:
+        shown: how the user gave it.
+        address: `HOST:PORT`, or a word of Ray's.
+
+    Raises:
+        InputError: there is nothing, or it is no such address.
+    """
+    if address in (None, "auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if address.startswith("ray://") or not host or not port.isdecimal():
+        raise InputError(
+            f"{shown}: HOST:PORT of the head node, auto or local is needed "
+            "(the build itself runs on a node of the cluster, without Ray Client)"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+            pass
+    except (OSError, OverflowError) as error:
+        raise InputError(f"{shown}: nothing answers there: {error}") from error

@@ -1,0 +1,67 @@
+"""The package's test video, red on its left and blue on its right, through decoder and encoder.
+
+In: the workers and the encoder of a run. Out: its embedding, which is kept with every part.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from clip_kinetics700_builder.decode.pool import DecodePool
+from clip_kinetics700_builder.decode.video import DecodeTask
+from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.types import BuildError, Failure, Float32Array, UInt8Array
+
+
+def encode_canary(
+    pool: DecodePool,
+    lanes: EncoderLanes,
+    make_task: Callable[[int, Path], DecodeTask],
+    *,
+    dtype: object,
+) -> Float32Array:
+    """Return the (width,) float32 embedding of the test video.
+
+    Args:
+        pool: decodes it.
+        lanes: encode it.
+        make_task: returns the task that decodes a file.
+        dtype: what the model computes in, for the message.
+
+    Raises:
+        BuildError: it does not decode, its colours or sides come out swapped, or the model
+            gives no numbers.
+    """
+    with ExitStack() as stack:
+        video = resources.files(__package__) / "canary.mp4"
+        path = stack.enter_context(resources.as_file(video))
+        frames = next(iter(pool.decode([make_task(0, path)])))
+    if isinstance(frames, Failure):
+        raise BuildError(f"the package's own test video does not decode: {frames.message}")
+    check_colours(frames.pixels[0])
+    batch = lanes.make_batch(frames.pixels.shape[1:])
+    batch[0] = frames.pixels[0]
+    vector: Float32Array = lanes.submit(batch).result()[0]
+    if not (np.isfinite(vector).all() and vector.any()):
+        raise BuildError(
+            f"the model gives no numbers for the package's own test video in {dtype}: "
+            "are its weights damaged?"
+        )
+    return vector
+
+
+def check_colours(pixels: UInt8Array) -> None:
+    """Refuse a decoder that swaps colours or sides."""
+    width = pixels.shape[1]
+    left = pixels[:, : width // 4].reshape(-1, 3).mean(axis=0)
+    right = pixels[:, -(width // 4) :].reshape(-1, 3).mean(axis=0)
+    is_red = left[0] > 200 and left[1:].max() < 60
+    is_blue = right[2] > 200 and right[:2].max() < 60
+    if not (is_red and is_blue):
+        raise BuildError(
+            "the decoder gives wrong colours: a frame with a red left and a blue right half "
+            f"came out as RGB {left.round().tolist()} and {right.round().tolist()}"
+        )

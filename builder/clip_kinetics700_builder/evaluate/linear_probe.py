@@ -1,0 +1,284 @@
+"""Frames of two splits in, how well a linear classifier of one tells the classes of the other out.
+
+`card` is the upstream card's protocol on scikit-learn. `mean-pooled` is the better one, which
+chooses C on a held-out part of train; it takes a few minutes of all of Kinetics-700.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from clip_kinetics700.texts import pool_clips, take_center
+from clip_kinetics700_builder.config import ProbeConfig
+from clip_kinetics700_builder.evaluate.clips import ClipBatch, EvaluationSource, open_evaluation
+from clip_kinetics700_builder.evaluate.results import (
+    Evaluation,
+    Outcomes,
+    Run,
+    join_outcomes,
+    rank_classes,
+    sum_up,
+)
+from clip_kinetics700_builder.types import Float32Array, InputError
+
+if TYPE_CHECKING:  # it imports torch
+    from clip_kinetics700_builder.evaluate.softmax_regression import Fit, Prepared
+
+log = logging.getLogger(__name__)
+
+CARD_C = 0.316
+CARD_MAX_ITERATIONS = 1000
+# Of features of length 1, in half decades.
+C_VALUES = (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1000.0, 3160.0, 10000.0)
+SWEEP_TOLERANCE = 1e-4
+FINAL_TOLERANCE = 1e-6
+ROWS_PER_PIECE = 8192
+
+IntArray = npt.NDArray[np.int64]
+Score: TypeAlias = Callable[[Float32Array], npt.NDArray[Any]]
+"""Returns (n, n_classes) scores of (n, width) features; -inf for a class it never saw."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """One vector a clip."""
+
+    rows: Float32Array
+    """(n, width) float32."""
+    labels: IntArray
+    """(n,) numbers of the classes."""
+
+
+def evaluate_linear_probe(config: ProbeConfig) -> Evaluation:
+    """Return the result document of a linear probe, and what came of each clip.
+
+    Raises:
+        InputError: the dataset cannot be used, or train has clips of fewer than two classes.
+        DamageError: a clip is damaged, and damage is not to be skipped.
+    """
+    evaluation, is_card = config.evaluation, config.protocol == "card"
+    if evaluation.split == "train":
+        raise InputError("--split train: a probe is trained on it; give validation or test")
+    source = open_evaluation(evaluation, "train", evaluation.split)
+    names = source.labels.names
+    train = read_features(source, is_card=is_card)
+    n_train = len(train.labels)
+    train = choose_rows(train, config)
+    check_classes(train, source.name)
+    if is_card:
+        score, parameters = train_card(train, len(names))
+    else:
+        score, parameters = train_mean_pooled(train, len(names), held_out=config.held_out)
+    batches = source.read(evaluation.split)
+    outcomes = join_outcomes([score_batch(b, source, score, is_card=is_card) for b in batches])
+    run = Run(
+        task="linear-probe",
+        protocol=config.protocol,
+        split=evaluation.split,
+        dropped=source.dropped[evaluation.split],
+        model={"id": parameters.pop("classifier"), "sha256": None},
+        dataset=source.describe(),
+        seed=evaluation.seed,
+        parameters={
+            "classes": len(names),
+            "train": {
+                "clips": n_train,
+                "used": len(train.labels),
+                "fraction": config.train_fraction,
+                "dropped": {k: n for k, n in sorted(source.dropped["train"].items()) if n},
+            },
+            **parameters,
+        },
+        packages=("numpy", "scikit-learn") if is_card else ("numpy", "scipy", "torch"),
+    )
+    return sum_up(run, outcomes, names)
+
+
+def read_features(source: EvaluationSource, *, is_card: bool) -> Features:
+    """Return the features of train; clips without frames, or with NaN, are dropped."""
+    rows, labels = [], []
+    for batch in source.read("train"):
+        there = batch.sizes > 0
+        source.dropped["train"]["no_frames"] += int((~there).sum())
+        if not there.any():
+            continue
+        features = make_features(batch, is_card=is_card)
+        is_finite = np.isfinite(features).all(axis=1)
+        rows.append(features[is_finite])
+        labels.append(batch.labels[there][is_finite])
+        source.dropped["train"]["not_finite"] += int((~is_finite).sum())
+    if not sum(map(len, rows)):
+        raise InputError(f"{source.name}: no clip of train has a label and frames")
+    return Features(np.concatenate(rows), np.concatenate(labels))
+
+
+def make_features(batch: ClipBatch, *, is_card: bool) -> Float32Array:
+    """Return the (n, width) float32 features of the clips of a batch that have frames."""
+    sizes = batch.sizes[batch.sizes > 0]
+    return take_center(batch.frames, sizes) if is_card else pool_clips(batch.frames, sizes)
+
+
+def choose_rows(features: Features, config: ProbeConfig) -> Features:
+    """Return the share of the rows that is trained on.
+
+    They stay in order for the card's protocol, of which scikit-learn sees what upstream saw; the
+    other one takes them in a random order, so that any run of rows is a random part.
+    """
+    n_rows = len(features.labels)
+    n_taken = max(1, round(config.train_fraction * n_rows))
+    if config.protocol == "card" and n_taken == n_rows:
+        return features
+    chosen = np.random.default_rng(config.evaluation.seed).permutation(n_rows)[:n_taken]
+    if config.protocol == "card":
+        chosen.sort()
+    return Features(features.rows[chosen], features.labels[chosen])
+
+
+def check_classes(train: Features, name: str) -> None:
+    """Refuse clips that nothing can be learned from."""
+    n_classes = len(np.unique(train.labels))
+    if n_classes < 2:
+        raise InputError(f"{name}: the clips of train are of {n_classes} class; a probe needs two")
+
+
+def train_card(train: Features, n_classes: int) -> tuple[Score, dict[str, Any]]:
+    """Train as upstream's card did; of 700 classes and all rows that takes hours."""
+    found = fit_logistic_regression(
+        train.rows, train.labels, c=CARD_C, max_iterations=CARD_MAX_ITERATIONS
+    )
+
+    def score(rows: Float32Array) -> npt.NDArray[Any]:
+        scores = np.full((len(rows), n_classes), -np.inf)
+        scores[:, found.classes] = found.score(rows)
+        return scores
+
+    return score, {
+        "classifier": "scikit-learn LogisticRegression",
+        "c": CARD_C,
+        "max_iterations": CARD_MAX_ITERATIONS,
+        "iterations": found.n_iterations,
+        "feature": "centre frame, not normalised",
+    }
+
+
+def train_mean_pooled(
+    train: Features, n_classes: int, *, held_out: float
+) -> tuple[Score, dict[str, Any]]:
+    """Choose C on the held-out part of train, then train on all of it; uses up the features."""
+    from clip_kinetics700_builder.evaluate.softmax_regression import (
+        fit_classifier,
+        prepare_features,
+    )
+
+    seen = np.unique(train.labels)
+    data = prepare_features(train.rows, np.searchsorted(seen, train.labels))
+    n_held_out = min(max(1, round(held_out * len(train.labels))), len(train.labels) - 1)
+    held, rest = data.take(0, n_held_out), data.take(n_held_out, len(train.labels))
+    best, sweep, n_passes = sweep_c(rest, held, len(seen))
+    c = max(sweep, key=lambda step: step["top1"])["c"]
+    final = fit_classifier(data, len(seen), c=c, tolerance=FINAL_TOLERANCE, start=best)
+    log.info("C %g: trained on all rows, %d passes", c, final.n_passes)
+    classifier = final.restore(data)
+
+    def score(rows: Float32Array) -> npt.NDArray[Any]:
+        scores = np.full((len(rows), n_classes), -np.inf, np.float32)
+        scores[:, seen] = classifier.score(rows)
+        return scores
+
+    return score, {
+        "classifier": "multinomial logistic regression",
+        "c": c,
+        "sweep": sweep,
+        "held_out": n_held_out,
+        "passes": n_passes + final.n_passes,
+        "feature": "normalised mean of the normalised frames",
+    }
+
+
+def sweep_c(
+    rest: "Prepared", held: "Prepared", n_classes: int
+) -> tuple["Fit | None", list[dict[str, float]], int]:
+    """Return the best classifier for what is held out, top-1 of each C tried, and passes taken.
+
+    C goes up, each classifier begins where the one before ended, and two that gain nothing end it.
+    """
+    from clip_kinetics700_builder.evaluate.softmax_regression import fit_classifier
+
+    best, fit, sweep, n_passes, n_worse = None, None, list[dict[str, float]](), 0, 0
+    for c in C_VALUES:
+        fit = fit_classifier(rest, n_classes, c=c, tolerance=SWEEP_TOLERANCE, start=fit)
+        top1 = measure_top1(fit.score, held.rows, np.asarray(held.labels))
+        log.info("C %g: top-1 %.4f of what is held out, %d passes", c, top1, fit.n_passes)
+        n_passes += fit.n_passes
+        gains = top1 > max((step["top1"] for step in sweep), default=-1.0)
+        best, n_worse = (fit, 0) if gains else (best, n_worse + 1)
+        sweep.append({"c": c, "top1": top1})
+        if n_worse == 2:
+            break
+    else:
+        log.warning("C %g is the largest that is tried, and may not be the best", c)
+    return best, sweep, n_passes
+
+
+def measure_top1(score: Callable[[Any], npt.NDArray[Any]], rows: Any, labels: IntArray) -> float:
+    """Return the share of rows whose class has the highest score."""
+    begins = range(0, len(labels), ROWS_PER_PIECE)
+    found = [score(rows[begin : begin + ROWS_PER_PIECE]).argmax(axis=1) for begin in begins]
+    return float((np.concatenate(found) == labels).mean())
+
+
+def score_batch(
+    batch: ClipBatch, source: EvaluationSource, score: Score, *, is_card: bool
+) -> Outcomes:
+    """Return the outcomes of a batch.
+
+    A clip without frames is dropped by the card's protocol, and wrong by the other one; one with
+    values that are not finite is wrong.
+    """
+    there = batch.sizes > 0
+    scores = np.full((len(batch.labels), len(source.labels.names)), -np.inf)
+    if there.any():
+        features = make_features(batch, is_card=is_card)
+        is_finite = np.isfinite(features).all(axis=1)
+        if is_finite.any():
+            scores[np.flatnonzero(there)[is_finite]] = score(features[is_finite])
+    if not is_card:
+        return rank_classes(scores, batch.labels)
+    source.dropped[source.config.split]["no_frames"] += int((~there).sum())
+    return rank_classes(scores[there], batch.labels[there])
+
+
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SklearnFit:
+    """A trained classifier, and what it took."""
+
+    model: Any
+    classes: npt.NDArray[np.int64]
+    """(n_seen,) numbers of the classes that its columns are."""
+    n_iterations: int
+
+    def score(self, rows: Float32Array) -> npt.NDArray[Any]:
+        """Return the (n, n_seen) probabilities of (n, width) features."""
+        return np.asarray(self.model.predict_proba(rows))
+
+
+def fit_logistic_regression(
+    rows: Float32Array, labels: npt.NDArray[np.int64], *, c: float, max_iterations: int
+) -> SklearnFit:
+    """Train scikit-learn's `LogisticRegression` with its defaults: lbfgs, L2."""
+    model = LogisticRegression(random_state=SEED, C=c, max_iter=max_iterations)
+    with warnings.catch_warnings():
+        # How many iterations there were is told in the result.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows, labels)
+    return SklearnFit(model, model.classes_.astype(np.int64), int(model.n_iter_.max()))

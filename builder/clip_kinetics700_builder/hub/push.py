@@ -1,0 +1,347 @@
+"""A finished dataset in, a repository of the Hub out that holds it: bytes first, then one commit.
+
+A reader sees the old dataset or the new one, whatever happens on the way. What was sent is not sent
+again, what is published is not committed again, and in the end the Hub's listing is compared.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clip_kinetics700.schema import MANIFEST_NAME
+from clip_kinetics700_builder.card.render import REPOSITORY_PLACEHOLDER
+from clip_kinetics700_builder.config import PushConfig
+from clip_kinetics700_builder.dataset.layout import README_NAME
+from clip_kinetics700_builder.dataset.manifest import hash_manifest, read_manifest
+from clip_kinetics700_builder.hub.errors import FAILURES
+from clip_kinetics700_builder.hub.target import (
+    MAIN,
+    Commit,
+    PushTarget,
+    RemoteFile,
+    check_repository_id,
+    read_token,
+    refuse_offline,
+)
+from clip_kinetics700_builder.system.files import hash_blob, hash_file
+from clip_kinetics700_builder.types import BuildError, InputError
+
+# The repository's own: which files are in LFS.
+ATTRIBUTES_NAME = ".gitattributes"
+# Larger ones are in LFS, where the Hub tells their sha256.
+MAX_GIT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file that is to be published."""
+
+    name: str
+    content: Path | bytes
+    n_bytes: int
+    sha256: str
+
+    def is_in(self, remote: RemoteFile | None) -> bool:
+        """Say whether a file of the repository has these bytes."""
+        if remote is None or remote.n_bytes != self.n_bytes:
+            return False
+        if remote.sha256 is not None:
+            return remote.sha256 == self.sha256
+        return self.n_bytes <= MAX_GIT_BYTES and remote.git_oid == hash_blob(self.read())
+
+    def read(self) -> bytes:
+        """Return the content."""
+        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What makes a repository the dataset."""
+
+    added: tuple[LocalFile, ...]
+    deleted: tuple[str, ...]
+    n_same: int
+    """Files that are there already."""
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the repository is the dataset already."""
+        return not self.added and not self.deleted
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the files that are added."""
+        return sum(file.n_bytes for file in self.added)
+
+
+def read_whole_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest of a dataset.
+
+    Raises:
+        InputError: there is none, or not as it was written.
+    """
+    manifest = read_manifest(directory) if directory.is_dir() else None
+    if manifest is None:
+        raise InputError(f"{directory}: holds no dataset: there is no {MANIFEST_NAME}")
+    if manifest.get("self_sha256") != hash_manifest(manifest):
+        raise InputError(f"{directory / MANIFEST_NAME}: was changed after it was written")
+    return manifest
+
+
+def write_message(manifest: Mapping[str, Any]) -> str:
+    """Return the commit's message: which dataset it is."""
+    samples, digest = manifest["totals"]["samples"], manifest["self_sha256"]
+    return f"Publish {samples:,} clips, manifest {digest[:12]}"
+
+
+def list_files(directory: Path, manifest: Mapping[str, Any], repo_id: str) -> list[LocalFile]:
+    """Return the files of a dataset, those of its manifest first, with the repository's card.
+
+    Raises:
+        InputError: files are missing or cut off.
+    """
+    files = [describe_local(directory, name, entry) for name, entry in manifest["files"].items()]
+    path = directory / MANIFEST_NAME
+    files.append(LocalFile(MANIFEST_NAME, path, path.stat().st_size, hash_file(path)))
+    card = directory / README_NAME
+    if not card.is_file():
+        raise InputError(f"{card}: is missing: by the card load_dataset finds the files")
+    text = card.read_bytes().replace(REPOSITORY_PLACEHOLDER.encode(), repo_id.encode())
+    files.append(LocalFile(README_NAME, text, len(text), hashlib.sha256(text).hexdigest()))
+    return files
+
+
+def describe_local(directory: Path, name: str, entry: Mapping[str, Any]) -> LocalFile:
+    """Return a file of the manifest; its bytes are compared before they are sent.
+
+    Raises:
+        InputError: it is missing or has another size.
+    """
+    path = directory / name
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; {MANIFEST_NAME} lists it")
+    n_bytes = path.stat().st_size
+    if n_bytes != entry["bytes"]:
+        raise InputError(f"{path}: has {n_bytes} bytes, {MANIFEST_NAME} says {entry['bytes']}")
+    return LocalFile(name, path, n_bytes, entry["sha256"])
+
+
+def compare_files(
+    files: Iterable[LocalFile], remote: Iterable[RemoteFile], *, keep_extra: bool
+) -> Change:
+    """Return what would make a repository with these files the dataset."""
+    there = {file.name: file for file in remote}
+    local = {file.name: file for file in files}
+    added = tuple(file for name, file in local.items() if not file.is_in(there.get(name)))
+    extra = sorted(there.keys() - local.keys() - {ATTRIBUTES_NAME})
+    return Change(added, () if keep_extra else tuple(extra), len(local) - len(added))
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+N_SHOWN = 5
+
+Track = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What came of a push."""
+
+    change: Change
+    commit: Commit | None
+    """What holds the dataset now; None in a dry run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What is published, and where."""
+
+    config: PushConfig
+    target: PushTarget
+    files: list[LocalFile]
+    message: str
+
+    def list_remote(self, commit: str) -> list[RemoteFile]:
+        """Return the files of a commit; of none, none."""
+        return self.target.list_files(commit) if commit else []
+
+    def compare(self, remote: list[RemoteFile]) -> Change:
+        """Return what would make a repository with these files the dataset."""
+        return compare_files(self.files, remote, keep_extra=self.config.keep_extra)
+
+    def find_published(self, head: str, change: Change) -> Commit | None:
+        """Return what holds the dataset already: the commit that lacks nothing, or a pull request.
+
+        There is one where the answer to an earlier push was lost.
+        """
+        if change.is_none:
+            return self.target.name_commit(head)
+        requests = self.target.list_pull_requests(self.message) if self.config.create_pr else []
+        pairs = ((request, self.compare(self.list_remote(request.oid))) for request in requests)
+        return next((request for request, change in pairs if change.is_none), None)
+
+
+def push(config: PushConfig, *, track: Track) -> Published:
+    """Publish a dataset.
+
+    Args:
+        config: which, and where to.
+        track: is told how many files are to be sent, and gives what is told of those that were.
+
+    Raises:
+        InputError: there is no complete dataset, no such repository, or no right to write there.
+        BuildError: the Hub failed for too long, or somebody else has changed the repository.
+    """
+    check_repository_id(config.repository)
+    manifest = read_whole_manifest(config.directory)
+    files = list_files(config.directory, manifest, config.repository)
+    refuse_offline()
+    target = PushTarget(
+        config.repository,
+        revision=config.revision,
+        token=read_token(config.token_file),
+        timeout_seconds=config.timeout_seconds,
+        first_pause_seconds=config.first_pause_seconds,
+    )
+    job = Push(config, target, files, config.message or write_message(manifest))
+    head = open_branch(job)
+    remote = job.list_remote(head)
+    refuse_script(job, remote)
+    change = job.compare(remote)
+    if config.dry_run:
+        return Published(change, None)
+    commit = job.find_published(head, change)
+    if commit is None:
+        operations = send_files(job, change.added, track)
+        commit = target.retry(commit_once, job, change, operations, head)
+    check_published(job, commit)
+    return Published(change, commit)
+
+
+def open_branch(job: Push) -> str:
+    """Return the commit to begin from; repository and branch are created if they are not there.
+
+    Empty where a dry run finds none.
+
+    Raises:
+        InputError: a pull request needs a repository and a branch that are there, and what is
+            public does not become private.
+    """
+    target, config = job.target, job.config
+    if config.create_pr and config.revision not in (None, MAIN):
+        raise InputError(f"--create-pr: the Hub opens them for {MAIN} alone, not {config.revision}")
+    head = target.find_head()
+    if head is not None and config.private and not target.is_private():
+        raise InputError(f"{config.repository}: is public, and --private is for what is created")
+    if head or config.dry_run:
+        return head or ""
+    if config.create_pr:
+        what = "is not there" if head is None else f"has no branch {target.revision!r}"
+        raise InputError(f"{config.repository}: {what}, so no pull request can be opened")
+    if head is None:
+        target.create(private=config.private)
+        head = target.find_head()
+    if not head:
+        target.create_branch()
+        head = target.find_head()
+    return head or ""
+
+
+def refuse_script(job: Push, remote: Sequence[RemoteFile]) -> None:
+    """Refuse to leave a loading script in the repository.
+
+    Raises:
+        InputError: with it there, datasets >= 4 refuses the whole repository.
+    """
+    name = job.config.repository
+    script = name.partition("/")[2] + ".py"
+    if job.config.keep_extra and any(file.name == script for file in remote):
+        raise InputError(
+            f"{name}: holds {script}, for which datasets >= 4 refuses the whole repository; push "
+            "without --keep-extra, or delete it there"
+        )
+
+
+def send_files(job: Push, files: Sequence[LocalFile], track: Track) -> "list[CommitOperationAdd]":
+    """Send the bytes of files, several at a time; return what a commit needs to know of them.
+
+    Each file is sent by itself: what the storage makes of its bytes then depends on nothing else,
+    so it knows them again after an interruption.
+    """
+    threads = ThreadPoolExecutor(job.config.max_workers)
+    try:
+        with track(len(files)) as advance:
+            sending = [threads.submit(send_file, job, file) for file in files]
+            for done in as_completed(sending):
+                done.result()
+                advance(1)
+        return [future.result() for future in sending]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def send_file(job: Push, file: LocalFile) -> "CommitOperationAdd":
+    """Send one file, if it still is what the manifest says.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(file.content, Path):
+        digest = hash_file(file.content)
+        if digest != file.sha256:
+            raise InputError(
+                f"{file.content}: has the sha256 {digest}, {MANIFEST_NAME} says {file.sha256}"
+            )
+    return job.target.send(file.name, file.content, file.sha256, create_pr=job.config.create_pr)
+
+
+def commit_once(
+    job: Push, change: Change, operations: "Sequence[CommitOperationAdd]", head: str
+) -> Commit:
+    """Make the commit, unless an attempt whose answer was lost has made it.
+
+    Raises:
+        BuildError: the branch has moved, and not to what was to be published.
+    """
+    target = job.target
+    try:
+        return target.commit(
+            operations,
+            change.deleted,
+            message=job.message,
+            parent=head,
+            create_pr=job.config.create_pr,
+        )
+    except FAILURES:
+        now = target.find_head() or head
+        found = job.find_published(now, job.compare(job.list_remote(now)))
+        if found is not None:
+            return found
+        if now != head:
+            raise BuildError(
+                f"{target.repo_id}: somebody else has made the commit {now[:12]} meanwhile; look "
+                "at it, then run this again: all bytes are there"
+            ) from None
+        raise
+
+
+def check_published(job: Push, commit: Commit) -> None:
+    """Compare the Hub's listing with the manifest.
+
+    Raises:
+        BuildError: names the files that differ.
+    """
+    rest = job.compare(job.list_remote(commit.oid))
+    if not rest.is_none:
+        names = [*(file.name for file in rest.added), *rest.deleted]
+        shown = ", ".join(names[:N_SHOWN]) + (", ..." if len(names) > N_SHOWN else "")
+        raise BuildError(
+            f"{job.target.repo_id}: {len(names)} files of commit {commit.oid[:12]} are not as "
+            f"{MANIFEST_NAME} says: {shown}"
+        )

@@ -1,0 +1,224 @@
+"""A repository of the Hub in, its files on disk at one commit out, in the Hub's own cache.
+
+What the client fetches is not compared with anything: a bit that flips on the way stays in the
+cache. So the files are verified like those of a directory, and what is damaged is fetched again.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+
+from clip_kinetics700.hub import (
+    HUB_ERRORS,
+    UNAUTHORIZED,
+    Place,
+    describe_refusal,
+    find_source,
+    keep_in_cache,
+    parse_place,
+)
+from clip_kinetics700.remote import is_remote, retry
+from clip_kinetics700.schema import MANIFEST_NAME
+from clip_kinetics700_builder.dataset.layout import README_NAME
+from clip_kinetics700_builder.dataset.manifest import read_manifest
+from clip_kinetics700_builder.system.files import CANNOT_WRITE, hash_blob, hash_file
+from clip_kinetics700_builder.types import BuildError, InputError
+
+Track = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+FILES_AT_A_TIME = 8
+# Of a request without an answer; downloads have that of HF_HUB_DOWNLOAD_TIMEOUT.
+TIMEOUT_SECONDS = 30.0
+# What asking again does not change; a gated repository is one that is not found.
+REFUSALS = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository at one commit."""
+
+    name: str
+    commit: str
+    files: dict[str, Any]
+    """What the Hub says of each file, by its name."""
+
+    @property
+    def title(self) -> str:
+        """How messages name it."""
+        return f"{self.name}@{self.commit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Files of a repository in the Hub's cache."""
+
+    repository: Repository
+    directory: Path
+
+    def find_damaged(self, names: Iterable[str]) -> list[str]:
+        """Return those of the files that are not, byte for byte, what the Hub holds."""
+        return [
+            name
+            for name in names
+            if name in self.repository.files
+            and (self.directory / name).is_file()
+            and not is_same(self.directory / name, self.repository.files[name])
+        ]
+
+
+def find_repository(source: str, revision: str | None, *, repairs: bool) -> Place | None:
+    """Return the repository that a source names; None for a directory.
+
+    Args:
+        source: what the user has named.
+        revision: branch, tag or commit.
+        repairs: damaged copies are to be fetched again.
+
+    Raises:
+        InputError: it is another URL, a directory in a repository, or one that has no revisions
+            and no copies.
+    """
+    place = parse_place(url := find_source(source, revision))
+    if place is None and is_remote(url):
+        raise InputError(f"{source}: directories and repositories of the Hub can be verified")
+    option = f"--revision {revision}" if revision is not None else "--force-download"
+    if place is None and (revision is not None or repairs):
+        raise InputError(f"{option}: {source} is no repository of the Hub")
+    if place is not None and place.directory:
+        raise InputError(f"{source}: is a directory in a repository; name the repository alone")
+    if place is not None and revision is not None and place.revision != revision:
+        raise InputError(f"{option}: {source} names another one")
+    return place
+
+
+def fetch_snapshot(place: Place, *, repairs: bool, track: Track) -> Snapshot:
+    """Fetch all files that the manifest of a repository lists, and its card; cached ones stay.
+
+    Args:
+        place: which repository, at which revision.
+        repairs: fetch again what is cached and not what the Hub holds.
+        track: is told how many files there are, and gives what is told of those done.
+
+    Raises:
+        InputError: there is no such repository, it may not be read, or it holds no manifest.
+        BuildError: the Hub does not answer, or breaks off.
+    """
+    repository = ask_repository(place)
+    if MANIFEST_NAME not in repository.files:
+        raise InputError(f"{repository.title}: holds no {MANIFEST_NAME}, so it cannot be verified")
+    # By the revision that was asked for, so that readers find the commit without network.
+    keep_in_cache(place, [MANIFEST_NAME])
+    path = fetch_file(repository, MANIFEST_NAME)
+    snapshot = Snapshot(repository, path.parent)
+    if repairs and snapshot.find_damaged([MANIFEST_NAME]):
+        fetch_file(repository, MANIFEST_NAME, again=True)
+    names = [name for name in list_wanted(path.parent) if name in repository.files]
+    fetch_files(repository, names, again=False, track=track)
+    if repairs and (damaged := snapshot.find_damaged(names)):
+        fetch_files(repository, damaged, again=True, track=track)
+    return snapshot
+
+
+def ask_repository(place: Place) -> Repository:
+    """Ask the Hub for the commit of a repository and what files it has."""
+    ask = partial(
+        HfApi().dataset_info,
+        place.repository,
+        revision=place.revision,
+        files_metadata=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    title = f"{place.repository}@{place.revision}" if place.revision else place.repository
+    try:
+        info = retry(ask, title)
+    except HUB_ERRORS as error:
+        raise explain(title, error) from error
+    files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    return Repository(place.repository, str(info.sha), files)
+
+
+def list_wanted(directory: Path) -> list[str]:
+    """Return the names of the card and of what the manifest lists, none where it is damaged."""
+    try:
+        manifest = read_manifest(directory) or {}
+    except InputError:
+        manifest = {}  # verification says what is wrong with it
+    return [README_NAME, *manifest.get("files", {})]
+
+
+def fetch_files(repository: Repository, names: list[str], *, again: bool, track: Track) -> None:
+    """Fetch several files at a time into the Hub's cache."""
+    pool = ThreadPoolExecutor(FILES_AT_A_TIME)
+    try:
+        fetch = partial(fetch_file, repository, again=again)
+        with track(len(names)) as advance:
+            for done in as_completed([pool.submit(fetch, name) for name in names]):
+                done.result()
+                advance(1)
+    finally:
+        # Not waiting: who interrupts or has no network wants to see the end now.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def fetch_file(repository: Repository, name: str, *, again: bool = False) -> Path:
+    """Return the path of a file in the Hub's cache, fetched if it is not there; begun ones go on.
+
+    Raises:
+        InputError: it may not be read.
+        BuildError: the Hub does not answer, or breaks off.
+    """
+
+    def fetch() -> str:
+        try:
+            return hf_hub_download(
+                repository.name,
+                name,
+                repo_type="dataset",
+                revision=repository.commit,
+                force_download=again,
+            )
+        except LocalEntryNotFoundError as error:
+            # Its cause says whether to try again.
+            raise error.__cause__ or ConnectionError(str(error)) from error
+
+    if not are_progress_bars_disabled():
+        disable_progress_bars()
+    title = f"{repository.title}: {name}"
+    try:
+        return Path(retry(fetch, title))
+    except HUB_ERRORS as error:
+        raise explain(title, error) from error
+
+
+def explain(title: str, error: BaseException) -> Exception:
+    """Return the error of what the Hub does not give, in one line."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+        return cause
+    reason = describe_refusal(error).removeprefix(f"{title}: ")
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if isinstance(cause, REFUSALS) or status == UNAUTHORIZED:
+        return InputError(f"{title}: no such dataset on the Hub that can be read ({reason})")
+    return BuildError(
+        f"{title}: the Hub does not answer or breaks off ({reason}); run it again to go on"
+    )
+
+
+def is_same(path: Path, info: Any) -> bool:
+    """Tell whether a file is what the Hub says of it: by sha256, or by git's hash of small ones."""
+    if info.lfs is not None:
+        return bool(hash_file(path) == info.lfs.sha256)
+    return bool(hash_blob(path.read_bytes()) == info.blob_id)

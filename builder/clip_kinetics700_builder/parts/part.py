@@ -1,0 +1,224 @@
+"""The finished part: encoded clips and failures of some plan rows in, two files out and back.
+
+`NAME.arrow` holds a row per plan row, memory-mapped on reading; `NAME.json`, the report, is
+written last and is the only sign that the part is done.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clip_kinetics700.features import embeddings_type
+from clip_kinetics700_builder.system.files import atomic_path, write_json
+from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Float32Array, Part
+
+# A record batch is closed at this size, so that a part of very long videos stays bounded.
+BATCH_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """What a finished part says of itself."""
+
+    name: str
+    rows: Sequence[int]
+    """Indices into the plan, in the order of the Arrow file."""
+    n_samples: int
+    n_failures: int
+    n_frames: int
+    arrow_bytes: int
+    canary: list[float]
+    """Embedding of the canary video by the encoder that made this part."""
+    source: str = "videos"
+    """Where the clips are of: `videos`, the directory, or the name of an archive."""
+    error: list[str] | None = None
+    """Reason and message where the archive could not be read to its end: it gives no rows then."""
+    n_clips_seen: int | None = None
+    """Clips in the archive, those that were not wanted too."""
+    refusals: list[str] = field(default_factory=list)
+    """One line for each member of the archive that was refused."""
+    seconds: float = 0.0
+    """What it took; the only thing here that the next run would not repeat."""
+
+
+def part_schema(width: int) -> pa.Schema:
+    """Return the schema of a part's Arrow file."""
+    return pa.schema(
+        [
+            ("row", pa.int64()),
+            ("embeddings", embeddings_type(width)),
+            ("timestamps", pa.list_(pa.float32())),
+            ("n_frames", pa.int64()),
+            ("duration", pa.float64()),
+            ("fps", pa.float64()),
+            ("width", pa.int64()),
+            ("height", pa.int64()),
+            ("stage", pa.string()),
+            ("reason", pa.string()),
+            ("message", pa.string()),
+        ]
+    )
+
+
+def write_results(
+    directory: Path,
+    part: Part,
+    results: Iterable[EncodedClip | Failure],
+    *,
+    width: int,
+    canary: Float32Array,
+) -> PartReport:
+    """Write the Arrow file of a part from the results of its rows; the part is not finished yet.
+
+    Raises:
+        BuildError: the results are not exactly one a row, in order, of a part whose rows are known.
+    """
+    rows: list[int] = []
+    n_failures = n_frames = 0
+    schema = part_schema(width)
+    arrow_path = directory / f"{part.name}.arrow"
+    with atomic_path(arrow_path) as partial, pa.OSFile(str(partial), "wb") as sink:
+        with pa.ipc.new_file(sink, schema) as writer:
+            for batch in batch_results(results):
+                writer.write_batch(record_batch(batch, schema, width))
+                rows += [result.row for result in batch]
+                n_failures += sum(isinstance(result, Failure) for result in batch)
+                n_frames += sum(
+                    r.info.n_frames for r in batch if isinstance(r, EncodedClip) and r.info
+                )
+        if part.archive is None and rows != list(part.rows or ()):
+            n_rows = len(part.rows or ())
+            raise BuildError(f"part {part.name}: {len(rows)} results for {n_rows} rows")
+    return PartReport(
+        name=part.name,
+        rows=rows,
+        n_samples=len(rows) - n_failures,
+        n_failures=n_failures,
+        n_frames=n_frames,
+        arrow_bytes=arrow_path.stat().st_size,
+        canary=canary.tolist(),
+        source="videos" if part.archive is None else part.archive.name,
+    )
+
+
+def finish_part(directory: Path, report: PartReport, **facts: Any) -> PartReport:
+    """Write the report of a part whose Arrow file is there: now it is finished.
+
+    Args:
+        directory: of the parts.
+        report: what `write_results` returned.
+        facts: fields of the report that only the whole run of the part knows.
+    """
+    report = replace(report, **facts)
+    write_json(report_path(directory, report.name), asdict(report))
+    return report
+
+
+def batch_results(
+    results: Iterable[EncodedClip | Failure],
+) -> Iterator[list[EncodedClip | Failure]]:
+    """Group results so that a group's embeddings are about `BATCH_BYTES` at most."""
+    batch: list[EncodedClip | Failure] = []
+    n_bytes = 0
+    for result in results:
+        batch.append(result)
+        n_bytes += result.embeddings.nbytes if isinstance(result, EncodedClip) else 0
+        if n_bytes >= BATCH_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def record_batch(
+    results: Sequence[EncodedClip | Failure], schema: pa.Schema, width: int
+) -> pa.RecordBatch:
+    """Return results as rows of the part's schema."""
+    clips = [result for result in results if isinstance(result, EncodedClip)]
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    for result in results:
+        failed = isinstance(result, Failure)
+        info = None if isinstance(result, Failure) else result.info
+        columns["row"].append(result.row)
+        columns["n_frames"].append(None if info is None else info.n_frames)
+        columns["duration"].append(None if info is None else info.duration_seconds)
+        columns["fps"].append(None if info is None else info.frames_per_second)
+        columns["width"].append(None if info is None else info.width)
+        columns["height"].append(None if info is None else info.height)
+        columns["timestamps"].append(None if isinstance(result, Failure) else result.timestamps)
+        for name in ("stage", "reason", "message"):
+            columns[name].append(getattr(result, name) if failed else None)
+    lengths = [r.embeddings.shape[0] if isinstance(r, EncodedClip) else 0 for r in results]
+    arrays = {
+        name: pa.array(values, schema.field(name).type)
+        for name, values in columns.items()
+        if name != "embeddings"
+    }
+    arrays["embeddings"] = embeddings_array([clip.embeddings for clip in clips], lengths, width)
+    return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
+
+
+def embeddings_array(
+    embeddings: Sequence[np.typing.NDArray[np.float16]], lengths: Sequence[int], width: int
+) -> pa.ListArray:
+    """Return (n, width) float16 arrays as one list<fixed_size_list<float16, width>> array.
+
+    Args:
+        embeddings: the arrays of the rows that have any, in order.
+        lengths: frames of every row, 0 for a row without embeddings.
+        width: columns of the embeddings.
+    """
+    empty = np.empty((0, width), np.float16)
+    values = np.concatenate([empty, *embeddings]).reshape(-1)
+    frames = pa.FixedSizeListArray.from_arrays(pa.array(values, pa.float16()), width)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), frames)
+
+
+def report_path(directory: Path, name: str) -> Path:
+    """Return where the report of a part lies, whether it is there or not."""
+    return directory / f"{name}.json"
+
+
+def name_try(name: str, number: int) -> str:
+    """Return what another try of a part is called; number 0 is the first."""
+    return f"{name}.retry{number}" if number else name
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """Return the name of a part's first try and the number of this one, 0 for the first."""
+    first, _, number = name.partition(".retry")
+    return first, int(number or 0)
+
+
+def is_done(directory: Path, name: str) -> bool:
+    """Say whether a part is finished: its report is there."""
+    return report_path(directory, name).is_file()
+
+
+def read_report(directory: Path, name: str) -> PartReport:
+    """Read a finished part's report and check that its file is the one it speaks of.
+
+    Raises:
+        BuildError: the Arrow file is missing or has another size.
+    """
+    path = report_path(directory, name)
+    try:
+        report = PartReport(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BuildError(
+            f"part {name}: {path.name} is damaged; delete it and run encode again"
+        ) from error
+    arrow_path = directory / f"{name}.arrow"
+    n_bytes = arrow_path.stat().st_size if arrow_path.is_file() else None
+    if n_bytes != report.arrow_bytes:
+        raise BuildError(
+            f"part {name}: {arrow_path.name} has {n_bytes} bytes, its report says "
+            f"{report.arrow_bytes}; delete {path.name} and run encode again"
+        )
+    return report

@@ -1,0 +1,58 @@
+"""What failed in, the parts that try it again out.
+
+Another try is a part of its own, so what was tried before stays on record and nothing that went
+right is done twice.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from clip_kinetics700_builder.parts.part import name_try
+from clip_kinetics700_builder.parts.part_reader import PartReader
+from clip_kinetics700_builder.sources.ledger import check_reasons
+from clip_kinetics700_builder.types import Part
+
+
+def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str]) -> list[Part]:
+    """Return the parts that try again what failed in finished ones.
+
+    Args:
+        directory: of the parts.
+        parts: first tries; those that are not finished have nothing to be tried again.
+        reasons: for which reasons; empty for all.
+
+    Returns:
+        At most one part for each, with the rows that no try has made a sample of.
+    """
+    check_reasons(reasons)
+    readers = {path.stem: PartReader(directory, path.stem) for path in directory.glob("*.json")}
+    got = {row for reader in readers.values() for row, reason in list_reasons(reader) if not reason}
+    retries = []
+    for part in parts:
+        tries = list_tries(readers, part.name)
+        if not tries:
+            continue
+        name = name_try(part.name, len(tries))
+        error = tries[-1].report.error
+        if error is not None:
+            retries += [replace(part, name=name)] if not reasons or error[0] in reasons else []
+            continue
+        last = dict(pair for reader in tries for pair in list_reasons(reader))
+        rows = [row for row, reason in last.items() if not reasons or reason in reasons]
+        if set(rows) - got:
+            retries.append(replace(part, name=name, rows=sorted(set(rows) - got)))
+    return retries
+
+
+def list_tries(readers: Mapping[str, PartReader], name: str) -> list[PartReader]:
+    """Return the finished tries of a part, the first one first."""
+    tries: list[PartReader] = []
+    while (reader := readers.get(name_try(name, len(tries)))) is not None:
+        tries.append(reader)
+    return tries
+
+
+def list_reasons(reader: PartReader) -> Iterator[tuple[int, str | None]]:
+    """Yield each row of a part with why it failed, None where it did not."""
+    return zip(reader.report.rows, reader.list_reasons(), strict=True)

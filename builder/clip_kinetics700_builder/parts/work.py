@@ -1,0 +1,196 @@
+"""The work directory of a build: what was decided once, the plan, and the finished parts.
+
+In: a resolved configuration and a plan. Out: the same, stored; or an error that names what
+differs from what is stored there. Ranks share the directory.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from clip_kinetics700_builder.clips.plan import read_plan, write_plan
+from clip_kinetics700_builder.system.files import write_json
+from clip_kinetics700_builder.types import Clip, InputError
+
+CONFIG_NAME = "config.json"
+PLAN_NAME = "plan.parquet"
+PARTS_NAME = "parts"
+SOURCES_NAME = "sources.json"
+SPOOL_NAME = "spool"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkConfig:
+    """Everything that a resumed run or another rank must agree on."""
+
+    configuration: dict[str, Any]
+    """What can change a byte of the data; goes into the manifest as it is."""
+    class_names: list[str] | None
+    """Names by label id; None for videos without classes."""
+    device_type: str
+    """`cpu` or `cuda`: their bits differ, so one directory takes one of them."""
+    rows_per_part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the clips of a build are from: it may get more of them, and it never forgets one."""
+
+    has_videos: bool = True
+    """Whether a videos directory is one: then the plan is cut into parts of it."""
+    archives: tuple[str, ...] = ()
+    """Names of archives, each of which is a part, in the order in which they are preferred."""
+
+
+def parts_directory(work: Path) -> Path:
+    """Return where the parts of a work directory lie."""
+    return work / PARTS_NAME
+
+
+def is_work_directory(directory: Path) -> bool:
+    """Say whether a directory holds a stored configuration and plan."""
+    return (directory / CONFIG_NAME).is_file() and (directory / PLAN_NAME).is_file()
+
+
+def read_work_config(work: Path) -> WorkConfig | None:
+    """Return the stored configuration, or None where there is none yet.
+
+    Raises:
+        InputError: the file is there and is not ours.
+    """
+    path = work / CONFIG_NAME
+    if not path.is_file():
+        return None
+    try:
+        config = WorkConfig(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: is not the configuration of a build") from error
+    if not isinstance(config.configuration, dict):
+        raise InputError(f"{path}: is not the configuration of a build")
+    return config
+
+
+def store_work(
+    work: Path, resolve: Callable[[WorkConfig | None], WorkConfig], clips: list[Clip]
+) -> WorkConfig:
+    """Store configuration and plan, or check that the stored ones are the same.
+
+    Args:
+        work: the directory.
+        resolve: makes the configuration of this run; it is called with the stored one, from
+            which it takes what `auto` meant.
+        clips: the plan.
+
+    Raises:
+        InputError: another configuration is stored there; every difference is named.
+    """
+    parts_directory(work).mkdir(parents=True, exist_ok=True)
+    # Ranks start at the same moment: the first one stores, the others compare.
+    with FileLock(work / "config.lock"):
+        stored = read_work_config(work)
+        config = resolve(stored)
+        if stored is not None:
+            refuse_differences(work, asdict(stored), asdict(config))
+        if not (work / PLAN_NAME).is_file():
+            write_plan(work / PLAN_NAME, clips)
+        if stored is None:
+            write_json(work / CONFIG_NAME, asdict(config))
+        return config
+
+
+def require_work(work: Path) -> WorkConfig:
+    """Return the stored configuration of a directory that holds a plan.
+
+    Raises:
+        InputError: the directory holds none.
+    """
+    config = read_work_config(work)
+    if config is None or not (work / PLAN_NAME).is_file():
+        raise InputError(f"{work}: holds no plan and parts of `clip-kinetics700 encode`")
+    return config
+
+
+def read_work(work: Path) -> tuple[WorkConfig, list[Clip]]:
+    """Return the stored configuration and plan.
+
+    Raises:
+        InputError: the directory holds none.
+    """
+    config = require_work(work)
+    return config, read_plan(work / PLAN_NAME)
+
+
+def read_sources(work: Path) -> Sources:
+    """Return the sources of all runs so far.
+
+    Raises:
+        InputError: what is stored is not ours.
+    """
+    path = work / SOURCES_NAME
+    if not path.is_file():
+        return Sources()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Sources(bool(document["has_videos"]), tuple(document["archives"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is not the list of sources of a build") from error
+
+
+def store_sources(work: Path, sources: Sources) -> None:
+    """Add the sources of a run to those that are stored; the order of earlier ones stays."""
+    with FileLock(work / "config.lock"):
+        path = work / SOURCES_NAME
+        stored = read_sources(work) if path.is_file() else Sources(has_videos=False)
+        merged = Sources(
+            stored.has_videos or sources.has_videos,
+            tuple(dict.fromkeys([*stored.archives, *sources.archives])),
+        )
+        if merged != stored:
+            write_json(path, asdict(merged))
+
+
+def list_reports(work: Path) -> list[str]:
+    """Return the names of all finished parts."""
+    return sorted(path.stem for path in parts_directory(work).glob("*.json"))
+
+
+def refuse_differences(place: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise an InputError that names every value that differs."""
+    differences = list_differences(stored, now)
+    if differences:
+        raise InputError(
+            f"{place}: was begun with another configuration: {'; '.join(differences)}; "
+            "use the same options, or another output directory"
+        )
+
+
+def list_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return one phrase for each value that differs, nested ones by dotted name."""
+    old, new = flatten(stored), flatten(now)
+    return [
+        f"{name.removeprefix('configuration.')} was {shorten(old.get(name))}, "
+        f"now {shorten(new.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested objects as one level of dotted names; tuples and lists are equal."""
+    flat: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def shorten(value: Any) -> str:
+    """Return a value for one line of text: a class list of 700 names would fill a page."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

@@ -1,0 +1,105 @@
+"""A source without an index in, its index.parquet out: every sample read once, none held.
+
+With it a reader finds each sample of upstream's tars, gzipped or not, and of a processed
+dataset; it may lie beside a source that cannot be written to.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pyarrow as pa
+
+from clip_kinetics700.features import INDEX_SCHEMA
+from clip_kinetics700.index import scan_pieces
+from clip_kinetics700.layout import Layout
+from clip_kinetics700.remote import is_remote
+from clip_kinetics700.schema import INDEX_NAME, SPLITS
+from clip_kinetics700_builder.assemble.shard_files import open_parquet_writer
+from clip_kinetics700_builder.config import SourceConfig
+from clip_kinetics700_builder.read.rows import Advance, open_source, read_own_manifest
+from clip_kinetics700_builder.system.files import atomic_path, check_directory
+from clip_kinetics700_builder.types import InputError
+
+Track = Callable[[int], AbstractContextManager[Advance]]
+
+
+def index_source(
+    config: SourceConfig, output: Path | None, *, track: Track
+) -> tuple[Path, dict[str, int]]:
+    """Write the index of a source.
+
+    Args:
+        config: the source.
+        output: the file; None is index.parquet in a local source.
+        track: is told how many files there are, and gives what is told of those done.
+
+    Returns:
+        The file, and how many samples of each split it has.
+
+    Raises:
+        InputError: the source has an index of its own, or there is no place for one.
+        DamageError: a sample or a tar is damaged, and `config.on_error` is `raise`.
+    """
+    layout = open_source(config).layout
+    refuse_indexed(layout, config.source)
+    path = choose_file(layout, config.source, output)
+    counts: Counter[str] = Counter()
+    places = {name: number for number, name in enumerate(list_names(layout), 1)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        track(len(places)) as advance,
+        atomic_path(path) as partial,
+        open_parquet_writer(partial, INDEX_SCHEMA) as writer,
+    ):
+        n_done = 0
+        for piece in scan_pieces(layout, on_error=config.on_error):
+            if piece.num_rows == 0:
+                continue
+            writer.write_table(piece)
+            counts.update(piece.column("split").to_pylist())
+            n_done = advance_to(places[last_file(piece)] - 1, n_done, advance)
+        advance_to(len(places), n_done, advance)
+        if not counts:
+            raise InputError(f"{config.source}: holds no samples")
+    return path, {split: counts[split] for split in SPLITS if split in counts}
+
+
+def refuse_indexed(layout: Layout, source: str) -> None:
+    """Refuse a source that needs no index, or whose index is one of its published files."""
+    if layout.kind == "parquet":
+        raise InputError(f"{source}: holds Parquet files, which are read without an index")
+    if layout.index is not None and read_own_manifest(layout) is not None:
+        raise InputError(
+            f"{source}: its index.parquet belongs to its manifest.json, which has its hash; "
+            "`clip-kinetics700 verify` checks it"
+        )
+
+
+def choose_file(layout: Layout, source: str, output: Path | None) -> Path:
+    """Return where the index is written."""
+    if output is None and (not layout.root or is_remote(layout.root)):
+        raise InputError(f"{source}: is no local directory; --output FILE says where to write")
+    path = Path(layout.root) / INDEX_NAME if output is None else output
+    if path.is_dir():
+        raise InputError(f"--output {path}: is a directory; a file is needed")
+    check_directory("--output", path.parent)
+    return path
+
+
+def list_names(layout: Layout) -> list[str]:
+    """Return the names of all files that hold samples, in the order they are read."""
+    return [layout.relative(path) for group in layout.files.values() for path in group]
+
+
+def last_file(piece: pa.Table) -> str:
+    """Return the name of the file that the last row of a piece is of."""
+    return str(piece.column("tar_file")[-1].as_py())
+
+
+def advance_to(place: int, n_done: int, advance: Advance) -> int:
+    """Tell of the files done since then; return how many that makes."""
+    if place > n_done:
+        advance(place - n_done)
+    return max(place, n_done)

@@ -1,0 +1,331 @@
+"""Any dataset that can be read -> every row of it in order: a sample, or what is damaged there.
+
+What `index`, `info` and `convert` share. By its index where a source has one, and else file by
+file in constant memory; nothing is passed over, what becomes of damage is the caller's to say.
+"""
+
+import json
+import logging
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from clip_kinetics700.arrays import make_samples
+from clip_kinetics700.damage import DamageError, OnError
+from clip_kinetics700.dataset import EmbeddingDataset, OpenSource, open_dataset
+from clip_kinetics700.index import Block, read_parquet_columns, scan_loose
+from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest, read_text
+from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode_npy
+from clip_kinetics700.shards import decode_members, group_members, tar_stem
+from clip_kinetics700.tars import Member, open_tar, read_members
+from clip_kinetics700_builder.config import SourceConfig
+from clip_kinetics700_builder.dataset.manifest import FORMAT_NAME
+from clip_kinetics700_builder.types import Clip, InputError
+
+SAMPLES_PER_BATCH = 128
+# A batch of very long videos is closed early, so that memory stays bounded.
+BYTES_PER_BATCH = 16 << 20
+
+Check: TypeAlias = Callable[[Sample], str | None]
+"""Returns what is wrong with a sample that could be read, or None."""
+# Stands in for an array that cannot be read, so that the rest of its sample can.
+NO_FRAMES = encode_npy(np.empty((0, 1), np.float16))
+
+
+class Damage(NamedTuple):
+    """A row that cannot be read, and whose it is."""
+
+    error: DamageError
+    clip: Clip
+    """What can be told of it; at least its split, and its key in place of the video's id."""
+
+
+Row: TypeAlias = Sample | Damage
+
+
+def scan_tar(path: str, split: str, check: Check) -> Iterator[Row]:
+    """Yield the rows of one tar; where it is damaged itself, that is its last row."""
+    last = None
+    try:
+        with open_tar(path) as stream:
+            for key, members in group_members(read_members(stream)):
+                last = key
+                yield decode_row(path, split, key, members, check)
+    except ValueError as error:
+        after = "" if last is None else f", after sample {last}"
+        damage = DamageError(path, None, None, f"{error}{after}")
+        yield lost_file(damage, split, tar_stem(path))
+
+
+def decode_row(
+    path: str, split: str, key: str, members: list[tuple[str, Member]], check: Check
+) -> Row:
+    """Return the row of one run of members."""
+    offset = dict(members).get("npy", members[0][1]).offset
+    try:
+        sample = decode_members(key, members).sample
+    except ValueError as error:
+        rest = {extension: member.data for extension, member in members}
+        return Damage(name_damage(path, key, offset, error), guess_clip(split, key, rest))
+    fault = check(sample)
+    if fault is None:
+        return sample
+    return Damage(name_damage(path, key, offset, fault), clip_of_sample(sample, split))
+
+
+def guess_clip(split: str, key: str, members: dict[str, bytes | memoryview]) -> Clip:
+    """Return whose a damaged sample is, where its text and its json still tell."""
+    try:
+        document = json.loads(str(members.get("json", b"{}"), "utf-8"))
+        # These are as many as the frames that are not there.
+        document.pop("timestamps", None)
+        rest = {**members, "npy": NO_FRAMES, "json": json.dumps(document).encode()}
+        return clip_of_sample(decode_sample(key, rest), split)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return Clip(split, key, None, None, None, "")
+
+
+def scan_triple(path: str, split: str, check: Check) -> Iterator[Row]:
+    """Yield the one row of a `NAME.npy` with what lies beside it."""
+    try:
+        for sample, _, _ in scan_loose(path, on_error="raise"):
+            fault = check(sample)
+            if fault is None:
+                yield sample
+            else:
+                damage = name_damage(path, sample.key, None, fault)
+                yield Damage(damage, clip_of_sample(sample, split))
+    except DamageError as error:
+        key = error.key or posixpath.basename(path)
+        yield lost_file(error, split, key)
+
+
+def name_damage(path: str, key: str, offset: int | None, reason: object) -> DamageError:
+    """Return the damage of one sample."""
+    return DamageError(path, key, offset, str(reason).removeprefix(f"sample {key}: "))
+
+
+def clip_of_sample(sample: Sample, split: str) -> Clip:
+    """Return whose a sample is."""
+    return Clip(
+        split=split,
+        video_id=sample.youtube_id or sample.key,
+        time_start=sample.time_start,
+        time_end=sample.time_end,
+        label=sample.caption or None,
+        caption=sample.caption,
+    )
+
+
+def lost_file(error: DamageError, split: str, name: str) -> Damage:
+    """Return the row that stands for a file, or for the rest of one, that cannot be read."""
+    return Damage(error, Clip(split, name, None, None, None, ""))
+
+
+log = logging.getLogger(__name__)
+
+Advance: TypeAlias = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """A dataset whose rows can be read: what its index says is so, or it has none."""
+
+    dataset: EmbeddingDataset
+    lost: dict[str, list[Damage]]
+    """Files that cannot be read at all, by split; each is one row, however many were in it."""
+
+
+def open_source(config: SourceConfig) -> EmbeddingDataset:
+    """Open a dataset of any dialect; what becomes of damage is told when its rows are read.
+
+    Raises:
+        InputError: there is none, or it cannot be told which samples are of which split.
+    """
+    # As a URL of this machine a directory would be read like a remote one.
+    source = config.source.removeprefix("file://")
+    try:
+        return open_dataset(source, index=config.index, revision=config.revision)
+    except DamageError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(str(error)) from error
+
+
+def prepare_rows(dataset: EmbeddingDataset, on_error: OnError) -> RowSource:
+    """Read the index of a dataset that has one.
+
+    One that is damaged, or of other files than there are, is not used where damage is skipped: the
+    files themselves are read, so that no row of theirs is lost without a word.
+
+    Raises:
+        DamageError: it is damaged, and `on_error` is `raise`.
+        InputError: it is of other files than there are, and `on_error` is `raise`.
+    """
+    if not dataset.needs_index:
+        return RowSource(dataset, {})
+    try:
+        len(dataset.index)
+    except (ValueError, FileNotFoundError) as error:
+        if on_error == "skip":
+            log.warning("skipped: %s", error)
+            return (
+                leave_out_parquet(dataset)
+                if dataset.layout.kind == "parquet"
+                else leave_out_index(dataset)
+            )
+        if isinstance(error, DamageError):
+            raise
+        raise InputError(str(error)) from error
+    return RowSource(dataset, {})
+
+
+def leave_out_index(dataset: EmbeddingDataset) -> RowSource:
+    """Return a dataset of tars or loose files without its index."""
+    return RowSource(open_layout(replace(dataset.layout, index=None)), {})
+
+
+def leave_out_parquet(dataset: EmbeddingDataset) -> RowSource:
+    """Return a dataset of Parquet files without those that cannot be read.
+
+    Raises:
+        DamageError: none of them can be read.
+    """
+    lost: dict[str, list[Damage]] = {}
+    files: dict[str, list[str]] = {}
+    for split, group in dataset.layout.files.items():
+        for path in group:
+            error = find_damage(path)
+            if error is None:
+                files.setdefault(split, []).append(path)
+            else:
+                row = lost_file(error, split, PurePosixPath(path).stem)
+                lost.setdefault(split, []).append(row)
+    if not files:
+        raise next(iter(lost.values()))[0].error
+    return RowSource(open_layout(replace(dataset.layout, files=files)), lost)
+
+
+def find_damage(path: str) -> DamageError | None:
+    """Return why a Parquet file cannot be read, if it cannot."""
+    try:
+        read_parquet_columns(path, on_error="raise")
+    except DamageError as error:
+        return error
+    return None
+
+
+def open_layout(layout: Layout) -> EmbeddingDataset:
+    """Open the dataset of a layout that was read before."""
+    return EmbeddingDataset(OpenSource(layout, "raise"), tuple(layout.files))
+
+
+def read_own_manifest(layout: Layout) -> dict[str, Any] | None:
+    """Return the manifest of a source that was made here, or None."""
+    if not layout.root:
+        return None
+    manifest = parse_manifest(read_text(layout.root, MANIFEST_NAME), layout.root)
+    return manifest if manifest.get("format") == FORMAT_NAME else None
+
+
+def list_source(layout: Layout) -> dict[str, dict[str, Any]]:
+    """Return what is known of each file of a source that is not hidden, sizes included."""
+    paths = {layout.relative(path): path for group in layout.files.values() for path in group}
+    listing = list_files(layout.root) if layout.root else {}
+    hidden = [name for name in listing if any(part.startswith(".") for part in name.split("/"))]
+    known = {name: dict(info) for name, info in listing.items() if name not in hidden}
+    for name, path in paths.items():
+        # Web servers list names alone.
+        if read_size(known.get(name, {})) is None:
+            known[name] = describe_file(path)
+    return known
+
+
+def read_size(info: Mapping[str, Any]) -> int | None:
+    """Return the bytes of a file, as a file system or a manifest has them."""
+    size = info.get("size", info.get("bytes"))
+    return None if size is None else int(size)
+
+
+def count_steps(source: RowSource) -> tuple[int, str]:
+    """Return how many steps reading all rows takes, and of what: samples or files."""
+    if source.dataset.needs_index:
+        return len(source.dataset), "samples"
+    return sum(map(len, source.dataset.layout.files.values())), "files"
+
+
+def read_rows(
+    source: RowSource, split: str, advance: Advance, *, check: Check = lambda _: None
+) -> Iterator[Row]:
+    """Yield every row of a split in order.
+
+    Args:
+        source: what is read.
+        split: `train`, `validation` or `test`; one that is not there has no rows.
+        advance: is told of the steps that are done.
+        check: returns what is wrong with a sample that could be read, or None; it is damage then.
+    """
+    layout = source.dataset.layout
+    if source.dataset.needs_index:
+        yield from read_indexed(source.dataset, split, advance, check)
+    else:
+        scan = scan_tar if layout.kind == "tars" else scan_triple
+        for path in layout.files.get(split, ()):
+            yield from scan(path, split, check)
+            advance(1)
+    yield from source.lost.get(split, ())
+
+
+def read_indexed(
+    dataset: EmbeddingDataset, split: str, advance: Advance, check: Check
+) -> Iterator[Row]:
+    """Yield the rows of a split by the index, which knows of damaged ones whose they are."""
+    index = dataset.index
+    for block, results in dataset.read_blocks(index.rows_of(split)):
+        for place, found in enumerate(make_samples(index, block, results)):
+            if isinstance(found, DamageError):
+                error: DamageError | None = found
+            else:
+                error = check_row(dataset, block, place, check(found))
+            if error is not None:
+                yield Damage(error, clip_of_block(block, place, split))
+            elif isinstance(found, Sample):
+                yield found
+        advance(len(results))
+
+
+def check_row(
+    dataset: EmbeddingDataset, block: Block, place: int, fault: str | None
+) -> DamageError | None:
+    """Return the fault of one row of an index, if it has one, as damage."""
+    if fault is None:
+        return None
+    index, row = dataset.index, block.rows[place]
+    path, key = index.files[index.file_numbers[row]], block.column("key")[place]
+    offset = None if dataset.layout.kind == "parquet" else int(index.begins[row])
+    return DamageError(path, key, offset, fault)
+
+
+def clip_of_block(block: Block, place: int, split: str) -> Clip:
+    """Return whose one row of an index is."""
+    names = ("key", "caption", "youtube_id", "time_start", "time_end")
+    key, caption, youtube_id, start, end = (block.column(name)[place] for name in names)
+    return Clip(split, youtube_id or key, start, end, caption or None, caption)
+
+
+def batch_samples(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+    """Yield samples in batches of bounded size."""
+    batch: list[Sample] = []
+    n_bytes = 0
+    for sample in samples:
+        batch.append(sample)
+        n_bytes += sample.embeddings.nbytes
+        if len(batch) == SAMPLES_PER_BATCH or n_bytes >= BYTES_PER_BATCH:
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch

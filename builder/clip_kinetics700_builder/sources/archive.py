@@ -1,0 +1,241 @@
+"""An archive of clips in, its clips out by name, at any depth and in any dialect of tar.
+
+It is read once from first to last, local or remote. What is hostile in it is refused by name; where
+the archive itself is damaged, all of it is, since one gzip checksum stands for all its bytes.
+"""
+
+import asyncio
+import gzip
+import io
+import logging
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from clip_kinetics700.remote import BUFFER_SIZE, NOT_FOUND, is_remote, network_errors
+from clip_kinetics700.streams import GZIP_MAGIC, open_stream
+from clip_kinetics700.tars import FILE, SPARSE, Header, Stream, read_members
+from clip_kinetics700_builder.sources.directory import CLIP_NAME, NO_VIDEO
+from clip_kinetics700_builder.sources.ledger import FetchError
+from clip_kinetics700_builder.system.files import make_printable
+
+log = logging.getLogger(__name__)
+
+# Ten seconds of 4K are below this; what is larger would only fill the memory.
+MAX_CLIP_BYTES = 256 << 20
+# Video does not get smaller in gzip; what grows more than this was made to fill disks.
+MAX_EXPANSION = 50
+FREE_EXPANSION_BYTES = 64 << 20
+# Of one archive, so that a hostile one cannot fill the memory by its names.
+MAX_REFUSALS = 1000
+KINDS = {
+    tarfile.LNKTYPE[0]: "a hard link",
+    tarfile.SYMTYPE[0]: "a symbolic link",
+    tarfile.CHRTYPE[0]: "a character device",
+    tarfile.BLKTYPE[0]: "a block device",
+    tarfile.FIFOTYPE[0]: "a pipe",
+    SPARSE: "a sparse file",
+}
+
+ARCHIVE_ERRORS: tuple[type[BaseException], ...] = (ValueError, *network_errors())
+
+
+class ArchiveClip(NamedTuple):
+    """One clip of an archive."""
+
+    name: str
+    """`ID_START_END`, as files of Kinetics are called."""
+    extension: str
+    """Of its file, without the dot."""
+    directory: str
+    """The directory that it lies in, by the tar; empty for none."""
+    data: bytes | memoryview
+    """The file's bytes."""
+
+
+@dataclass(slots=True)
+class Contents:
+    """What was seen in an archive, whatever was wanted of it."""
+
+    n_clips: int = 0
+    n_refused: int = 0
+    refusals: list[str] = field(default_factory=list)
+    """One line for each member that was refused, the first `MAX_REFUSALS` of them."""
+
+    def refuse(self, name: str, why: str) -> None:
+        """Note that a member is refused."""
+        self.n_refused += 1
+        if len(self.refusals) < MAX_REFUSALS:
+            self.refusals.append(f"{make_printable(name[:200])}: {why}")
+
+    def warn(self, archive: str) -> None:
+        """Log what was refused of an archive, each member by name."""
+        for line in self.refusals:
+            log.warning("%s: refused %s", archive, line)
+
+
+class BombError(ValueError):
+    """An archive is far larger inside than outside."""
+
+
+def read_clips(
+    path: str, wants: Callable[[str], bool], contents: Contents | None = None
+) -> Iterator[ArchiveClip]:
+    """Yield the wanted clips of an archive in its order.
+
+    Args:
+        path: a local path or an fsspec URL of a tar, gzipped or not, whatever its name says.
+        wants: is asked for each clip by name, `ID_START_END`.
+        contents: is told what else there is.
+
+    Raises:
+        FetchError: the archive cannot be read to its end; none of its clips is to be trusted then.
+    """
+    seen = Contents() if contents is None else contents
+
+    def refuse(header: Header) -> bool:
+        return not is_harmless(header, seen) or not is_wanted(header.name, wants, seen)
+
+    try:
+        with open_archive(path) as stream:
+            for member in read_members(stream, refuse=refuse):
+                directory, match = split_name(member.name)
+                if match is not None:
+                    yield ArchiveClip(match[1], match[2], directory, member.data)
+    except ARCHIVE_ERRORS as error:
+        raise explain(error, path) from error
+
+
+def find_first_directory(path: str) -> str | None:
+    """Return in which directory the first clip of an archive lies, or None where in none.
+
+    Raises:
+        FetchError: the archive's begin cannot be read.
+    """
+    for clip in read_clips(path, lambda _: True):
+        return clip.directory or None
+    return None
+
+
+def is_harmless(header: Header, contents: Contents) -> bool:
+    """Tell whether a member may be looked at; one that is hostile is noted by its name."""
+    parts = PurePosixPath(header.name).parts
+    if header.kind == tarfile.DIRTYPE[0]:
+        return False
+    if header.kind != FILE:
+        contents.refuse(header.name, KINDS.get(header.kind, "neither a file nor a directory"))
+    elif header.name.startswith("/") or ".." in parts:
+        contents.refuse(header.name, "its name leads out of the archive")
+    elif header.nbytes > MAX_CLIP_BYTES:
+        limit = f"{MAX_CLIP_BYTES:,} are allowed"
+        contents.refuse(header.name, f"it says that it has {header.nbytes:,} bytes, {limit}")
+    else:
+        return True
+    return False
+
+
+def is_wanted(name: str, wants: Callable[[str], bool], contents: Contents) -> bool:
+    """Tell whether a file is a clip that is wanted."""
+    _, match = split_name(name)
+    if match is None:
+        return False
+    contents.n_clips += 1
+    return wants(match[1])
+
+
+def split_name(name: str) -> tuple[str, re.Match[str] | None]:
+    """Return the directory of a member and, where it is a clip, what its name consists of."""
+    directory, _, file_name = name.rpartition("/")
+    match = CLIP_NAME.fullmatch(file_name)
+    is_clip = match is not None and NO_VIDEO.fullmatch(match[2]) is None
+    return directory.removeprefix("./").strip("."), match if is_clip else None
+
+
+@contextmanager
+def open_archive(path: str) -> Iterator[Stream]:
+    """Open a tar to be read once, whether its bytes are gzip's or its own."""
+    with open_stream(path) as raw:
+        if raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] != GZIP_MAGIC:
+            yield raw
+            return
+        counted = CountedStream(raw)
+        with gzip.GzipFile(fileobj=counted) as unzipped:
+            yield BoundedStream(io.BufferedReader(unzipped, BUFFER_SIZE), counted)
+
+
+class CountedStream(io.RawIOBase):
+    """A stream that knows how many bytes were read of it."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        """Read this one."""
+        self._stream = stream
+        self.n_read = 0
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def read(self, nbytes: int = -1, /) -> bytes:
+        """Return the next bytes."""
+        data = self._stream.read(nbytes)
+        self.n_read += len(data)
+        return data
+
+
+class BoundedStream:
+    """What gzip makes of a stream, as long as it does not grow beyond all measure."""
+
+    def __init__(self, stream: io.BufferedReader, compressed: CountedStream) -> None:
+        """Read this stream, which is made of that one."""
+        self._stream = stream
+        self._compressed = compressed
+        self._n_read = 0
+
+    def read(self, nbytes: int, /) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            BombError: they are too many for what they are made of.
+        """
+        data = self._stream.read(nbytes)
+        self._n_read += len(data)
+        if self._n_read > FREE_EXPANSION_BYTES + MAX_EXPANSION * self._compressed.n_read:
+            raise BombError(
+                f"{self._compressed.n_read:,} bytes of gzip hold more than {self._n_read:,} bytes"
+            )
+        return data
+
+
+def explain(error: BaseException, path: str) -> FetchError:
+    """Return why an archive cannot be read, as the ledger has it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    message = text if text.startswith(path) else f"{path}: {text}"
+    return FetchError(find_reason(error, path), make_printable(message))
+
+
+def find_reason(error: BaseException, path: str) -> str:
+    """Return the ledger's reason for what reading an archive raised."""
+    if isinstance(error, BombError) or str(error).startswith("a tar "):
+        return "refused"
+    if isinstance(error, ValueError):
+        if isinstance(error.__cause__, EOFError) or str(error).startswith("truncated"):
+            return "truncated"
+        return "unreadable" if str(error).startswith("no tar header at byte 0") else "checksum"
+    return find_network_reason(error) if is_remote(path) else "unreadable"
+
+
+def find_network_reason(error: BaseException) -> str:
+    """Return the ledger's reason for what a connection raised."""
+    cause = error.__cause__ or error
+    status = getattr(cause, "status", None)
+    if isinstance(error, FileNotFoundError):
+        status = NOT_FOUND
+    if isinstance(status, int):
+        return f"http_{status}"
+    if isinstance(cause, TimeoutError | asyncio.TimeoutError):
+        return "timed_out"
+    return "truncated" if "has become shorter" in str(error) else "connection"

@@ -1,0 +1,175 @@
+"""Where a clip's bytes are: the file of a clip in a directory of videos.
+
+In: a directory tree, a `Clip`. Out: the file's path, or a `Failure` at the stage `source`.
+Kinetics clips go by file name alone, so any tree works: every mirror has its own directories.
+"""
+
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_kinetics700.schema import SPLIT_OF_WORD
+from clip_kinetics700_builder.types import NO_BYTES, NO_FILE, Clip, Failure, InputError
+
+# By position, not by splitting at `_`: ids hold `_` and `-` and may begin with them.
+CLIP_NAME = re.compile(r"([A-Za-z0-9_-]{11}_[0-9]{6}_[0-9]{6})\.([^.]+)")
+NO_VIDEO = re.compile(
+    "part|partial|tmp|temp|ytdl|crdownload|download|aria2|lock"  # interrupted downloads
+    "|json|csv|tsv|txt|md|xml|ya?ml|html|log|description|url|md5|sha256"
+    "|vtt|srt|ass|ssa|lrc|sub|jpe?g|png|webp|bmp|tiff?|gif"
+    "|npy|npz|pt|pth|pkl|h5|parquet|tar|gz|zip"
+    "|wav|mp3|m4a|aac|flac|opus|oga",
+    re.IGNORECASE,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoIndex:
+    """Files of Kinetics clips by clip; the files of one clip are told apart when asked for."""
+
+    videos: Path
+    """The directory that was indexed."""
+    places: dict[str, tuple[str, str]]
+    """(directory relative to `videos`, extension) by `ID_START_END`; tuples are shared."""
+    others: dict[str, list[tuple[str, str]]]
+    """All places of the clips that have several."""
+
+    def find(self, clip: Clip) -> Path | None:
+        """Return the clip's file, or None if there is none.
+
+        Of several files of one clip: one that is not empty, then one in the directory of the
+        clip's label, then one under the clip's split, then the first by relative path.
+        """
+        if clip.path is not None:
+            file = self.videos / clip.path
+            return None if read_size(file) is None else file
+        name = clip.file_stem
+        if name not in self.places:
+            return None
+        ranked = []
+        for directory, extension in self.others.get(name, [self.places[name]]):
+            relative = f"{directory}/{name}.{extension}" if directory else f"{name}.{extension}"
+            size = read_size(self.videos / relative)
+            if size is not None:
+                ranked.append((size == 0, *rank_directory(clip, directory), relative))
+        return self.videos / min(ranked)[-1] if ranked else None
+
+
+def index_videos(videos: Path) -> VideoIndex:
+    """Return an index of the Kinetics clips at any depth below a directory.
+
+    Raises:
+        InputError: there is no such directory, or it cannot be read.
+    """
+    if not videos.is_dir():
+        kind = "is not a directory" if videos.exists() else "does not exist"
+        raise InputError(f"videos directory {videos} {kind}")
+    places: dict[str, tuple[str, str]] = {}
+    others: dict[str, list[tuple[str, str]]] = {}
+    shared: dict[tuple[str, str], tuple[str, str]] = {}
+    for directory, file_name in walk_files(videos):
+        match = CLIP_NAME.fullmatch(file_name)
+        if match is None or NO_VIDEO.fullmatch(match[2]):
+            continue
+        place = (directory, match[2])
+        place = shared.setdefault(place, place)
+        first = places.setdefault(match[1], place)
+        if first is not place:
+            others.setdefault(match[1], [first]).append(place)
+    logger.debug("%s: files of %d clips, several of %d", videos, len(places), len(others))
+    return VideoIndex(videos, places, others)
+
+
+def find_clip(index: VideoIndex | None, clip: Clip, row: int) -> Path | Failure:
+    """Return the clip's file, or why there is none to decode."""
+    file = None if index is None else index.find(clip)
+    size = None if file is None else read_size(file)
+    if file is None or size is None:
+        return Failure(row, "source", "missing", NO_FILE)
+    if size == 0:
+        return Failure(row, "source", "empty_file", NO_BYTES)
+    return file
+
+
+def walk_files(top: Path) -> Iterator[tuple[str, str]]:
+    """Yield (directory relative to top, name) of everything that is no directory.
+
+    A directory is read once, whatever links lead to it. Links are followed only when all
+    real directories are done, in sorted order, so what comes out does not depend on the
+    order in which the file system lists things.
+    """
+    seen: set[tuple[int, int]] = set()
+    pending, links = [""], list[str]()
+    while pending or links:
+        if not pending:
+            links.sort(reverse=True)
+            pending.append(links.pop())
+        directory = pending.pop()
+        for entry in list_new_entries(top, directory, seen):
+            relative = f"{directory}/{entry.name}" if directory else entry.name
+            if not is_directory(entry):
+                yield directory, entry.name
+            elif entry.is_symlink():
+                links.append(relative)
+            else:
+                pending.append(relative)
+
+
+def list_new_entries(
+    top: Path, directory: str, seen: set[tuple[int, int]]
+) -> list[os.DirEntry[str]]:
+    """Return the entries of a directory, none if it was seen or, below the top, is closed to us."""
+    try:
+        status = (top / directory).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return []
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(top / directory) as entries:
+            return list(entries)
+    except OSError as error:
+        if not directory:
+            raise InputError(f"cannot read videos directory {top}: {error.strerror}") from error
+        logger.warning("cannot read directory %s: %s", top / directory, error.strerror)
+        return []
+
+
+def is_directory(entry: os.DirEntry[str]) -> bool:
+    """Tell directories, and links to them, from all else, such as links in a circle."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def rank_directory(clip: Clip, directory: str) -> tuple[bool, bool]:
+    """Return (is not the label's directory, is not under the split's); smaller is better."""
+    names = directory.split("/")
+    split_fits = any(SPLIT_OF_WORD.get(name.lower()) == clip.split for name in names)
+    return names[-1] not in label_directories(clip.label), not split_fits
+
+
+def label_directories(label: str | None) -> tuple[str, ...]:
+    """Return a label as the mirrors spell it in a directory's name.
+
+    `massaging person's head` (CVDF, FiftyOne), `massaging_person's_head` (mmaction2),
+    `massaging_persons_head` (torchvision).
+    """
+    if label is None:
+        return ()
+    joined = label.replace(" ", "_")
+    return label, joined, re.sub(r"['()]", "", joined)
+
+
+def read_size(file: Path) -> int | None:
+    """Return a regular file's bytes, or None if there is no such file."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

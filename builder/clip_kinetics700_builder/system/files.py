@@ -1,0 +1,154 @@
+"""Files appear whole or not at all: the only place that puts a final name on bytes.
+
+In: a final path and bytes, or a block that writes a partial file. Out: the file, synced.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from clip_kinetics700_builder.types import InputError
+
+BUFFER_NBYTES = 1 << 20
+# What a cache on a full, a read-only or another user's disk says.
+CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an error of the disk name this file, as the system and pyarrow do not always."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+@contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Yield `FINAL.partial` to write to; sync and rename it when the block succeeds.
+
+    Raises:
+        OSError: the disk is full or broken; it names the file, as the system does not always.
+    """
+    partial = final.with_name(final.name + ".partial")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(final)
+        sync_directory(final.parent)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        with naming(final):
+            raise
+
+
+def write_text(final: Path, text: str) -> None:
+    """Write a whole utf-8 text file."""
+    with atomic_path(final) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_bytes(final: Path, content: bytes) -> None:
+    """Write a whole binary file."""
+    with atomic_path(final) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(final: Path, document: Any) -> None:
+    """Write a whole JSON file."""
+    write_text(final, format_json(document))
+
+
+def format_json(document: Any) -> str:
+    """Return the one spelling in which JSON files are written, with sorted keys."""
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file, read in pieces."""
+    return GrowingHash(path).hexdigest()
+
+
+def hash_blob(data: bytes) -> str:
+    """Return git's name of a small file's content, by which the Hub tells what it holds."""
+    # Nothing is secured by it.
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+class GrowingHash:
+    """The sha256 of a file that another one writes, read soon after it is written."""
+
+    def __init__(self, path: Path) -> None:
+        """Hash a file that is there."""
+        self._path = path
+        self._sha256 = hashlib.sha256()
+        self._nbytes = 0
+        self._buffer = memoryview(bytearray(BUFFER_NBYTES))
+
+    def follow(self) -> None:
+        """Take in what was written since the last time."""
+        with self._path.open("rb", buffering=0) as stream:
+            stream.seek(self._nbytes)
+            while nbytes := stream.readinto(self._buffer):
+                self._sha256.update(self._buffer[:nbytes])
+                self._nbytes += nbytes
+
+    def hexdigest(self) -> str:
+        """Return the digest of the whole file."""
+        self.follow()
+        return self._sha256.hexdigest()
+
+
+def take_lock(file: Path, taken: str, *, waits: bool = False) -> AbstractContextManager[object]:
+    """Take a lock, which the block or the end of the process releases.
+
+    Args:
+        file: the lock's; its directory is there.
+        taken: what to say where another process holds it.
+        waits: until it is free, instead of saying so.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    try:
+        return FileLock(file).acquire(timeout=-1 if waits else 0)
+    except Timeout as error:
+        raise InputError(taken) from error
+
+
+def check_directory(option: str, path: Path) -> None:
+    """Refuse an output path that is a file, lies under one, or cannot be written to."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{option} {path}: is a link to nothing; a directory is needed")
+    for place in (path, *path.absolute().parents):
+        if place.is_dir():
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise InputError(f"{option} {path}: {place} cannot be written to")
+            return
+        if place.exists():
+            raise InputError(f"{option} {path}: {place} is a file; a directory is needed")
+
+
+def make_printable(text: str) -> str:
+    """Return text that stays on one line; names in a damaged file can hold anything."""
+    return text if text.isprintable() else ascii(text)[1:-1]

@@ -1,0 +1,52 @@
+"""How many processor cores this process may use: fewer than the machine has, where others share it.
+
+In: the scheduler's mask, the control group's quota, Slurm's word. Out: one number.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def count_cores(
+    environment: Mapping[str, str] = os.environ, quota_file: Path = CGROUP_QUOTA
+) -> int:
+    """Return the cores that this process may keep busy, at least one.
+
+    Args:
+        environment: its variables.
+        quota_file: `cpu.max` of control groups version 2, in which a container's limit stands.
+    """
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
+    counts.append(read_quota(quota_file))
+    # Clusters that do not bind tasks to cores still say how many were asked for.
+    slurm = environment.get("SLURM_CPUS_PER_TASK", "")
+    counts.append(int(slurm) if slurm.isdecimal() else None)
+    return max(1, min(count for count in counts if count is not None))
+
+
+def read_quota(file: Path) -> int | None:
+    """Return the whole cores of a quota such as `200000 100000`; None for `max` or no file."""
+    try:
+        quota, period = file.read_text(encoding="ascii").split()
+        return int(quota) // int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+# How torch's allocators, FFmpeg and the C++ below them put it.
+MEMORY_WORDS = (
+    "allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "DefaultCPUAllocator",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory is short."""
+    words = str(error)
+    return isinstance(error, MemoryError) or any(word in words for word in MEMORY_WORDS)

@@ -1,0 +1,185 @@
+"""The nouns of a build: Clip -> Frames -> EncodedClip | Failure -> part.
+
+Every stage takes the previous noun and returns the next; nothing here does work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+# A dataset does not tell which source its clips came of, so neither do these.
+NO_FILE = "no source holds a file of this clip"
+NO_BYTES = "the file of this clip holds 0 bytes"
+# A number's bits without its sign; from infinity's on they are not finite.
+FLOAT16_MAGNITUDE = np.uint16(0x7FFF)
+FLOAT16_INFINITY = np.uint16(0x7C00)
+
+UInt8Array = npt.NDArray[np.uint8]
+Float16Array = npt.NDArray[np.float16]
+Float32Array = npt.NDArray[np.float32]
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used: one clear line, exit code 2."""
+
+
+class BuildError(RuntimeError):
+    """The run itself failed: one clear line, exit code 1."""
+
+
+class EncoderError(BuildError):
+    """The encoder failed on a batch."""
+
+    def __init__(self, row: int, message: str) -> None:
+        """Keep the plan row of the first clip in the batch."""
+        super().__init__(message)
+        self.row = row
+
+
+class ClipError(Exception):
+    """This clip gives no frames: stage, reason and message of the Failure to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One annotation row: a segment of a YouTube video, or one of the user's own videos."""
+
+    split: str
+    """`train`, `validation` or `test`."""
+    video_id: str
+    """The YouTube id, or the file stem of one's own video."""
+    time_start: int | None
+    """Begin of the segment in the original video, in seconds; None for one's own videos."""
+    time_end: int | None
+    """End of the segment in the original video, in seconds; None for one's own videos."""
+    label: str | None
+    """The class name, or None where the annotations give none."""
+    caption: str
+    """The text published beside the embeddings: the label, or one's own caption, or empty."""
+    path: str | None = None
+    """File of one's own video, relative to the videos directory; None for Kinetics."""
+    extra: str | None = None
+    """JSON object of a plain table's other columns; None for Kinetics."""
+
+    @property
+    def identity(self) -> str:
+        """What makes this row itself in every version of a plan (a YouTube id alone does not)."""
+        if self.path is not None:
+            return self.path
+        return f"{self.video_id},{self.time_start},{self.time_end}"
+
+    @property
+    def file_stem(self) -> str:
+        """What the file of a clip of Kinetics is called, without its extension."""
+        return f"{self.video_id}_{self.time_start:06d}_{self.time_end:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What the scan of a video's content says of it, the same for all its frames."""
+
+    n_frames: int
+    """How many frames are kept of the clip."""
+    duration_seconds: float
+    """End minus begin of the video stream's content."""
+    frames_per_second: float
+    """Average rate of the video stream's content."""
+    width: int
+    """Pixels, rotation applied."""
+    height: int
+    """Pixels, rotation applied."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """Consecutive kept frames of one clip, resized and cropped; at most 64 of them."""
+
+    row: int
+    """Index of the clip in the plan."""
+    first: int
+    """Index of the first of these among the clip's kept frames."""
+    pixels: UInt8Array
+    """(n, height, width, 3) uint8, RGB."""
+    timestamps: Float32Array
+    """(n,) float32, seconds since the begin of the stream."""
+    info: VideoInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A clip that gave no sample, and why."""
+
+    row: int
+    """Index of the clip in the plan."""
+    stage: str
+    """`source` or `decode`."""
+    reason: str
+    """One of `clip_kinetics700.schema.REASONS`."""
+    message: str
+    """One line of ours: no path, no address, no text of a library."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedClip:
+    """All frames of one clip as embeddings."""
+
+    row: int
+    """Index of the clip in the plan."""
+    embeddings: Float16Array
+    """(n_frames, width) float16."""
+    timestamps: Float32Array | None
+    """(n_frames,) float32, seconds since the begin of the stream; None if not recorded."""
+    info: VideoInfo | None
+    """None where the embeddings were made elsewhere and nothing was recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One archive of clips, a tar."""
+
+    name: str
+    """Of one release this one alone has it; letters, digits, `-` and `_`."""
+    path: str
+    """Where it lies: a URL or a local path."""
+    split: str | None
+    """Of which split it is; None for an overlay, which is of all."""
+    label: str | None = None
+    """The class that it is named after; None where the name does not tell."""
+
+    @property
+    def is_overlay(self) -> bool:
+        """Tell whether its clips replace those of other archives."""
+        return self.split is None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A unit of work: plan rows that are encoded together."""
+
+    name: str
+    """`SPLIT-NNNNN`, or the archive's, the stem of the part's files; `.retryN` for another try."""
+    rows: Sequence[int] | None
+    """Indices into the plan, in order; None for all that an archive turns out to hold."""
+    archive: Archive | None = None
+    """Where the clips are; None for the videos directory."""
+
+
+class Encoder(Protocol):
+    """What turns pixels into embeddings; the seam where tests put another one."""
+
+    @property
+    def width(self) -> int:
+        """Columns of the embeddings."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """The one batch shape that `encode` accepts."""
+        ...
+
+    def encode(self, pixels: UInt8Array) -> Float32Array:
+        """Return (batch_size, width) float32 of (batch_size, height, width, 3) uint8 RGB."""
+        ...

@@ -1,0 +1,151 @@
+"""A dataset's files in, what is wrong with them as files out, and with the two small tables.
+
+Which are there, whether each is the one that the manifest lists, splits.csv and failures.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clip_kinetics700.schema import (
+    CLASS_TEXTS_NAME,
+    FAILURES_NAME,
+    MANIFEST_NAME,
+    REASONS,
+    SPLITS_CSV_NAME,
+    SPLITS_CSV_WORD,
+)
+from clip_kinetics700.texts import decode_class_texts
+from clip_kinetics700_builder.assemble.shard_files import splits_csv
+from clip_kinetics700_builder.dataset.layout import FIGURES, README_NAME, SHARDS
+from clip_kinetics700_builder.dataset.manifest import Contract
+from clip_kinetics700_builder.dataset.problems import DamagedFileError, Problems
+from clip_kinetics700_builder.system.files import hash_file
+from clip_kinetics700_builder.verify.tables import count_failures
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset that is verified: where it is, what it must be, what is wrong with it so far."""
+
+    directory: Path
+    contract: Contract
+    problems: Problems
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file if it is the one that the manifest lists, byte for byte."""
+        entry = self.contract.files.get(name)
+        if entry is None:
+            return None  # that the manifest does not list it is a fault of the manifest
+        path = self.directory / name
+        if not path.is_file():
+            self.problems.add(name, "is missing")
+            return None
+        try:
+            n_bytes, digest = path.stat().st_size, hash_file(path)
+        except OSError as error:
+            self.problems.add(name, f"cannot be read: {error.strerror}")
+            return None
+        if n_bytes != entry.get("bytes"):
+            message = f"has {n_bytes} bytes, {MANIFEST_NAME} says {entry.get('bytes')}"
+            self.problems.add(name, message)
+        elif digest != entry.get("sha256"):
+            message = f"has the sha256 {digest}, {MANIFEST_NAME} says {entry.get('sha256')}"
+            self.problems.add(name, message)
+        else:
+            return path
+        return None
+
+
+def check_names(dataset: Dataset, names: Iterable[str]) -> None:
+    """Report which of the files do not belong to the dataset; hidden ones are nobody's business."""
+    if not (dataset.directory / README_NAME).is_file():
+        message = "is missing: it is the card, by which load_dataset finds the files"
+        dataset.problems.add(README_NAME, message)
+    known = {README_NAME, MANIFEST_NAME, *dataset.contract.files}
+    for name in names:
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if name not in known and not is_hidden:
+            what = "a shard" if SHARDS.fullmatch(name) else "a file"
+            dataset.problems.add(name, f"is {what} that {MANIFEST_NAME} does not list")
+
+
+def check_figures(dataset: Dataset) -> None:
+    """Check that the pictures are those that the manifest lists."""
+    for name in FIGURES:
+        dataset.find(name)
+
+
+def check_splits_csv(dataset: Dataset) -> None:
+    """Check that splits.csv has one row a tar, in order, with upstream's words."""
+    path = dataset.find(SPLITS_CSV_NAME)
+    if path is None:
+        return
+    rows = [
+        (shard.tar.removesuffix(".tar"), SPLITS_CSV_WORD[shard.split])
+        for shard in dataset.contract.shards()
+        if shard.tar is not None
+    ]
+    found = path.read_bytes().split(b"\n")
+    expected = splits_csv(rows).encode("utf-8").split(b"\n")
+    for number, (line, ours) in enumerate(zip(found, expected, strict=False), 1):
+        if line != ours:
+            message = f"line {number} is {line[:80]!r}, must be {ours!r}"
+            dataset.problems.add(SPLITS_CSV_NAME, message)
+            return
+    if len(found) != len(expected):
+        message = f"holds {len(found) - 1} lines, must hold {len(expected) - 1}"
+        dataset.problems.add(SPLITS_CSV_NAME, message)
+
+
+def check_class_texts(dataset: Dataset) -> None:
+    """Check that published class texts are unit vectors of the dataset's classes and width."""
+    contract = dataset.contract
+    if CLASS_TEXTS_NAME not in contract.files:
+        return
+    path = dataset.find(CLASS_TEXTS_NAME)
+    if path is None:
+        return
+    try:
+        texts = decode_class_texts(path.read_bytes())
+    except ValueError as error:
+        dataset.problems.add(CLASS_TEXTS_NAME, str(error))
+        return
+    if list(texts.names) != contract.class_names:
+        dataset.problems.add(CLASS_TEXTS_NAME, f"is not of the classes of {MANIFEST_NAME}")
+    width = texts.embeddings.shape[1]
+    if width != contract.width:
+        message = f"has {width} columns, {MANIFEST_NAME} says {contract.width}"
+        dataset.problems.add(CLASS_TEXTS_NAME, message)
+    if not np.allclose(np.linalg.norm(texts.embeddings, axis=1), 1, atol=1e-4):
+        dataset.problems.add(CLASS_TEXTS_NAME, "holds rows that are not of length 1")
+
+
+def check_failures(dataset: Dataset) -> None:
+    """Check the rows of the failures, and their counts against the manifest's."""
+    path = dataset.find(FAILURES_NAME)
+    if path is None:
+        return
+    try:
+        found = count_failures(path, dataset.contract.count_rows()[FAILURES_NAME])
+    except DamagedFileError as error:
+        dataset.problems.add(FAILURES_NAME, str(error))
+        return
+    expected: Counter[tuple[str, str]] = Counter()
+    for split, totals in dataset.contract.totals.items():
+        for reason, count in totals.failures_by_reason.items():
+            expected[split, reason] = count
+    for split, reason in sorted(found.keys() | expected.keys()):
+        pair = split, reason
+        if reason not in REASONS:
+            message = f"holds the reason {reason!r}, allowed are {', '.join(REASONS)}"
+            dataset.problems.add(FAILURES_NAME, message)
+        if found[pair] != expected[pair]:
+            dataset.problems.add(
+                FAILURES_NAME,
+                f"holds {found[pair]} rows of split {split!r} and reason {reason!r}, "
+                f"{MANIFEST_NAME} says {expected[pair]}",
+            )

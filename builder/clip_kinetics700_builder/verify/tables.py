@@ -1,0 +1,165 @@
+"""One Parquet file of ours in, its rows as Arrow batches out: data, index and failures.
+
+Row groups are read one at a time and checked before anything looks at their values, so a
+damaged file costs neither memory nor a traceback.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clip_kinetics700.features import FAILURES_SCHEMA, META_TYPE
+from clip_kinetics700_builder.dataset.problems import DamagedFileError
+
+Convert = Callable[[pa.RecordBatch], pa.RecordBatch]
+
+
+class TableReader:
+    """Reads the rows of one Parquet file in order."""
+
+    def __init__(self, table: pq.ParquetFile, convert: Convert) -> None:
+        """Read from an open file; every row group passes through `convert`."""
+        self._table = table
+        self._convert = convert
+        self._group = 0
+        self._batches: list[pa.RecordBatch] = []
+
+    def next(self, limit: int) -> pa.RecordBatch:
+        """Return the next rows, at least one and at most `limit`, of one row group.
+
+        Raises:
+            DamagedFileError: they cannot be read, or there are none.
+        """
+        while not self._batches:
+            if self._group == self._table.num_row_groups:
+                raise DamagedFileError("its row groups hold fewer rows than its footer says")
+            self._batches = [self._convert(batch) for batch in read_group(self._table, self._group)]
+            self._group += 1
+        batch = self._batches.pop(0)
+        if batch.num_rows > limit:
+            self._batches.insert(0, batch.slice(limit))
+        return batch.slice(0, limit)
+
+    def finish(self) -> None:
+        """Nothing: the footer has said how many rows there are."""
+
+
+@contextmanager
+def open_table(
+    path: Path, schema: pa.Schema, n_rows: int, convert: Convert
+) -> Iterator[TableReader]:
+    """Open a Parquet file that must have this schema and so many rows.
+
+    Raises:
+        DamagedFileError: it is no Parquet file, or has others.
+    """
+    try:
+        table = pq.ParquetFile(path)
+        found = table.schema_arrow
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise DamagedFileError(f"is no readable Parquet file: {first_line(error)}") from error
+    with table:
+        check_schema(found, schema)
+        if table.metadata.num_rows != n_rows:
+            raise DamagedFileError(f"holds {table.metadata.num_rows} rows, must hold {n_rows}")
+        yield TableReader(table, convert)
+
+
+def check_schema(found: pa.Schema, expected: pa.Schema) -> None:
+    """Refuse other columns, other types or other `datasets` features.
+
+    Raises:
+        DamagedFileError: the first that differs is named.
+    """
+    if found.names != expected.names:
+        raise DamagedFileError(f"has the columns {found.names}, must have {expected.names}")
+    for field in expected:
+        dtype = found.field(field.name).type
+        if not dtype.equals(field.type):
+            raise DamagedFileError(f"column {field.name} is {dtype}, must be {field.type}")
+    if (found.metadata or {}) != (expected.metadata or {}):
+        raise DamagedFileError(
+            "the `huggingface` metadata of its schema are not the features of this dataset"
+        )
+
+
+def read_group(table: pq.ParquetFile, number: int) -> list[pa.RecordBatch]:
+    """Return the rows of one row group, whose values are safe to look at.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
+    try:
+        group = table.read_row_group(number)
+        group.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        reason = first_line(error)
+        raise DamagedFileError(f"row group {number} cannot be read: {reason}") from error
+    return [batch for batch in group.to_batches() if batch.num_rows]
+
+
+def check_data_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows of the data as they are; nothing in them may be null but fields of `meta`.
+
+    Raises:
+        DamagedFileError: something is.
+    """
+    embeddings = batch.column("embeddings")
+    parts = {
+        "embeddings": embeddings,
+        "frames of embeddings": embeddings.flatten(),
+        "numbers of embeddings": embeddings.flatten().flatten(),
+        "caption": batch.column("caption"),
+        "meta": batch.column("meta"),
+    }
+    for name, array in parts.items():
+        if array.null_count:
+            raise DamagedFileError(f"{array.null_count} {name} are null")
+    return batch
+
+
+def nest_index_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows of the index with the fields of `meta` in one column, as the data have it."""
+    fields = [batch.column(field.name) for field in META_TYPE]
+    meta = pa.StructArray.from_arrays(fields, fields=list(META_TYPE))
+    others = ("split", "caption", "tar_file", "npy_offset", "npy_nbytes")
+    columns = {name: batch.column(name) for name in others}
+    return pa.RecordBatch.from_pydict({"meta": meta, **columns})
+
+
+def count_failures(path: Path, n_rows: int) -> Counter[tuple[str, str]]:
+    """Return how many failures of each (split, reason) a table of them holds.
+
+    Raises:
+        DamagedFileError: it cannot be read, or a row says nothing, or more than one line.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    with open_table(path, FAILURES_SCHEMA, n_rows, lambda batch: batch) as reader:
+        first = 0
+        while first < n_rows:
+            batch = reader.next(n_rows - first)
+            for name in ("split", "stage", "reason", "message"):
+                check_lines(batch.column(name), name, first)
+            splits, reasons = (batch.column(name).to_pylist() for name in ("split", "reason"))
+            counts.update(zip(splits, reasons, strict=True))
+            first += batch.num_rows
+    return counts
+
+
+def check_lines(column: pa.Array, name: str, first: int) -> None:
+    """Refuse a value that is null, empty or more than one line."""
+    is_line = pc.match_substring_regex(column, r"^[^\r\n]+$")
+    row = pc.index(pc.fill_null(is_line, fill_value=False), value=False).as_py()
+    if row >= 0:
+        value = column[row].as_py()
+        raise DamagedFileError(f"row {first + row}: {name} is {value!r:.80}, must be one line")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's error."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,402 @@
+"""Byte ranges of remote files, tried again after failures in passing; what paths and URLs are.
+
+In: fsspec URLs. Out: bytes, or an error that says what is not there or cannot be reached.
+It imports nothing of ours, so the `datasets` script can carry it.
+"""
+
+import asyncio
+import os
+import re
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import fsspec
+from fsspec.asyn import sync
+
+Result = TypeVar("Result")
+
+BUFFER_SIZE = 1 << 20
+HTTP_PREFIXES = ("http://", "https://")
+ATTEMPTS = 4
+# Before the second attempt; twice as long before each one after.
+PAUSE_SECONDS = 0.5
+# What a server that is asked too much may make us wait before the next attempt, by `Retry-After`.
+MAX_PAUSE_SECONDS = 60.0
+# Of a connection on which nothing comes; one range is a few megabytes.
+SILENCE_SECONDS = 30
+PARTIAL_CONTENT, NOT_FOUND, RANGE_NOT_SATISFIABLE = 206, 404, 416
+TRY_AGAIN = (408, 429)
+# What makes a link to a file as good as a password for a while.
+SIGNATURE = re.compile(r"(?<=\S)\?\S+")
+CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+
+
+class NoRangesError(OSError):
+    """A server answers with whole files only, whatever range is asked for."""
+
+
+class Place(NamedTuple):
+    """A remote file with what reads it, found once so that threads share its connections."""
+
+    url: str
+    file_system: Any
+    name: str
+    """What the file system calls it."""
+
+
+class Answer(NamedTuple):
+    """Bytes of a remote file, and what its server says of all of it."""
+
+    data: bytes
+    size: int | None
+    """Of the whole file; None where the server does not say."""
+    version: str | None
+    """Its ETag, or when it was changed last: two answers that differ are of two files."""
+
+
+def is_remote(path: str) -> bool:
+    """Tell whether a path is an fsspec URL."""
+    return "://" in path
+
+
+def strip_query(path: str) -> str:
+    """Return a path without what follows `?` in the URL of a web server, such as a signature."""
+    return path.partition("?")[0] if path.startswith(HTTP_PREFIXES) else path
+
+
+def is_gzip_name(path: str) -> bool:
+    """Tell by its name whether a file is compressed, so that ranges of it say nothing."""
+    return strip_query(path).lower().endswith((".gz", ".tgz"))
+
+
+def locate(url: str) -> Place:
+    """Return a remote file with the file system of its URL."""
+    file_system, name = fsspec.core.url_to_fs(url)
+    return Place(url, file_system, name)
+
+
+def read_range(place: Place, begin: int, end: int) -> bytes:
+    """Return `[begin, end)` of a remote file, less where it ends before.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        NoRangesError: its server knows no byte ranges.
+        OSError: it cannot be read, also not after several attempts.
+    """
+    file_system, name = place.file_system, place.name
+    if end <= begin:
+        return b""
+    if place.url.startswith(HTTP_PREFIXES):
+        return _read_http(place, begin, end).data
+    # A file of the Hub would read five megabytes ahead.
+    options = {"cache_type": "none"} if place.url.startswith("hf://") else {}
+    return retry(
+        lambda: bytes(file_system.cat_file(name, start=begin, end=end, **options)), place.url
+    )
+
+
+def read_begin(place: Place, nbytes: int, *, begin: int = 0) -> Answer:
+    """Return bytes of a remote file from `begin` on, and what its server says of all of it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        NoRangesError: its server knows no byte ranges.
+        OSError: it cannot be read, also not after several attempts.
+    """
+    if place.url.startswith(HTTP_PREFIXES):
+        return _read_http(place, begin, begin + nbytes)
+    info = retry(lambda: place.file_system.info(place.name), place.url)
+    version = info.get("ETag") or info.get("LastModified")
+    data = read_range(place, begin, begin + nbytes)
+    return Answer(data, info["size"], None if version is None else str(version))
+
+
+def _read_http(place: Place, begin: int, end: int) -> Answer:
+    """Return `[begin, end)` of a file of a web server and what it says of all of it."""
+    file_system, name = place.file_system, place.name
+
+    def read() -> Answer:
+        answer: Answer = sync(file_system.loop, _request_range, file_system, name, begin, end)
+        return answer
+
+    return retry(read, place.url)
+
+
+async def _request_range(file_system: Any, url: str, begin: int, end: int) -> Answer:
+    """Return what a web server answers; fsspec would fetch all of a file to look at the answer."""
+    from aiohttp import ClientTimeout
+
+    options = dict(file_system.kwargs)
+    asked = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    options["headers"] = {**options.get("headers", {}), **asked}
+    options.setdefault(
+        "timeout",
+        ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS),
+    )
+    session = await file_system.set_session()
+    async with session.get(file_system.encode_url(url), **options) as response:
+        if response.status == NOT_FOUND:
+            raise FileNotFoundError(f"no file {url}")
+        found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+        size = int(found[2]) if found and found[2] != "*" else None
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if response.status == RANGE_NOT_SATISFIABLE:
+            return Answer(b"", size, version)
+        response.raise_for_status()
+        if response.status == PARTIAL_CONTENT and found and found[1] == str(begin):
+            return Answer(await response.read(), size, version)
+        size = response.content_length
+        if begin or size is None or size > end:
+            raise NoRangesError(f"{url}: its server knows no byte ranges")
+        return Answer(await response.read(), size, version)
+
+
+def retry(read: Callable[[], Result], path: str) -> Result:
+    """Return what a read of a remote file returns, tried again after a failure in passing.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is refused, or the last attempt failed too.
+    """
+    attempt = 1
+    while isinstance(answer := _attempt(read), BaseException):
+        if isinstance(answer, FileNotFoundError | NoRangesError):
+            raise answer
+        is_last = attempt == ATTEMPTS
+        if is_last or not is_passing(answer):
+            reason = SIGNATURE.sub("", " ".join(str(answer).split())) or type(answer).__name__
+            kind = ConnectionError if is_last else OSError
+            kind = PermissionError if isinstance(answer, PermissionError) else kind
+            raise kind(f"{path}: {reason} (attempt {attempt})") from answer
+        time.sleep(max(PAUSE_SECONDS * 2 ** (attempt - 1), _asked_pause(answer)))
+        attempt += 1
+    return answer
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether what went wrong may go right the next time."""
+    response = getattr(error, "response", None)
+    status = getattr(error, "status", getattr(response, "status_code", None))
+    if isinstance(status, int):
+        return status >= 500 or status in TRY_AGAIN
+    return not isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError)
+
+
+def _asked_pause(error: BaseException) -> float:
+    """Return the seconds a server asks to be left alone, by number or by date; 0 if it does not."""
+    response = getattr(error, "response", None)
+    headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
+    text = headers.get("Retry-After", "")
+    seconds = float(text) if text.isascii() and text.isdigit() else 0.0
+    with suppress(TypeError, ValueError):
+        seconds = seconds or parsedate_to_datetime(text).timestamp() - time.time()
+    return min(max(seconds, 0.0), MAX_PAUSE_SECONDS)
+
+
+def _attempt(read: Callable[[], Result]) -> Result | BaseException:
+    """Return what a read returns, or what the network made of it."""
+    try:
+        return read()
+    except network_errors() as error:
+        return error
+
+
+def network_errors() -> tuple[type[BaseException], ...]:
+    """Return what connections raise: those of fsspec's HTTP and of the Hub are no OSErrors."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Of requests or httpx, whichever huggingface_hub is built on.
+    errors = (OSError, TimeoutError, asyncio.TimeoutError, *HfHubHTTPError.__bases__)
+    try:
+        from aiohttp import ClientError
+    except ImportError:
+        return errors
+    return (*errors, ClientError)
+
+
+# Byte ranges of a remote file nearer than this are read as one: at 50 ms and 100 MB/s a request
+# costs as much as 5 MB, but sixteen run at once.
+MAX_GAP_BYTES = 128 << 10
+MAX_RANGE_BYTES = 4 << 20
+MAX_IN_FLIGHT = 16
+
+Views: TypeAlias = list[memoryview | ValueError]
+
+
+class Piece(NamedTuple):
+    """Bytes that are wanted: `[begin, end)` of a file."""
+
+    path: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """One request: `[begin, end)` of a file, and which wanted pieces lie in it."""
+
+    path: str
+    begin: int
+    end: int
+    pieces: tuple[int, ...]
+    """Indices of the pieces."""
+
+
+class Request(NamedTuple):
+    """What a thread is to do."""
+
+    place: Place
+    begin: int
+    end: int
+    answer: "weakref.ref[Future[bytes]]"
+    """Gone where nobody waits for it any more; then nothing is asked for."""
+
+
+def merge_pieces(
+    pieces: Sequence[Piece],
+    *,
+    max_gap_bytes: int = MAX_GAP_BYTES,
+    max_range_bytes: int = MAX_RANGE_BYTES,
+) -> list[ByteRange]:
+    """Return the requests that bring all pieces, near ones of one file merged.
+
+    A range is cut before it grows beyond `max_range_bytes`; a piece is never cut.
+    """
+    ranges: list[ByteRange] = []
+    group: list[int] = []
+    path, begin, end = "", 0, 0
+    for number in sorted(range(len(pieces)), key=pieces.__getitem__):
+        piece = pieces[number]
+        is_near = group and piece.path == path and piece.begin - end <= max_gap_bytes
+        if is_near and max(end, piece.end) - begin <= max_range_bytes:
+            end = max(end, piece.end)
+        else:
+            if group:
+                ranges.append(ByteRange(path, begin, end, tuple(group)))
+            group = []
+            path, begin, end = piece
+        group.append(number)
+    if group:
+        ranges.append(ByteRange(path, begin, end, tuple(group)))
+    return ranges
+
+
+class RangeReader:
+    """Reads byte ranges of remote files, sixteen at a time.
+
+    Its threads are daemons, which a program does not wait for at its end; a forked process begins
+    with none and starts its own.
+    """
+
+    def __init__(self, max_in_flight: int = MAX_IN_FLIGHT) -> None:
+        """Start nothing yet."""
+        self._max_in_flight = max_in_flight
+        self._begin()
+
+    def __reduce__(self) -> tuple[type["RangeReader"], tuple[int]]:
+        """Threads stay in their process."""
+        return RangeReader, (self._max_in_flight,)
+
+    def _begin(self) -> None:
+        """Begin without threads."""
+        self._process = os.getpid()
+        self._n_threads = 0
+        self._requests: SimpleQueue[Request | None] = SimpleQueue()
+        ending = weakref.finalize(self, _end_threads, self._requests, self._max_in_flight)
+        ending.atexit = False
+
+    def start(self, pieces: Sequence[Piece]) -> Callable[[], Views]:
+        """Ask for pieces; the function that is returned waits for them.
+
+        Dropped before, it takes back what was not sent yet. A piece that its file ends before, or
+        whose file is not there, is a ValueError in its place. The function raises OSError where a
+        file cannot be read.
+        """
+        ranges = merge_pieces(pieces)
+        if os.getpid() != self._process:
+            self._begin()
+        places = {path: locate(path) for path in dict.fromkeys(r.path for r in ranges)}
+        futures = [self._submit(places[r.path], r.begin, r.end) for r in ranges]
+        return lambda: _cut_pieces(pieces, ranges, futures)
+
+    def _submit(self, place: Place, begin: int, end: int) -> Future[bytes]:
+        """Queue a request."""
+        future: Future[bytes] = Future()
+        self._requests.put(Request(place, begin, end, weakref.ref(future)))
+        if self._n_threads < self._max_in_flight:
+            self._n_threads += 1
+            Thread(target=_answer_requests, args=(self._requests,), daemon=True).start()
+        return future
+
+
+def _end_threads(requests: "SimpleQueue[Request | None]", n_threads: int) -> None:
+    """Tell the threads of a reader that is gone to end."""
+    for _ in range(n_threads):
+        requests.put(None)
+
+
+def _answer_requests(requests: "SimpleQueue[Request | None]") -> None:
+    """Read one range after another until told to end."""
+    while (request := requests.get()) is not None:
+        future = request.answer()
+        if future is not None:
+            with HandOver(future):
+                future.set_result(read_range(request.place, request.begin, request.end))
+        # What was read is not to be kept while waiting.
+        del future, request
+
+
+class HandOver:
+    """Hands whatever is raised inside to who waits for the result."""
+
+    def __init__(self, future: Future[bytes]) -> None:
+        """Settle this one."""
+        self._future = future
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Hand over an error."""
+        if error is not None:
+            self._future.set_exception(error)
+        return True
+
+
+def _cut_pieces(
+    pieces: Sequence[Piece], ranges: Iterable[ByteRange], futures: Iterable[Future[bytes]]
+) -> Views:
+    """Return a view of each piece, in the order they were asked for."""
+    views: Views = [memoryview(b"")] * len(pieces)
+    for byte_range, future in zip(ranges, futures, strict=True):
+        try:
+            data = memoryview(future.result())
+        except FileNotFoundError:
+            for number in byte_range.pieces:
+                views[number] = ValueError("the file is not there")
+            continue
+        for number in byte_range.pieces:
+            _, begin, end = pieces[number]
+            view = data[begin - byte_range.begin : end - byte_range.begin]
+            size = byte_range.begin + len(data)
+            views[number] = view if len(view) == end - begin else file_ends(size)
+    return views
+
+
+def file_ends(size: int) -> ValueError:
+    """Return what takes the place of bytes that would lie behind the end of their file."""
+    return ValueError(f"the file ends at byte {size}")

@@ -1,0 +1,267 @@
+"""A task that hangs or dies costs its clip; the others come out, in order."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clip_kinetics700_builder.decode.pool import DecodePool
+from clip_kinetics700_builder.decode.preprocess import count_frames, resize_and_crop
+from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
+from clip_kinetics700_builder.system.signals import SIGNALS
+from clip_kinetics700_builder.types import BuildError, Failure, Frames
+from tests.support.media.videos import UNCHANGED, CodedVideo, encode_coded, read_codes
+
+pytestmark = pytest.mark.needs_ffmpeg
+
+
+def make_task(row: int, video: CodedVideo) -> DecodeTask:
+    """Return the task that decodes a video from its begin."""
+    return DecodeTask(row, str(video.path), 0, Decoding(1.0, UNCHANGED))
+
+
+def test_clips_come_in_order_with_failures_among_them(
+    plain_video: CodedVideo, tmp_path: Path
+) -> None:
+    """What comes out is in the order of the tasks, whichever worker was first."""
+    (tmp_path / "noise.mp4").write_bytes(b"noise" * 100)
+    task = make_task(0, plain_video)
+    tasks: list[DecodeTask | Failure] = [
+        task,
+        Failure(1, "source", "missing", "no file"),
+        replace(task, row=2, path=str(tmp_path / "noise.mp4")),
+        *(replace(task, row=row) for row in range(3, 9)),
+    ]
+    with DecodePool(2, 60) as pool:
+        results = list(pool.decode(tasks))
+    reasons = [result.reason if isinstance(result, Failure) else "" for result in results]
+    assert [result.row for result in results] == list(range(9))
+    assert reasons == ["", "missing", "unreadable", *[""] * 6]
+
+
+def test_a_long_clip_comes_in_pieces(video_directory: Path) -> None:
+    """More than 64 kept frames are several tasks, whose frames join without a seam."""
+    options = ("-c:v", "libx264", "-g", "30")
+    video = encode_coded(video_directory / "pool_long.mp4", options=options, n_frames=400)
+    with DecodePool(2, 60) as pool:
+        pieces = list(
+            pool.decode([replace(make_task(0, video), decoding=Decoding(10.0, UNCHANGED))])
+        )
+    frames = [piece for piece in pieces if isinstance(piece, Frames)]
+    assert [piece.first for piece in frames] == [0, 64, 128]
+    codes = [code for piece in frames for code in read_codes(piece.pixels)]
+    assert codes == video.codes_at([k / 10 for k in range(160)])
+
+
+def hang() -> None:
+    """Say so, and do nothing more."""
+    os.write(1, b"hanging\n")
+    threading.Event().wait()
+
+
+def balloon() -> None:
+    """Run out of memory, as Python says it."""
+    raise MemoryError
+
+
+def grow() -> None:
+    """Take more and more memory."""
+    blocks = []
+    while True:
+        blocks.append(bytearray(b"x") * 2**23)
+
+
+MISDEEDS: dict[str, Callable[[], object]] = {
+    "hang": hang,
+    "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "leave": lambda: os._exit(0),
+    "balloon": balloon,
+    "grow": grow,
+    "allocate": lambda: torch.empty(2**50, dtype=torch.uint8),
+    "forever": lambda: count_frames(math.inf, 1.0),
+    "shrink": lambda: resize_and_crop(torch.zeros((1, 0, 0, 3), dtype=torch.uint8), UNCHANGED),
+    "quit": lambda: sys.exit("enough\nsaid"),
+    "err": lambda: dict[str, int]()["name"],
+}
+
+
+def misbehave(task: DecodeTask) -> Frames | Failure:
+    """Decode, or do what the path says; runs in a worker."""
+    MISDEEDS.get(task.path, lambda: None)()
+    return decode_frames(task)
+
+
+LEFT_BEHIND: list[bytearray] = []
+
+
+def leave_memory(task: DecodeTask) -> Frames | Failure:
+    """Decode, and never give back 150 MiB; runs in a worker."""
+    LEFT_BEHIND.append(bytearray(b"x") * (150 << 20))
+    # Long enough for the parent to look.
+    time.sleep(0.3)
+    return decode_frames(task)
+
+
+class Unstartable:
+    """A decode function that no worker survives to receive."""
+
+    def __call__(self, task: DecodeTask) -> Frames | Failure:
+        """Never called."""
+        raise AssertionError("no worker lives to call it")
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        """Be unpickled as the end of the process."""
+        return os._exit, (1,)
+
+
+def decode_all(pool: DecodePool, tasks: Iterable[DecodeTask]) -> list[str]:
+    """Return the reasons of what comes out, empty for frames, one for each task in order."""
+    tasks = list(tasks)
+    results = list(pool.decode(tasks))
+    assert [result.row for result in results] == [task.row for task in tasks]
+    return [result.reason if isinstance(result, Failure) else "" for result in results]
+
+
+def worker_pids(pool: DecodePool) -> list[int]:
+    """Return the ids of the processes that decode now."""
+    pids = [worker._process.pid for worker in pool._workers]
+    return [pid for pid in pids if pid is not None]
+
+
+def kill_workers(pool: DecodePool) -> None:
+    """Kill every worker, as the kernel does where memory is short."""
+    for pid in worker_pids(pool):
+        os.kill(pid, signal.SIGKILL)
+
+
+HARM = {
+    "hang": "timed_out",
+    "die": "crashed",
+    "leave": "crashed",
+    "balloon": "out_of_memory",
+    "grow": "out_of_memory",
+    "allocate": "out_of_memory",
+    "forever": "decode_error",
+    "shrink": "decode_error",
+}
+
+
+def test_a_clip_that_does_harm_costs_itself_alone(plain_video: CodedVideo) -> None:
+    """Each harmful clip fails with its reason; those before, between and behind decode."""
+    good = str(plain_video.path)
+    paths = [good, *(path for harm in HARM for path in (harm, good))]
+    task = make_task(0, plain_video)
+    tasks = [replace(task, row=row, path=path) for row, path in enumerate(paths)]
+    with DecodePool(2, 4, memory_mib=1000, decode=misbehave) as pool:
+        reasons = decode_all(pool, tasks)
+    assert reasons == [HARM.get(path, "") for path in paths]
+
+
+@pytest.mark.slow
+def test_a_clip_is_not_blamed_for_what_others_left_behind(plain_video: CodedVideo) -> None:
+    """Where memory runs out because earlier clips kept some, a fresh process decodes the clip."""
+    tasks = [replace(make_task(0, plain_video), row=row) for row in range(6)]
+    with DecodePool(1, 60, memory_mib=800, decode=leave_memory) as pool:
+        before = worker_pids(pool)
+        assert decode_all(pool, tasks) == [""] * 6
+        assert worker_pids(pool) != before
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("quit", "SystemExit: enough said"), ("err", "KeyError: 'name'")]
+)
+def test_an_error_no_file_can_cause_ends_the_build(
+    plain_video: CodedVideo, path: str, words: str
+) -> None:
+    """What only our own mistake raises is one line with the row, not a quiet loss of clips."""
+    tasks = [replace(make_task(41, plain_video), path=path), make_task(42, plain_video)]
+    line = f"^decoding the clip in row 41 of the plan raised {words}$"
+    with DecodePool(1, 60, decode=misbehave) as pool, pytest.raises(BuildError, match=line):
+        list(pool.decode(tasks))
+
+
+def test_workers_killed_between_clips_cost_nothing(plain_video: CodedVideo) -> None:
+    """Workers that are killed as they start, or idle, are replaced and every clip decodes."""
+    tasks = [replace(make_task(0, plain_video), row=row) for row in range(6)]
+    with DecodePool(2, 60) as pool:
+        kill_workers(pool)
+        assert decode_all(pool, tasks) == [""] * 6
+        kill_workers(pool)
+        assert decode_all(pool, tasks) == [""] * 6
+
+
+def test_workers_killed_at_work_cost_at_most_their_clips(plain_video: CodedVideo) -> None:
+    """All workers killed in the middle of the work: every clip has one outcome, in order."""
+    tasks = [replace(make_task(0, plain_video), row=row) for row in range(30)]
+    outcomes = []
+    with DecodePool(2, 60) as pool:
+        for result in pool.decode(tasks):
+            outcomes.append((result.row, getattr(result, "reason", "")))
+            if result.row == 10:
+                kill_workers(pool)
+    assert [row for row, _ in outcomes] == list(range(30))
+    lost = [reason for _, reason in outcomes if reason]
+    assert len(lost) <= 2
+    assert set(lost) <= {"crashed"}
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_end_the_build(plain_video: CodedVideo) -> None:
+    """Where no worker lives long enough to take a clip, the build gives up in one line."""
+    with (
+        DecodePool(1, 60, decode=Unstartable()) as pool,
+        pytest.raises(BuildError, match=r"^the decode worker for plan row 5 was lost 3 times"),
+    ):
+        list(pool.decode([make_task(5, plain_video)]))
+
+
+def test_signals_leave_the_workers_to_the_parent(plain_video: CodedVideo) -> None:
+    """Ctrl-C, or the end of a job, which every process is told of, ends no worker by itself."""
+    tasks = [make_task(0, plain_video)]
+    with DecodePool(1, 60) as pool:
+        decode_all(pool, tasks)
+        before = worker_pids(pool)
+        for number in SIGNALS:
+            os.kill(before[0], number)
+        assert decode_all(pool, tasks) == [""]
+        assert worker_pids(pool) == before
+
+
+ABANDONED = """
+from clip_kinetics700_builder.decode.video import Decoding, DecodeTask
+from clip_kinetics700_builder.decode.pool import DecodePool
+from tests.decode.test_pool import misbehave, worker_pids
+from tests.support.media.videos import UNCHANGED
+
+pool = DecodePool(1, 3600, decode=misbehave)
+print(*worker_pids(pool), flush=True)
+list(pool.decode([DecodeTask(0, "hang", 0, Decoding(1.0, UNCHANGED))]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
+def test_a_killed_parent_leaves_no_worker() -> None:
+    """A worker in a hang ends with its parent, even where that one had no time to say so."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", ABANDONED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "hanging\n"
+        parent.kill()
+        try:
+            # Its output ends when the last process that holds it does.
+            parent.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,252 @@
+"""Tests of decoding: right times and right pixels, whatever holds them."""
+
+import math
+import pickle
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clip_kinetics700_builder.decode.video
+from tests.support.media.videos import (
+    AV1,
+    H264,
+    HEVC,
+    LONG_GOP,
+    MPEG2,
+    MPEG4,
+    OPEN_GOP,
+    VP9,
+    CodedVideo,
+    cut_coded,
+    decode_well,
+    draw_codes,
+    draw_quadrants,
+    encode_coded,
+    encode_variable_rate,
+    encode_video,
+    patch_mkv_duration,
+    patch_mp4_duration,
+    patch_mp4_rotation,
+    probe_times,
+    read_codes,
+    run_ffmpeg,
+)
+
+TEN_BIT = ("-pix_fmt", "yuv420p10le")
+FULL_COLOUR = ("-pix_fmt", "yuv444p")
+
+RECIPES: dict[str, Callable[[Path], CodedVideo]] = {
+    "h264.mp4": partial(encode_coded, options=H264),
+    "film.mp4": partial(encode_coded, options=H264, rate="24000/1001"),
+    "sixty.mp4": partial(encode_coded, options=H264, rate="60000/1001", n_frames=200),
+    "long_gop.mp4": partial(encode_coded, options=LONG_GOP, n_frames=260),
+    "open_gop.mp4": partial(encode_coded, options=OPEN_GOP),
+    "variable.mp4": partial(encode_variable_rate, options=H264),
+    "variable.mkv": partial(encode_variable_rate, options=LONG_GOP),
+    "variable.webm": partial(encode_variable_rate, options=VP9),
+    "h264.ts": partial(encode_coded, options=H264),
+    "long_gop.ts": partial(encode_coded, options=LONG_GOP, n_frames=110),
+    "open_gop.ts": partial(encode_coded, options=OPEN_GOP),
+    "mpeg2.ts": partial(encode_coded, options=MPEG2),
+    "mpeg4.ts": partial(encode_coded, options=MPEG4),
+    "hevc.ts": partial(encode_coded, options=HEVC),
+    "mpeg2.mpg": partial(encode_coded, options=MPEG2),
+    "mpeg1.mpg": partial(
+        encode_coded, options=("-c:v", "mpeg1video", "-g", "12", "-bf", "2", "-q:v", "2")
+    ),
+    "late.webm": partial(encode_coded, options=(*VP9, "-output_ts_offset", "5")),
+    "late.mkv": partial(encode_coded, options=(*H264, "-output_ts_offset", "5")),
+    "late.mp4": partial(encode_coded, options=(*H264, "-output_ts_offset", "5")),
+    "one_frame.mp4": partial(encode_coded, options=H264, n_frames=1),
+    "one_frame.mkv": partial(encode_coded, options=H264, n_frames=1),
+    "one_frame.webm": partial(encode_coded, options=VP9, n_frames=1),
+    "one_frame.ts": partial(encode_coded, options=H264, n_frames=1),
+    "one_frame.flv": partial(encode_coded, options=("-c:v", "flv"), n_frames=1),
+    "short.mp4": partial(encode_coded, options=H264, n_frames=10),
+    "vp9.webm": partial(encode_coded, options=VP9),
+    "av1.mkv": partial(encode_coded, options=AV1),
+    "hevc.mp4": partial(encode_coded, options=HEVC),
+    "hevc_ten_bit.mp4": partial(encode_coded, options=(*HEVC, *TEN_BIT)),
+    "h264_ten_bit.mp4": partial(encode_coded, options=(*H264, *TEN_BIT)),
+    "odd.mp4": partial(encode_coded, options=(*H264, *FULL_COLOUR), size=(341, 255)),
+    "mpeg4.avi": partial(encode_coded, options=MPEG4),
+    "flash.flv": partial(encode_coded, options=("-c:v", "flv", "-g", "12", "-q:v", "2")),
+    "theora.ogv": partial(encode_coded, options=("-c:v", "libtheora", "-q:v", "8")),
+}
+
+
+Options = tuple[str, ...]
+MakeCoded = Callable[[str], CodedVideo]
+
+
+@pytest.fixture(scope="module")
+def make_coded(video_directory: Path) -> MakeCoded:
+    """Return a function that makes a video of RECIPES once."""
+    made: dict[str, CodedVideo] = {}
+
+    def make(name: str) -> CodedVideo:
+        if name not in made:
+            made[name] = RECIPES[name](video_directory / name)
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.5, 25.0])
+@pytest.mark.parametrize("name", RECIPES)
+def test_frames_are_those_displayed(make_coded: MakeCoded, name: str, rate: float) -> None:
+    """Every kept frame is the one on the screen at its time, in any codec and container."""
+    video = make_coded(name)
+    frames = decode_well(video.path, rate=rate)
+    exact_times = [k / rate for k in range(len(frames.pixels))]
+    assert frames.timestamps.tolist() == np.asarray(exact_times, np.float32).tolist()
+    assert read_codes(frames.pixels) == video.codes_at(exact_times)
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "variable.mp4", "variable.webm", "h264.ts"])
+def test_the_videos_are_what_we_take_them_for(make_coded: MakeCoded, name: str) -> None:
+    """An independent witness, the ffprobe program, sees the times the tests expect."""
+    video = make_coded(name)
+    assert probe_times(video.path) == pytest.approx(video.times, abs=0.0011)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_count_is_the_duration_rounded_up(make_coded: MakeCoded, name: str) -> None:
+    """At one frame a second a clip gives as many frames as it has seconds, begun ones too."""
+    video = make_coded(name)
+    info = decode_well(video.path).info
+    # These do not say when the last frame ends: the scan's end is one frame early.
+    is_vague = name.endswith((".mpg", ".flv")) or name == "variable.mp4"
+    tolerance = 0.041 if is_vague else 0.0015
+    assert info.duration_seconds == pytest.approx(video.duration_seconds, abs=tolerance)
+    assert info.n_frames == math.ceil(video.duration_seconds - 1e-6)
+
+
+def test_ten_seconds_and_two_frames_give_eleven(plain_video: CodedVideo) -> None:
+    """A 10.08 s clip gives 11 frames, and says what it is."""
+    frames = decode_well(plain_video.path)
+    assert read_codes(frames.pixels) == [25 * k for k in range(11)]
+    assert (frames.row, frames.first, frames.info.n_frames) == (7, 0, 11)
+    assert frames.info.duration_seconds == pytest.approx(10.08)
+    assert frames.info.frames_per_second == pytest.approx(25)
+    assert (frames.info.width, frames.info.height) == (64, 48)
+
+
+def test_frames_are_compact_bytes(plain_video: CodedVideo) -> None:
+    """What travels back from a worker is contiguous uint8, not much larger than its pixels."""
+    frames = decode_well(plain_video.path)
+    assert frames.pixels.dtype == np.uint8
+    assert frames.pixels.shape == (11, 48, 64, 3)
+    assert frames.pixels.flags.c_contiguous
+    assert len(pickle.dumps(frames)) < frames.pixels.nbytes + 2000
+
+
+@pytest.mark.parametrize("first", [1, 29, 48, 60])
+def test_edit_lists_are_obeyed(plain_video: CodedVideo, tmp_path: Path, first: int) -> None:
+    """A clip cut without encoding begins where the edit list says, not at its first packet."""
+    cut = cut_coded(plain_video, tmp_path / "cut.mp4", first=first)
+    frames = decode_well(cut.path)
+    assert read_codes(frames.pixels) == cut.codes_at(frames.timestamps.tolist())
+    assert read_codes(frames.pixels)[0] == first
+
+
+@pytest.mark.parametrize("stated", [0.5, 9.0, 11.0])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_content_counts_not_header(
+    plain_video: CodedVideo, tmp_path: Path, suffix: str, stated: float
+) -> None:
+    """A header that states another duration changes neither the count nor the frames."""
+    path = tmp_path / f"stated.{suffix}"
+    run_ffmpeg("-i", plain_video.path, "-c", "copy", path)
+    {"mp4": patch_mp4_duration, "mkv": patch_mkv_duration}[suffix](path, seconds=stated)
+    assert read_codes(decode_well(path).pixels) == [25 * k for k in range(11)]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+def test_longer_sound_adds_no_frames(tmp_path: Path, suffix: str) -> None:
+    """A video whose sound goes on for seconds ends with its pictures, and is not truncated."""
+    codec = VP9 if suffix == "webm" else H264
+    path = tmp_path / f"sound.{suffix}"
+    encode_video(path, draw_codes(range(50)), *codec, sound_seconds=5.0)
+    assert read_codes(decode_well(path).pixels) == [0, 25]
+
+
+@pytest.mark.parametrize("clockwise", [0, 90, 180, 270])
+def test_rotation_and_colours_are_those_displayed(tmp_path: Path, clockwise: int) -> None:
+    """Four coloured quadrants come out turned as the file says, none mirrored or swapped."""
+    drawn = draw_quadrants(30)
+    path = encode_video(tmp_path / "turned.mp4", drawn, *H264, "-pix_fmt", "yuv444p")
+    if clockwise:
+        patch_mp4_rotation(path, clockwise=clockwise)
+    frames = decode_well(path)
+    expected = np.rot90(drawn[0], k=-clockwise // 90)
+    assert (frames.info.height, frames.info.width) == expected.shape[:2]
+    shown = expected[:: expected.shape[0] // 4][1::2, :: expected.shape[1] // 4][:, 1::2]
+    decoded = frames.pixels[0, 12::24, 16::32]
+    assert np.abs(shown.astype(int) - decoded).max() < 20
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("mp4", H264),
+        ("mkv", OPEN_GOP),
+        ("mp4", HEVC),
+        ("ts", H264),
+        ("ts", OPEN_GOP),
+        ("ts", LONG_GOP),
+        ("ts", HEVC),
+        ("ts", MPEG2),
+        ("ts", MPEG4),
+        ("avi", MPEG4),
+        ("mpg", MPEG2),
+    ],
+)
+def test_long_videos_join_seamlessly(tmp_path: Path, suffix: str, options: Options) -> None:
+    """A clip of more than 64 frames comes in pieces that lack and repeat nothing."""
+    video = encode_coded(tmp_path / f"long.{suffix}", options=options, n_frames=2500)
+    pieces = [decode_well(video.path, first=first) for first in (0, 64)]
+    assert [piece.first for piece in pieces] == [0, 64]
+    codes = [code for piece in pieces for code in read_codes(piece.pixels)]
+    assert codes == [25 * k for k in range(100)]
+
+
+def test_grey_frames_are_not_taken_for_pictures(tmp_path: Path) -> None:
+    """MPEG-4 decoders begin anywhere: a seek into a long group of frames must not show."""
+    options = ("-c:v", "mpeg4", "-g", "600", "-bf", "2", "-q:v", "2")
+    video = encode_coded(tmp_path / "long.ts", options=options, n_frames=560, rate="5")
+    frames = decode_well(video.path, first=64)
+    assert read_codes(frames.pixels) == video.codes_at(frames.timestamps.tolist())
+
+
+def test_large_frames_are_decoded_in_slices(
+    plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cutting the work to bound memory changes no pixel."""
+    whole = decode_well(plain_video.path, rate=5.0)
+    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "MAX_SLICE_BYTES", 3 * 64 * 48 * 7)
+    assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, whole.pixels)
+
+
+def test_walking_gives_what_seeking_gives(
+    plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two ways to a frame agree to the bit where both work."""
+    sought = decode_well(plain_video.path, rate=5.0)
+    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_seek_frames", lambda *_: None)
+    assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, sought.pixels)
+
+
+def test_changing_size_is_followed(tmp_path: Path) -> None:
+    """A stream that changes its size on the way gives crops of one size."""
+    small = encode_coded(tmp_path / "small.ts", options=(*H264, "-muxdelay", "0"), n_frames=50)
+    larger = ("-output_ts_offset", "2", "-muxdelay", "0")
+    large = encode_coded(
+        tmp_path / "large.ts", options=(*H264, *larger), n_frames=50, size=(128, 96)
+    )
+    path = tmp_path / "both.ts"
+    path.write_bytes(small.path.read_bytes() + large.path.read_bytes())
+    assert read_codes(decode_well(path).pixels) == [0, 25, 0, 25]

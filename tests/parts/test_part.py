@@ -1,0 +1,131 @@
+"""A part read back is the part that was written, and its report is the only sign of done."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clip_kinetics700_builder.parts.part import PartReport, finish_part, is_done, write_results
+from clip_kinetics700_builder.parts.part_reader import PartFiles, PartReader
+from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Part, VideoInfo
+
+WIDTH = 4
+CANARY = np.arange(WIDTH, dtype=np.float32)
+
+
+def make_clip(row: int, n_frames: int) -> EncodedClip:
+    """Return an encoded clip of random rows."""
+    generator = np.random.default_rng(row)
+    embeddings = generator.standard_normal((n_frames, WIDTH)).astype(np.float16)
+    timestamps = np.arange(n_frames, dtype=np.float32)
+    return EncodedClip(row, embeddings, timestamps, VideoInfo(n_frames, 2.5, 29.97, 340, 256))
+
+
+RESULTS: list[EncodedClip | Failure] = [
+    Failure(3, "source", "missing", "no file"),
+    make_clip(4, 3),
+    make_clip(9, 1),
+    Failure(10, "decode", "unreadable", "does not open"),
+]
+PART = Part("train-00001", [3, 4, 9, 10])
+
+
+def write(directory: Path, part: Part = PART) -> PartReport:
+    """Write the results under the name of a part."""
+    report = write_results(directory, part, RESULTS, width=WIDTH, canary=CANARY)
+    return finish_part(directory, report)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    """Samples keep every bit and field, failures theirs, in the order of the rows."""
+    write(tmp_path)
+    reader = PartReader(tmp_path, PART.name)
+    for index, expected in enumerate(RESULTS):
+        result = reader.result(index)
+        if isinstance(expected, Failure):
+            assert result == expected
+            continue
+        assert isinstance(result, EncodedClip)
+        assert result.embeddings.tobytes() == expected.embeddings.tobytes()
+        assert result.embeddings.shape == expected.embeddings.shape
+        assert (result.row, result.info) == (expected.row, expected.info)
+
+
+def test_the_report_counts(tmp_path: Path) -> None:
+    """Rows, samples, failures and frames of the report are those of the results."""
+    report = write(tmp_path)
+    assert (report.rows, report.n_samples, report.n_failures) == ([3, 4, 9, 10], 2, 2)
+    assert report.n_frames == 4
+    assert report.canary == CANARY.tolist()
+    reasons = PartReader(tmp_path, PART.name).list_reasons()
+    assert reasons == ["missing", None, None, "unreadable"]
+
+
+def test_many_record_batches_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of long videos is written in pieces and read by row all the same."""
+    monkeypatch.setattr("clip_kinetics700_builder.parts.part.BATCH_BYTES", 1)
+    write(tmp_path)
+    reader = PartReader(tmp_path, PART.name)
+    assert [reader.result(i).row for i in range(4)] == [3, 4, 9, 10]
+
+
+def test_without_its_report_a_part_is_not_done(tmp_path: Path) -> None:
+    """The Arrow file alone, as a kill between the two writes leaves it, does not count."""
+    write(tmp_path)
+    assert is_done(tmp_path, PART.name)
+    (tmp_path / f"{PART.name}.json").unlink()
+    assert not is_done(tmp_path, PART.name)
+
+
+def test_results_must_be_those_of_the_rows(tmp_path: Path) -> None:
+    """One result too few or too many raises, and no report says that the part is done."""
+    other = Part(PART.name, [3, 4, 9, 10, 11])
+    with pytest.raises(BuildError, match="4 results for 5 rows"):
+        write(tmp_path, other)
+    assert not is_done(tmp_path, other.name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_file_is_named(tmp_path: Path) -> None:
+    """A report whose Arrow file has another size is an error that says what to do."""
+    write(tmp_path)
+    arrow = tmp_path / f"{PART.name}.arrow"
+    arrow.write_bytes(arrow.read_bytes()[:-1])
+    with pytest.raises(BuildError, match=r"train-00001: .* bytes, its report says"):
+        PartReader(tmp_path, PART.name)
+
+
+def test_the_report_is_plain_json(tmp_path: Path) -> None:
+    """Anything can read what a part says of itself."""
+    write(tmp_path)
+    document = json.loads((tmp_path / f"{PART.name}.json").read_text(encoding="utf-8"))
+    assert document["name"] == PART.name
+
+
+def test_few_of_many_files_are_open_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that lie all over many parts are read, whatever file they are in."""
+    monkeypatch.setattr("clip_kinetics700_builder.parts.part_reader.MAX_OPEN_FILES", 2)
+    names = [f"train-{number:05d}" for number in range(5)]
+    rows = []
+    for name in names:
+        write(tmp_path, replace(PART, name=name))
+        rows.append(PartReader(tmp_path, name).rows)
+    files = PartFiles(tmp_path, names, WIDTH)
+    for turn in range(3):
+        for number in (4, 0, 3, turn, 1, 2):
+            begin, n_rows = rows[number][1][["begin", "n_embedded"]].tolist()
+            expected = make_clip(4, 3).embeddings
+            assert files.read(number, begin, n_rows).tobytes() == expected.tobytes()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
+    """Embeddings that are gone since the part was opened are an error with the part's name."""
+    write(tmp_path)
+    reader = PartReader(tmp_path, PART.name)
+    (tmp_path / f"{PART.name}.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(BuildError, match=r"part train-00001: train-00001\.arrow is damaged"):
+        reader.result(1)

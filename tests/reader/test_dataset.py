@@ -1,0 +1,204 @@
+"""`clip_kinetics700.open`: the same samples anywhere, as views, in any process and thread."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import clip_kinetics700
+from clip_kinetics700 import EmbeddingDataset, load_dataset
+from clip_kinetics700.streams import MAX_MAPPED_BYTES
+from tests.support.datasets.dialects import DIALECTS, write_parquet_only
+from tests.support.datasets.layouts import (
+    SAMPLES,
+    make_sample,
+    make_samples,
+    npy_bytes,
+    write_dataset,
+    write_index,
+    write_members,
+)
+from tests.support.datasets.places import assert_same, in_memory, over_http
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("place", [nullcontext, in_memory, over_http])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_reads_the_same_anywhere(
+    tmp_path: Path, dialect: str, place: Callable[[Path], Any]
+) -> None:
+    """From first to last, at random, with and without an index, local or not: the same samples."""
+    directory = DIALECTS[dialect](tmp_path / "source")
+    expected = list(iter(clip_kinetics700.open(directory)))
+    assert expected
+    with place(directory) as source:
+        assert_same(iter(clip_kinetics700.open(source)), expected)
+        dataset = clip_kinetics700.open(source)
+        assert_same((dataset[row] for row in range(len(dataset))), expected)
+    if dataset.layout.kind != "parquet":
+        write_index(directory)
+        with place(directory) as source:
+            assert_same(clip_kinetics700.open(source), expected)
+
+
+def test_our_layout_gives_what_was_written(tmp_path: Path) -> None:
+    """Each split of our own tars, and of Parquet alone, holds the samples it was made of."""
+    samples = make_samples(SAMPLES)
+    tars = clip_kinetics700.open(write_dataset(tmp_path / "tars", samples))
+    parquet = clip_kinetics700.open(write_parquet_only(tmp_path / "parquet"))
+    for dataset in (tars, parquet):
+        assert list(dataset.splits) == list(samples)
+        for split, group in samples.items():
+            assert_same(dataset.splits[split], group)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("dialect", ["tars of ours", "parquet"])
+def test_names_that_look_like_patterns_are_names(
+    tmp_path: Path, dialect: str, *, streaming: bool
+) -> None:
+    """A directory whose name `datasets` would take for a pattern is loaded, and so are its tars."""
+    directory = DIALECTS[dialect](tmp_path / "what [1]*")
+    options: dict[str, Any] = {"streaming": streaming, "cache_dir": str(tmp_path / "cache")}
+    tars = sorted(path for path in directory.iterdir() if path.suffix == ".tar")[:3]
+    sources: list[Any] = [directory, *([tars] if tars else [])]
+    for source in sources:
+        rows = load_dataset(source, "train", **options)
+        assert [row["meta"]["key"] for row in rows] == [f"vid_{n:09d}" for n in range(12)]
+
+
+@pytest.mark.parametrize("words", [{}, {"max_samples": 5}])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_any_file_system_is_loaded(
+    tmp_path: Path, words: dict[str, Any], *, streaming: bool
+) -> None:
+    """`load_dataset` reads tars at any fsspec URL, all of them or a selection."""
+    with in_memory(DIALECTS["gzip"](tmp_path / "d")) as source:
+        rows = load_dataset(
+            source, "train", streaming=streaming, cache_dir=str(tmp_path / "cache"), **words
+        )
+        ids = [row["meta"]["youtube_id"] for row in rows]
+    assert ids == [f"-b_{n:08d}" for n in range(words.get("max_samples", 7))]
+
+
+def test_arrays_are_views_of_the_map(tmp_path: Path) -> None:
+    """Arrays of a local tar are read-only, and all of one tar lie in one piece of memory."""
+    directory = write_dataset(tmp_path / "d", {"train": [make_sample(0), make_sample(1)]})
+    tar = (directory / "ds_000000.tar").read_bytes()
+    for _ in ("without an index", "with one"):
+        arrays = [s.embeddings for s in clip_kinetics700.open(directory)]
+        assert not any(array.flags.writeable or array.flags.owndata for array in arrays)
+        distance = arrays[1].ctypes.data - arrays[0].ctypes.data
+        assert distance == tar.index(arrays[1].tobytes()) - tar.index(arrays[0].tobytes())
+        write_index(directory)
+
+
+def test_arrays_outlive_their_dataset(tmp_path: Path) -> None:
+    """An array can be read after dataset and tar are gone."""
+    directory = write_index(write_dataset(tmp_path / "d", {"train": [make_sample(3)]}))
+    array = clip_kinetics700.open(directory)[0].embeddings
+    (directory / "ds_000000.tar").unlink()
+    assert array.tobytes() == make_sample(3).embeddings.tobytes()
+
+
+def put_samples(queue: Any, dataset: EmbeddingDataset, rows: list[int]) -> None:
+    """Read samples in another process."""
+    queue.put([dataset[row] for row in rows])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, of threads
+@pytest.mark.parametrize("place", [nullcontext, over_http])
+@pytest.mark.parametrize("dialect", ["tars of ours", "gzip", "parquet"])
+def test_dataset_goes_to_another_process(
+    tmp_path: Path, dialect: str, place: Callable[[Path], Any]
+) -> None:
+    """Read from before, it is read on in a spawned process and in a forked one."""
+    directory = DIALECTS[dialect](tmp_path / "source")
+    rows = [5, 0, 3]
+    with place(directory) as source:
+        dataset = clip_kinetics700.open(source).select("train")
+        expected = [dataset[row] for row in rows]
+        for method in ("spawn", "fork"):
+            context = get_context(method)
+            queue: Any = context.Queue()
+            process: Any = context.Process(target=put_samples, args=(queue, dataset, rows))  # type: ignore[attr-defined]
+            process.start()
+            assert_same(queue.get(timeout=60), expected)
+            process.join()
+
+
+@pytest.mark.parametrize("place", [nullcontext, over_http])
+@pytest.mark.parametrize("dialect", ["tars of ours", "gzip", "parquet"])
+def test_threads_read_one_dataset(
+    tmp_path: Path, dialect: str, place: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that read at random at once, maps and groups hardly kept, get the right samples."""
+    monkeypatch.setattr("clip_kinetics700.arrays.MAX_GROUP_BYTES", 1)
+    monkeypatch.setattr("clip_kinetics700.streams.Buffers.__init__.__defaults__", (1,))
+    with place(DIALECTS[dialect](tmp_path / "source")) as source:
+        dataset = clip_kinetics700.open(source)
+        expected = list(dataset)
+        rows = np.random.default_rng(0).permutation(np.arange(8 * len(dataset)) % len(dataset))
+        with ThreadPoolExecutor(8) as pool:
+            read = list(pool.map(dataset.__getitem__, rows.tolist()))
+    assert_same(read, [expected[row] for row in rows])
+
+
+def test_places_are_checked(tmp_path: Path) -> None:
+    """Places count from either end; those there are none of raise, as do keys in a list."""
+    dataset = clip_kinetics700.open(write_dataset(tmp_path / "d", make_samples(SAMPLES)))
+    keys = [sample.key for sample in dataset]
+    assert [dataset[-1].key, *(s.key for s in dataset[[4, -2]])] == [keys[18], keys[4], keys[17]]
+    assert [s.key for s in dataset[17:2:-7]] == keys[17:2:-7]
+    assert [s.key for s in dataset[np.arange(19) % 9 == 1]] == keys[1::9]
+    assert len(dataset[[]]) == 0
+    for wrong in (19, -20, [19]):
+        with pytest.raises(IndexError, match="19"):
+            dataset[wrong]
+    with pytest.raises(KeyError, match="no sample 'vid_7'"):
+        dataset["vid_7"]
+    places: Any = ["vid_000000001"]
+    with pytest.raises(TypeError, match="by places or by one key"):
+        dataset[places]
+
+
+MEASURE = """
+import re, sys
+import clip_kinetics700
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+
+dataset = clip_kinetics700.open(sys.argv[1])
+total = float(next(iter(dataset)).embeddings.sum())
+before = peak()
+for sample in dataset:
+    total += float(sample.embeddings.sum())
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("has_index", [False, True])
+def test_reading_all_holds_a_bounded_part(tmp_path: Path, *, has_index: bool) -> None:
+    """Iterating over more than is kept mapped does not hold more than that."""
+    rng = np.random.default_rng(0)
+    tars, nbytes = 12, MAX_MAPPED_BYTES // 8
+    (tmp_path / "train").mkdir()
+    for tar in range(tars):
+        rows = rng.standard_normal((nbytes // 4096, 512)).astype(np.float32)
+        members = [(f"{tar}_{n}.npy", npy_bytes(rows[n::32])) for n in range(32)]
+        write_members(tmp_path / f"train/{tar:05}.tar", members)
+    if has_index:
+        write_index(tmp_path)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < MAX_MAPPED_BYTES + nbytes // 2 * 3 < tars * nbytes

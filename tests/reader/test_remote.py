@@ -1,0 +1,318 @@
+"""Bytes of files: ranges merged and read many at once, streams, maps that are kept in bounds."""
+
+import gc
+import gzip
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_kinetics700.remote import (
+    MAX_RANGE_BYTES,
+    Piece,
+    RangeReader,
+    is_gzip_name,
+    is_passing,
+    merge_pieces,
+    retry,
+)
+from clip_kinetics700.streams import (
+    FIRST_RANGE_BYTES,
+    Buffers,
+    RemoteFile,
+    open_stream,
+    read_if_there,
+    view_file,
+)
+from tests.support.datasets.layouts import make_samples, write_dataset, write_index
+from tests.support.hub.servers import serve
+
+ROOT = Path(__file__).parents[2]
+PIECES = st.builds(
+    lambda path, begin, nbytes: Piece(path, begin, begin + nbytes),
+    st.sampled_from(["a", "b"]),
+    st.integers(0, 2000),
+    st.integers(0, 300),
+)
+
+
+@given(st.lists(PIECES, max_size=30), st.integers(0, 100), st.integers(1, 500))
+def test_every_piece_lies_in_exactly_one_range(
+    pieces: list[Piece], max_gap: int, max_range: int
+) -> None:
+    """Each piece is in one range, whole; a range is as long as allowed, or as one piece is."""
+    ranges = merge_pieces(pieces, max_gap_bytes=max_gap, max_range_bytes=max_range)
+    assert sorted(n for r in ranges for n in r.pieces) == list(range(len(pieces)))
+    for byte_range in ranges:
+        mine = [pieces[number] for number in byte_range.pieces]
+        assert {piece.path for piece in mine} == {byte_range.path}
+        assert byte_range.begin == min(piece.begin for piece in mine)
+        assert byte_range.end == max(piece.end for piece in mine)
+        longest = max(piece.end - piece.begin for piece in mine)
+        assert byte_range.end - byte_range.begin <= max(max_range, longest)
+
+
+@given(st.lists(PIECES, max_size=30), st.integers(0, 100))
+def test_no_range_holds_a_wider_gap_than_allowed(pieces: list[Piece], max_gap: int) -> None:
+    """Within a range no bytes are read for nothing but those of small gaps, and all such are."""
+    ranges = merge_pieces(pieces, max_gap_bytes=max_gap, max_range_bytes=10**9)
+    for byte_range in ranges:
+        mine = sorted(pieces[number] for number in byte_range.pieces)
+        end = byte_range.begin
+        for piece in mine:
+            assert piece.begin - end <= max_gap
+            end = max(end, piece.end)
+    for one, other in pairwise(ranges):
+        assert one.path != other.path or other.begin - one.end > max_gap
+
+
+def test_near_pieces_are_one_request() -> None:
+    """Pieces a little apart are read as one range, those farther apart or too long as several."""
+    pieces = [Piece("a", 90, 100), Piece("a", 0, 10), Piece("a", 15, 20), Piece("b", 20, 25)]
+    ranges = merge_pieces(pieces, max_gap_bytes=5, max_range_bytes=50)
+    assert [(r.path, r.begin, r.end, r.pieces) for r in ranges] == [
+        ("a", 0, 20, (1, 2)),
+        ("a", 90, 100, (0,)),
+        ("b", 20, 25, (3,)),
+    ]
+    assert len(merge_pieces(pieces, max_gap_bytes=99, max_range_bytes=50)) == 3
+
+
+def test_ranges_come_as_they_were_asked_for(tmp_path: Path) -> None:
+    """Pieces of several files in any order give their bytes; a file that ends before, the place."""
+    data = np.random.default_rng(0).bytes(300_000)
+    (tmp_path / "a").write_bytes(data)
+    (tmp_path / "b").write_bytes(data[::-1])
+    with serve(tmp_path) as served:
+        a, b = f"{served.url}/a", f"{served.url}/b"
+        places = [(b, 7, 90), (a, 200_000, 299_000), (a, 0, 5), (a, 299_999, 300_001), (b, 0, 0)]
+        views = RangeReader().start([Piece(*place) for place in places])()
+    expected = [data[::-1][7:90], data[200_000:299_000], data[:5], None, b""]
+    assert [bytes(v) if isinstance(v, memoryview) else None for v in views] == expected
+    assert str(views[3]) == "the file ends at byte 300000"
+
+
+def test_sixteen_requests_overlap_and_no_more(tmp_path: Path) -> None:
+    """Requests that take 50 ms each are made sixteen at a time."""
+    (tmp_path / "a").write_bytes(bytes(64 * 200_000))
+    with serve(tmp_path, latency_seconds=0.05) as served:
+        begins = range(0, 64 * 200_000, 200_000)
+        begin = time.perf_counter()
+        RangeReader().start([Piece(f"{served.url}/a", place, place + 10) for place in begins])()
+        seconds = time.perf_counter() - begin
+    assert len(served.requests) == 64
+    assert 8 < served.max_at_once <= 16
+    assert seconds < 64 * 0.05 / 2
+
+
+def test_requests_nobody_waits_for_are_not_sent(tmp_path: Path) -> None:
+    """When what waits for them is dropped, requests that were not sent yet never are."""
+    (tmp_path / "a").write_bytes(bytes(40 * 200_000))
+    with serve(tmp_path, latency_seconds=0.05) as served:
+        url = f"{served.url}/a"
+        reader = RangeReader(2)
+        begins = range(0, 40 * 200_000, 200_000)
+        wait = reader.start([Piece(url, place, place + 10) for place in begins])
+        del wait
+        reader.start([Piece(url, 0, 1)])()
+        assert len(served.requests) <= 4
+
+
+def test_threads_end_with_their_reader(tmp_path: Path) -> None:
+    """A reader that is gone leaves no threads behind."""
+    (tmp_path / "a").write_bytes(b"abc")
+    with serve(tmp_path) as served:
+        before = set(threading.enumerate())
+        reader = RangeReader()
+        assert len(reader.start([Piece(f"{served.url}/a", 0, 3)])()) == 1
+        # Readers of other tests may still be there, and the server has threads of its own.
+        own = [t for t in set(threading.enumerate()) - before if "_answer_requests" in t.name]
+        assert own
+        del reader
+        gc.collect()
+        for thread in own:
+            thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in own)
+
+
+STOP_EARLY = """
+import sys
+import clip_kinetics700
+for number, sample in enumerate(clip_kinetics700.open(sys.argv[1])):
+    if number == 800:
+        raise SystemExit("stopped")
+"""
+
+
+def test_program_ends_although_a_server_hangs(tmp_path: Path) -> None:
+    """A program that stops in the middle does not wait for the answers that are still to come."""
+    samples = make_samples({"train": 2000})
+    write_index(write_dataset(tmp_path, samples, samples_per_shard=1000, parquet=False))
+    with serve(tmp_path) as served:
+        served.fail("ds_000001", "stall")
+        command = [sys.executable, "-c", STOP_EARLY, served.url]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=25
+        )
+        assert done.stderr.strip() == "stopped"
+        assert served.n_stalled > 0
+
+
+@pytest.mark.parametrize("nbytes", [0, 5, FIRST_RANGE_BYTES, 3 * MAX_RANGE_BYTES + 1])
+@pytest.mark.parametrize("knows_ranges", [False, True])
+def test_remote_stream_is_the_file(tmp_path: Path, nbytes: int, *, knows_ranges: bool) -> None:
+    """A stream gives a file whole and once, by ranges or, where a server knows none, without."""
+    data = np.random.default_rng(0).bytes(nbytes)
+    (tmp_path / "a").write_bytes(data)
+    with serve(tmp_path, knows_ranges=knows_ranges) as served:
+        with open_stream(f"{served.url}/a") as stream:
+            assert stream.read() == data
+        if knows_ranges:
+            assert served.nbytes() == nbytes
+
+
+def test_whole_answer_that_is_cut_is_an_error(tmp_path: Path) -> None:
+    """Where a server knows no ranges, a file that breaks off is an error, not a shorter file."""
+    (tmp_path / "a").write_bytes(bytes(3 << 20))
+    with serve(tmp_path, knows_ranges=False) as served:
+        served.fail("a", "cut")
+        stream = open_stream(f"{served.url}/a")
+        with pytest.raises(ConnectionError, match=rf"^{served.url}/a: "):
+            stream.read()
+
+
+def test_looking_at_the_begin_reads_little(tmp_path: Path) -> None:
+    """Who reads some bytes of a remote file is not sent megabytes."""
+    (tmp_path / "a").write_bytes(bytes(8 << 20))
+    with serve(tmp_path) as served:
+        with open_stream(f"{served.url}/a") as stream:
+            assert len(stream.peek(10)) >= 10
+        assert served.nbytes() == FIRST_RANGE_BYTES
+
+
+def test_remote_file_is_read_at_random(tmp_path: Path) -> None:
+    """Only the bytes that are read are fetched, long ones in ranges of four megabytes at once."""
+    data = np.random.default_rng(0).bytes(20 << 20)
+    (tmp_path / "a").write_bytes(data)
+    with serve(tmp_path, latency_seconds=0.02) as served:
+        file = RemoteFile(f"{served.url}/a")
+        assert file.seek(-3, 2) == file.tell() == (20 << 20) - 3
+        assert (file.read(9), file.read(9)) == (data[-3:], b"")
+        assert (file.seek(100), file.read(50), file.seek(-10, 1)) == (100, data[100:150], 140)
+        assert served.nbytes() == 1 + 3 + 50
+        served.forget()
+        file.seek(1)
+        assert file.read() == data[1:]
+    assert len(served.requests) == 5
+    assert served.max_at_once > 1
+
+
+def test_file_that_is_not_there_is_none(tmp_path: Path) -> None:
+    """A file that may be missing is None, wherever it would be."""
+    assert read_if_there(str(tmp_path / "a")) is None
+    assert read_if_there("memory://nothing/a") is None
+    with serve(tmp_path) as served:
+        assert read_if_there(f"{served.url}/a") is None
+
+
+def test_names_of_compressed_files() -> None:
+    """A URL's query is no part of the name; a local name may hold a question mark."""
+    assert is_gzip_name("https://host/ds_0.tar.gz?signature=a.b/c")
+    assert not is_gzip_name("https://host/ds_0.tar?name=x.gz")
+    assert is_gzip_name("/what?.TGZ")
+
+
+def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
+    """What gzip wrote is unpacked whatever its name, and what it did not is left alone."""
+    (tmp_path / "a.tar").write_bytes(gzip.compress(b"packed"))
+    (tmp_path / "b.tar.gz").write_bytes(b"plain")
+    fsspec.filesystem("memory").pipe_file("/gz/b.tar.gz", b"plain")
+    assert bytes(view_file(str(tmp_path / "a.tar"))) == b"packed"
+    assert bytes(view_file(str(tmp_path / "b.tar.gz"))) == b"plain"
+    assert bytes(view_file("memory://gz/b.tar.gz")) == b"plain"
+
+
+def test_maps_are_kept_up_to_a_number_of_bytes(tmp_path: Path) -> None:
+    """Files stay mapped while all are small enough together; the last one always does."""
+    for name in "abc":
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    buffers = Buffers(max_bytes=250)
+    a, b = (buffers.view(str(tmp_path / name)) for name in "ab")
+    assert buffers.view(str(tmp_path / "a")) is a
+    buffers.view(str(tmp_path / "c"))
+    assert buffers.view(str(tmp_path / "a")) is a
+    assert buffers.view(str(tmp_path / "b")) is not b
+    assert bytes(b) == b"b" * 100
+
+
+class Flaky:
+    """Fails some times, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        """Raise these first."""
+        self._errors = list(errors)
+
+    def __call__(self) -> bytes:
+        """Raise the next error, or answer."""
+        if self._errors:
+            raise self._errors.pop(0)
+        return b"answer"
+
+
+class StatusError(OSError):
+    """An error with a web server's status."""
+
+    def __init__(self, status: int) -> None:
+        """Have this status."""
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again without a pause."""
+    monkeypatch.setattr("clip_kinetics700.remote.PAUSE_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_failures_in_passing_are_tried_again() -> None:
+    """A broken connection and an overloaded server are asked again, and answer."""
+    assert retry(Flaky(ConnectionResetError(), StatusError(503)), "u") == b"answer"
+    assert is_passing(StatusError(429))
+    assert is_passing(TimeoutError())
+
+
+@pytest.mark.parametrize("error", [StatusError(403), PermissionError("no"), FileNotFoundError("u")])
+def test_final_failures_are_not(error: Exception) -> None:
+    """What is refused or not there is so at once."""
+    with pytest.raises(OSError, match=r"403|no|u"):
+        retry(Flaky(error), "u")
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_last_attempt_says_which_file_and_how_often() -> None:
+    """What never works is one line with the file, the reason and the number of attempts."""
+    errors = [StatusError(500)] * 4
+    with pytest.raises(ConnectionError, match=r"^u: status 500 \(attempt 4\)$"):
+        retry(Flaky(*errors), "u")
+
+
+def test_a_server_that_asks_for_a_pause_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 429 with `Retry-After: 1` the next attempt comes a second later, not at once."""
+    monkeypatch.setattr("clip_kinetics700.remote.PAUSE_SECONDS", 0.001)
+    (tmp_path / "file").write_bytes(b"bytes")
+    with serve(tmp_path) as served:
+        served.fail("file", 429, times=1, retry_after="1")
+        begin = time.monotonic()
+        assert read_if_there(f"{served.url}/file") == b"bytes"
+    assert time.monotonic() - begin >= 1

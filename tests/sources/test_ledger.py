@@ -1,0 +1,71 @@
+"""The ledger keeps every attempt that was written, whatever cut it off."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from clip_kinetics700_builder.sources.ledger import (
+    FetchError,
+    Ledger,
+    failed,
+    got,
+    is_passing,
+    is_reason,
+    read_attempts,
+)
+from clip_kinetics700_builder.types import Clip, InputError
+
+CLIP = Clip("train", "-_aaaaaaaa-", 1, 11, "yoga", "yoga")
+
+
+def test_attempts_come_back_as_they_were(tmp_path: Path) -> None:
+    """Success and failure keep all that is known of them."""
+    error = FetchError("http_404", "a line")
+    attempts = [
+        got(CLIP, "cvdf", n_bytes=5, seconds=0.5, archive="a"),
+        failed(CLIP, "youtube", error),
+    ]
+    with Ledger(tmp_path / "ledger") as ledger:
+        ledger.write(attempts)
+    assert list(read_attempts(tmp_path / "ledger")) == attempts
+
+
+@pytest.mark.parametrize("cut", [1, 10, 100])
+def test_a_torn_line_is_cut_off(tmp_path: Path, cut: int) -> None:
+    """What a kill has left of a line goes; the lines before and after it stay."""
+    path = tmp_path / "ledger"
+    attempt = got(CLIP, "cvdf", n_bytes=5)
+    with Ledger(path) as ledger:
+        ledger.write([attempt, attempt])
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert list(read_attempts(path)) == [attempt]
+    with Ledger(path) as ledger:
+        ledger.write([attempt])
+    assert list(read_attempts(path)) == [attempt, attempt]
+
+
+def test_threads_do_not_mix_lines(tmp_path: Path) -> None:
+    """Eight threads write four hundred attempts, each of which is whole."""
+    path = tmp_path / "ledger"
+    attempt = got(CLIP, "cvdf", n_bytes=5)
+    with Ledger(path) as ledger, ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: ledger.write([attempt] * 4), range(100)))
+    assert list(read_attempts(path)) == [attempt] * 400
+
+
+def test_a_foreign_line_is_named(tmp_path: Path) -> None:
+    """A file that is no ledger is refused with its line."""
+    (tmp_path / "ledger").write_text('{"a": 1}\n')
+    with pytest.raises(InputError, match="line 1: is no attempt"):
+        list(read_attempts(tmp_path / "ledger"))
+
+
+@pytest.mark.parametrize(
+    ("reason", "passes"),
+    [("http_503", True), ("http_404", False), ("timed_out", True), ("gone", False)],
+)
+def test_what_may_pass_is_told_from_what_will_not(reason: str, passes: object) -> None:
+    """Errors of servers and connections may pass, a video that is gone will not come back."""
+    assert is_reason(reason)
+    assert is_passing(FetchError(reason, "a line")) == passes

@@ -1,0 +1,211 @@
+"""Tests of `verify.tars`: tars damaged in every way we know, their hashes made right."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clip_kinetics700.schema import encode_npy
+from tests.support.damage.datasets import (
+    FIRST_PARQUET,
+    FIRST_TAR,
+    WIDTH,
+    Members,
+    copy_dataset,
+    edit_member,
+    edit_table,
+    edit_tar,
+    flip_byte,
+    make_dataset,
+    problems_of,
+    read_tar,
+    reseal,
+    write_tar,
+)
+from tests.support.datasets.layouts import npy_bytes
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Directory of a dataset with nothing wrong in it."""
+    return copy_dataset(tmp_path / "dataset")
+
+
+def test_dropped_sample(dataset: Path) -> None:
+    """A tar without one of its samples is told by the gap in its keys."""
+    edit_tar(dataset, lambda members: members[:3] + members[6:])
+    message = problems_of(dataset)[FIRST_TAR]
+    assert "member 'vid_000000002.json' at byte 3072, where vid_000000001.json belongs" in message
+
+
+def test_dropped_last_sample(dataset: Path) -> None:
+    """A tar that ends before it is full is told, though its keys have no gap."""
+    edit_tar(dataset, lambda members: members[:-3])
+    assert "where vid_000000004.json belongs" in problems_of(dataset)[FIRST_TAR]
+
+
+def test_duplicated_sample(dataset: Path) -> None:
+    """A sample that comes twice is told where it comes again, at the end of its tar too."""
+    edit_tar(dataset, lambda members: members[:3] + members)
+    edit_tar(dataset, lambda members: members + members[-3:], "ds_000001.tar")
+    found = problems_of(dataset)
+    assert "member 'vid_000000000.json'" in found[FIRST_TAR]
+    assert "holds more than its samples" in found["ds_000001.tar"]
+    assert found.keys() == {FIRST_TAR, "ds_000001.tar"}
+
+
+def test_reordered_samples(dataset: Path) -> None:
+    """Samples in another order are told by their keys."""
+    edit_tar(dataset, lambda members: members[3:6] + members[:3] + members[6:])
+    assert "where vid_000000000.json belongs" in problems_of(dataset)[FIRST_TAR]
+
+
+def test_reordered_contents(dataset: Path) -> None:
+    """Embeddings that changed places under unchanged names are told by the Parquet file."""
+
+    def swap(members: Members) -> Members:
+        contents = dict(members)
+        first, fifth = "vid_000000000.npy", "vid_000000004.npy"
+        swapped = {**contents, first: contents[fifth], fifth: contents[first]}
+        return list(swapped.items())
+
+    edit_tar(dataset, swap)
+    message = problems_of(dataset)[FIRST_TAR]
+    expected = f"sample vid_000000000 and 1 more: embeddings are not those of {FIRST_PARQUET}"
+    assert expected in message
+
+
+def set_value(value: float) -> Callable[[bytes], bytes]:
+    """Return the edit that puts a number into an npy member."""
+
+    def edit(data: bytes) -> bytes:
+        array = np.load(io.BytesIO(data))
+        array[0, 3] = value
+        return encode_npy(array)
+
+    return edit
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(dataset: Path, value: float) -> None:
+    """NaN and infinity are told with the sample that holds them."""
+    edit_member(dataset, "vid_000000002.npy", set_value(value))
+    expected = "sample vid_000000002: embeddings hold values that are not finite"
+    assert expected in problems_of(dataset)[FIRST_TAR]
+
+
+def test_negative_zero_is_not_zero(tmp_path: Path) -> None:
+    """Embeddings are compared bit for bit, so that 0 and -0 are two values."""
+    dataset = make_dataset(tmp_path)
+    edit_member(dataset, "vid_000000002.npy", set_value(0.0))
+    columns = pq.read_table(dataset / FIRST_PARQUET).to_pydict()
+    columns["embeddings"][2][0][3] = -0.0
+    edit_table(dataset, FIRST_PARQUET, lambda table: pa.table(columns, schema=table.schema))
+    assert "vid_000000002: embeddings are not those of" in problems_of(dataset)[FIRST_TAR]
+
+
+HALVES = np.ones((2, WIDTH), np.float16)
+JSON = "the json member"
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        ("npy", npy_bytes(HALVES[:0]), "shape (0, 8)"),
+        ("npy", npy_bytes(HALVES[:, :7]), "shape (2, 7)"),
+        ("npy", npy_bytes(HALVES.astype(np.float32)), "dtype <f4"),
+        ("npy", npy_bytes(HALVES.astype(">f2")), "dtype >f2"),
+        ("npy", npy_bytes(np.asfortranarray(HALVES)), "Fortran order"),
+        ("npy", npy_bytes(HALVES).replace(b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00"), "the npy"),
+        ("npy", npy_bytes(HALVES)[:-1], "needs 32 bytes, has 31"),
+        ("npy", b"", "the npy member is damaged"),
+        ("json", b"{", f"{JSON} is not JSON"),
+        ("json", b"[" * 100_000, f"{JSON} is not JSON"),
+        ("json", b"\xff\xfe{\x00}\x00", f"{JSON} is not JSON"),
+        ("json", b"[]", f"{JSON} holds []"),
+        ("txt", b"\xff", "the txt member is not utf-8"),
+        ("txt", b"abseiling\n", "caption is not that of index.parquet"),
+    ],
+)
+def test_member_with_other_content(
+    dataset: Path, member: str, content: bytes, message: str
+) -> None:
+    """What a member holds is checked to the letter, and no content ends in a traceback."""
+    edit_member(dataset, f"vid_000000000.{member}", lambda _: content)
+    found = problems_of(dataset)
+    assert "sample vid_000000000" in found[FIRST_TAR]
+    assert message in found[FIRST_TAR]
+    assert found.keys() == {FIRST_TAR}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("key", "vid_000000009", "its key is not the next one"),
+        ("youtube_id", "-a_99999999", "videoID, start_time and end_time"),
+        ("time_start", 0.5, "time_start of the json member is 0.5"),
+        ("start_time", "0", "videoID, start_time and end_time"),
+        ("n_frames", 3, "n_frames is not the number of its embeddings"),
+        ("n_frames", True, "n_frames of the json member is True"),
+        ("timestamps", [0.0, 1.0], "timestamps are not one a frame"),
+        ("timestamps", ["zero"], "a value of the json member is not of its type"),
+        ("timestamps", [0.5], "meta is not that of index.parquet"),
+        ("duration", float("nan"), "meta is not that of index.parquet"),
+        ("width", 10**30, "a value of the json member is not of its type"),
+        ("label_id", 3, "label_id is outside of the 3 classes"),
+        ("label_id", 1, "label_id is not the class that the caption names"),
+        ("label_id", None, "label_id is not the class that the caption names"),
+        ("extra", "\ud800", "a value of the json member is not of its type"),
+    ],
+)
+def test_json_with_another_value(dataset: Path, name: str, value: object, message: str) -> None:
+    """Every field of the json member is checked, by itself or against the Parquet row."""
+
+    def edit(data: bytes) -> bytes:
+        return json.dumps({**json.loads(data), name: value}).encode()
+
+    edit_member(dataset, "vid_000000000.json", edit)
+    found = problems_of(dataset)
+    assert message in found[FIRST_TAR]
+    assert found.keys() == {FIRST_TAR}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("mtime", 1, "the header's mtime is"),
+        ("mode", 0o600, "the header's mode is"),
+        ("uid", 1000, "the header's owner is"),
+        ("gname", "users", "the header's group name is"),
+        ("type", tarfile.SYMTYPE, "the header's type is"),
+    ],
+)
+def test_header_with_another_field(dataset: Path, field: str, value: Any, message: str) -> None:
+    """Headers hold nothing of the machine that wrote them: mtime 0, one owner, one mode."""
+    write_tar(dataset / FIRST_TAR, read_tar(dataset / FIRST_TAR), **{field: value})
+    reseal(dataset)
+    assert message in problems_of(dataset)[FIRST_TAR]
+
+
+@pytest.mark.parametrize("member", range(3))
+def test_members_in_another_order(dataset: Path, member: int) -> None:
+    """The members of a sample are json, npy, txt, all of them and in this order."""
+    edit_tar(dataset, lambda members: members[:member] + members[member + 1 :])
+    assert "where vid_000000000." in problems_of(dataset)[FIRST_TAR]
+
+
+def test_flipped_bytes_of_resealed_tar(dataset: Path) -> None:
+    """No byte of a tar can change unseen, padding included, even without its hash."""
+    content = (dataset / FIRST_TAR).read_bytes()
+    for offset in range(0, len(content), 211):
+        (dataset / FIRST_TAR).write_bytes(content)
+        flip_byte(dataset / FIRST_TAR, offset)
+        reseal(dataset)
+        assert problems_of(dataset).keys() == {FIRST_TAR}, offset
