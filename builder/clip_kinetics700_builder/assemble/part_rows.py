@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_kinetics700_builder.clips.plan import PlanTable, cut_splits
-from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary, compare_canaries
 from clip_kinetics700_builder.parts.part import PartReport, is_done, report_path, split_name
 from clip_kinetics700_builder.parts.part_reader import (

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from clip_kinetics700.schema import KEY_NAME, Sample
-from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.types import Clip, EncodedClip, Failure
 

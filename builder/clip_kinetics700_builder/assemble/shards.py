@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -24,8 +24,9 @@ from clip_kinetics700_builder.assemble.shard_files import (
     open_tar_shard,
     open_unwritten_tar,
 )
-from clip_kinetics700_builder.assemble.shard_reports import Shard
-from clip_kinetics700_builder.dataset.manifest import SampleTally, Totals, describe_file
+from clip_kinetics700_builder.dataset.manifest import FileEntry, describe_file
+from clip_kinetics700_builder.dataset.shards import Shard
+from clip_kinetics700_builder.dataset.totals import SampleTally, Totals
 from clip_kinetics700_builder.system.threads import Background, open_background
 
 
@@ -58,7 +59,7 @@ class SampleIndex:
         return self._tallies.setdefault(split, SampleTally(self._n_classes))
 
 
-Keep: TypeAlias = Callable[[Shard, str, dict[str, dict[str, Any]]], None]
+Keep: TypeAlias = Callable[[Shard, str, dict[str, FileEntry]], None]
 """Is told of a shard whose files have their names: its digest, and the manifest's entries."""
 
 

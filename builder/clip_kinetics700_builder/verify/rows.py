@@ -12,23 +12,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clip_kinetics700.schema import INDEX_NAME, KEY_NAME
-from clip_kinetics700_builder.dataset.manifest import Contract, Shard
+from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.dataset.problems import Problems
+from clip_kinetics700_builder.dataset.shards import Shard
 from clip_kinetics700_builder.types import FLOAT16_INFINITY, FLOAT16_MAGNITUDE
 
 UInt16Array = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of the same samples, of one file."""
+class FileRows:
+    """FileRows of the same samples, of one file."""
 
     file: str
     """Its name."""
     batch: pa.RecordBatch
 
 
-def check_values(rows: Rows, first: int, contract: Contract, problems: Problems) -> None:
+def check_values(rows: FileRows, first: int, manifest: Manifest, problems: Problems) -> None:
     """Check rows of a tar or of a data file by themselves."""
     meta = rows.batch.column("meta")
     embeddings = rows.batch.column("embeddings")
@@ -44,8 +45,8 @@ def check_values(rows: Rows, first: int, contract: Contract, problems: Problems)
         ),
         "embeddings hold values that are not finite": find_not_finite(embeddings),
     }
-    if contract.class_names is not None:
-        faults |= check_labels(meta, caption, contract.class_names)
+    if manifest.class_names is not None:
+        faults |= check_labels(meta, caption, manifest.class_names)
     for message, mask in faults.items():
         problems.add_samples(rows.file, message, number_rows(mask, first))
 
@@ -68,7 +69,7 @@ def check_labels(
 
 
 def compare_data(
-    tar: Rows, parquet: Rows, index: Rows | None, first: int, problems: Problems
+    tar: FileRows, parquet: FileRows, index: FileRows | None, first: int, problems: Problems
 ) -> bool:
     """Compare the samples of a tar with those of its Parquet file; tell whether they agree.
 
@@ -87,7 +88,7 @@ def compare_data(
 
 
 def compare_columns(
-    left: Rows, right: Rows, names: Iterable[str], first: int, problems: Problems
+    left: FileRows, right: FileRows, names: Iterable[str], first: int, problems: Problems
 ) -> None:
     """Compare columns of two files; the first of them is the one that is blamed."""
     for name in names:
@@ -100,7 +101,7 @@ def compare_columns(
 
 
 def compare_index(
-    data: Sequence[Rows], index: Rows, first: int, problems: Problems, *, data_agree: bool
+    data: Sequence[FileRows], index: FileRows, first: int, problems: Problems, *, data_agree: bool
 ) -> None:
     """Compare the index with the data: where these agree it is wrong itself, else one of them."""
     names = ("caption", "meta")
@@ -113,7 +114,7 @@ def compare_index(
 
 
 def check_index(
-    index: Rows, tar: Rows | None, shard: Shard, first: int, problems: Problems
+    index: FileRows, tar: FileRows | None, shard: Shard, first: int, problems: Problems
 ) -> None:
     """Check where the index says that samples are."""
     n_rows = index.batch.num_rows
