@@ -82,8 +82,7 @@ def download_command(*, dry_run: bool, quiet: bool, **options: Any) -> int:
     if dry_run:
         tables.print_dry_run(download.plan_download(config), config.output)
         return 0
-    track = partial(track_progress, "download", unit="clips", quiet=quiet)
-    summary = download.download(config, track)
+    summary = download.download(config, progress=partial(track_progress, quiet=quiet))
     if not quiet:
         tables.print_download(summary, config.output)
     return 0
