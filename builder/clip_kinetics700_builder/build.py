@@ -8,11 +8,11 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from clip_kinetics700_builder.assemble.assemble import assemble_directory, refuse_other_assembly
 from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
 from clip_kinetics700_builder.dataset.layout import WORK_NAME, refuse_foreign
+from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.decode.video import check_ffmpeg
 from clip_kinetics700_builder.engines.cluster import make_portable
 from clip_kinetics700_builder.engines.local import LocalEngine, RunParts, count_clips, open_run
@@ -21,7 +21,7 @@ from clip_kinetics700_builder.parts.part import PartReport, is_done
 from clip_kinetics700_builder.parts.retries import plan_retries
 from clip_kinetics700_builder.parts.work import parts_directory
 from clip_kinetics700_builder.system.files import check_directory, take_lock
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import Part
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class EncodeSummary:
     """Wall time of decoding and encoding, without start-up."""
 
 
-def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
+def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeSummary:
     """Encode this rank's parts that are not finished.
 
     Raises:
@@ -54,7 +54,7 @@ def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
     plan = plan_encode(config)
     reports: list[PartReport] = []
     seconds = 0.0
-    with open_engine(config, plan, quiet=quiet) as run:
+    with open_engine(config, plan, progress=progress) as run:
         todo = list_todo(config, plan)
         if todo:
             with lock_rank(config, plan):
@@ -73,7 +73,7 @@ def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
 
 
 def open_engine(
-    config: EncodeConfig, plan: Plan, *, quiet: bool
+    config: EncodeConfig, plan: Plan, *, progress: Progress
 ) -> AbstractContextManager[RunParts]:
     """Open what the options name: this machine, or a Ray cluster.
 
@@ -84,8 +84,8 @@ def open_engine(
     if config.engine == "ray":
         from clip_kinetics700_builder.engines.ray import open_cluster
 
-        return open_cluster(config, plan, quiet=quiet)
-    return nullcontext(partial(run_parts, config, prepare_engine(config, plan), quiet=quiet))
+        return open_cluster(config, plan, progress=progress)
+    return nullcontext(partial(run_parts, config, prepare_engine(config, plan), progress=progress))
 
 
 def list_todo(config: EncodeConfig, plan: Plan) -> list[Part]:
@@ -100,13 +100,13 @@ def list_todo(config: EncodeConfig, plan: Plan) -> list[Part]:
 
 
 def run_parts(
-    config: EncodeConfig, engine: LocalEngine, parts: list[Part], *, quiet: bool
+    config: EncodeConfig, engine: LocalEngine, parts: list[Part], *, progress: Progress
 ) -> tuple[list[PartReport], float]:
     """Encode parts on this machine, as `RunParts` says."""
     n_clips = count_clips(parts, len(engine.archive_rows))
     with open_run(config, engine) as run:
         begin = time.monotonic()
-        with track_progress("encode", n_clips, unit="clips", quiet=quiet) as advance:
+        with progress("encode", n_clips, "clips") as advance:
             reports = list(engine.run(parts, replace(run, advance=advance)))
         return reports, time.monotonic() - begin
 
@@ -126,8 +126,11 @@ def lock_rank(config: EncodeConfig, plan: Plan) -> AbstractContextManager[object
 
 
 def build(
-    encode_config: EncodeConfig, assemble_config: AssembleConfig, *, quiet: bool = False
-) -> tuple[EncodeSummary, dict[str, Any] | None]:
+    encode_config: EncodeConfig,
+    assemble_config: AssembleConfig,
+    *,
+    progress: Progress = no_progress,
+) -> tuple[EncodeSummary, Manifest | None]:
     """Encode, then assemble once every rank's parts are there.
 
     Returns:
@@ -138,9 +141,9 @@ def build(
     check_directory("--output", output)
     refuse_foreign(output)
     refuse_other_assembly(assemble_config)
-    summary = encode(encode_config, quiet=quiet)
+    summary = encode(encode_config, progress=progress)
     if summary.n_parts_left:
         return summary, None
     # What orders and numbers the rows is in the plan.
     source = replace(assemble_config, source=output, seed=None, class_list=None)
-    return summary, assemble_directory(source, quiet=quiet, waits=True)
+    return summary, assemble_directory(source, progress=progress, waits=True)

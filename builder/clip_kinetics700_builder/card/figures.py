@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_kinetics700_builder.dataset.layout import CLASS_BALANCE, FRAMES_PER_CLIP
-from clip_kinetics700_builder.dataset.manifest import Totals, describe_file
+from clip_kinetics700_builder.dataset.manifest import FileEntry, describe_file
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.system.files import write_bytes
 from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.types import BuildError, InputError
@@ -33,7 +34,7 @@ def require_drawing() -> None:
 
 def write_figures(
     output: Path, totals: Mapping[str, Totals], class_names: list[str] | None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, FileEntry]:
     """Draw the pictures of a dataset into it; return the manifest's entry of each.
 
     Raises:

@@ -8,7 +8,6 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,14 @@ from clip_kinetics700_builder.convert.fetch import fetch_source, is_fetched
 from clip_kinetics700_builder.convert.rows import ConvertedRows
 from clip_kinetics700_builder.dataset.layout import (
     CONVERSION_NAME,
-    SHARDS,
-    SINGLE_FILES,
     WORK_NAME,
-    is_complete,
+    is_published,
     list_names,
     lock_dataset,
     read_state,
     refuse_foreign,
 )
-from clip_kinetics700_builder.dataset.manifest import read_manifest
+from clip_kinetics700_builder.dataset.manifest import Manifest, read_manifest
 from clip_kinetics700_builder.dataset.problems import Problem
 from clip_kinetics700_builder.read.rows import (
     count_steps,
@@ -46,7 +43,7 @@ from clip_kinetics700_builder.read.rows import (
     read_size,
 )
 from clip_kinetics700_builder.system.files import check_directory, hash_file, write_json
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 
@@ -56,7 +53,9 @@ COPY_NAME = "source"
 Listing = Mapping[str, Mapping[str, Any]]
 
 
-def convert(config: ConvertConfig, *, quiet: bool = False) -> tuple[dict[str, Any], list[Problem]]:
+def convert(
+    config: ConvertConfig, *, progress: Progress = no_progress
+) -> tuple[Manifest, list[Problem]]:
     """Convert a dataset, or go on where that was cut off.
 
     Returns:
@@ -75,12 +74,11 @@ def convert(config: ConvertConfig, *, quiet: bool = False) -> tuple[dict[str, An
         manifest = find_finished(config, state)
         if manifest is None:
             begin(work, state)
-            manifest = write_dataset(config, dataset, listing, quiet=quiet)
-            write_json(work / CONVERSION_NAME, {**state, "manifest": manifest["self_sha256"]})
+            manifest = write_dataset(config, dataset, listing, progress)
+            write_json(work / CONVERSION_NAME, {**state, "manifest": manifest.self_sha256})
         else:
             log.info("%s: is complete, nothing to write; it is verified again", config.output)
-        track = partial(track_progress, "verify", unit="samples", quiet=quiet)
-        problems = verify_dataset(config.output, track=track)
+        problems = verify_dataset(config.output, progress=progress)
         if not problems:
             shutil.rmtree(work / COPY_NAME, ignore_errors=True)
     return manifest, problems
@@ -120,8 +118,7 @@ def refuse_nested(layout: Layout, output: Path) -> None:
 def refuse_strangers(output: Path) -> None:
     """Refuse files that are no part of a dataset, which verification would find in the end."""
     for name in list_names(output):
-        published = name.removesuffix(".partial")
-        if published not in SINGLE_FILES and not SHARDS.fullmatch(published):
+        if not is_published(name.removesuffix(".partial")):
             raise InputError(f"DIR {output}: holds {name}, which is no file of a dataset")
 
 
@@ -165,13 +162,13 @@ def describe_state(config: ConvertConfig, layout: Layout, listing: Listing) -> d
     }
 
 
-def find_finished(config: ConvertConfig, state: Mapping[str, Any]) -> dict[str, Any] | None:
+def find_finished(config: ConvertConfig, state: Mapping[str, Any]) -> Manifest | None:
     """Return the manifest of the output if it is complete and was made of this very source."""
     manifest = read_manifest(config.output)
-    if manifest is None or manifest.get("date") != resolve_date(assembly_of(config)):
+    if manifest is None or manifest.date != resolve_date(assembly_of(config)):
         return None
-    is_current = read_state(config.output) == {**state, "manifest": manifest.get("self_sha256")}
-    return manifest if is_current and is_complete(config.output, manifest) else None
+    is_current = read_state(config.output) == {**state, "manifest": manifest.self_sha256}
+    return manifest if is_current and manifest.is_complete(config.output) else None
 
 
 def begin(work: Path, state: Mapping[str, Any]) -> None:
@@ -183,19 +180,15 @@ def begin(work: Path, state: Mapping[str, Any]) -> None:
 
 
 def write_dataset(
-    config: ConvertConfig, dataset: EmbeddingDataset, listing: Listing, *, quiet: bool
-) -> dict[str, Any]:
+    config: ConvertConfig, dataset: EmbeddingDataset, listing: Listing, progress: Progress
+) -> Manifest:
     """Fetch the source where it is remote, read it once, then write; return the manifest."""
-    track = partial(track_progress, quiet=quiet)
     if is_fetched(dataset.layout):
         copy = config.output / WORK_NAME / COPY_NAME
-        track_files = partial(track, "fetch", unit="files")
-        layout = fetch_source(dataset.layout, listing, copy, track=track_files)
-        dataset = open_layout(layout)
+        dataset = open_layout(fetch_source(dataset.layout, listing, copy, progress=progress))
     on_error = config.source.on_error
     source = prepare_rows(dataset, on_error)
-    total, unit = count_steps(source)
-    with track("read", total, unit=unit) as advance:
+    with progress("read", *count_steps(source)) as advance:
         rows = ConvertedRows(
             source, class_list=config.class_list, on_error=on_error, advance=advance
         )
@@ -203,11 +196,11 @@ def write_dataset(
     if manifest is not None:
         return manifest
     n_rows = sum(totals.rows for totals in rows.totals.values())
-    with track("write", n_rows, unit="rows") as advance:
+    with progress("write", n_rows, "rows") as advance:
         return assemble(rows, assembly_of(config), advance=advance)
 
 
-def find_same_rows(config: ConvertConfig, rows: ConvertedRows) -> dict[str, Any] | None:
+def find_same_rows(config: ConvertConfig, rows: ConvertedRows) -> Manifest | None:
     """Return the manifest of the output if it is complete and holds these very rows.
 
     Only where the source has no manifest of ours does the configuration tell that.
@@ -216,6 +209,6 @@ def find_same_rows(config: ConvertConfig, rows: ConvertedRows) -> dict[str, Any]
     assembly = assembly_of(config)
     if manifest is None or "rows_sha256" not in rows.configuration:
         return None
-    found = [manifest.get(name) for name in ("configuration", "class_names", "date")]
+    found = [manifest.configuration, manifest.class_names, manifest.date]
     same = [describe_assembly(rows, assembly), rows.class_names, resolve_date(assembly)]
-    return manifest if found == same and is_complete(config.output, manifest) else None
+    return manifest if found == same and manifest.is_complete(config.output) else None

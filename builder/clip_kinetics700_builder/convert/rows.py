@@ -23,11 +23,9 @@ from clip_kinetics700.layout import Layout
 from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME, REASONS, SPLITS, Sample
 from clip_kinetics700_builder.assemble.rows import Result, find_misfit, is_integer, is_utf8
 from clip_kinetics700_builder.convert.labels import SourceLabels
-from clip_kinetics700_builder.dataset.manifest import Totals, check_own_hash, parse_contract
-from clip_kinetics700_builder.dataset.problems import DamagedFileError
-from clip_kinetics700_builder.parts.canary import Canary
+from clip_kinetics700_builder.dataset.manifest import Manifest
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.read.rows import (
-    Advance,
     Check,
     Damage,
     Row,
@@ -37,6 +35,7 @@ from clip_kinetics700_builder.read.rows import (
     read_rows,
 )
 from clip_kinetics700_builder.system.files import make_printable
+from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import (
     FLOAT16_INFINITY,
     FLOAT16_MAGNITUDE,
@@ -50,31 +49,15 @@ from clip_kinetics700_builder.types import (
 log = logging.getLogger(__name__)
 
 
-def read_source_manifest(layout: Layout) -> dict[str, Any] | None:
-    """Return the manifest of a source of ours, or None where there is none.
-
-    Raises:
-        InputError: it is not as it was written.
-    """
-    manifest = read_own_manifest(layout)
-    if manifest is not None:
-        try:
-            check_own_hash(manifest)
-            parse_contract(manifest)
-        except DamagedFileError as error:
-            raise InputError(f"{layout.root}/{MANIFEST_NAME}: {error}") from error
-    return manifest
-
-
 def check_rows(
-    totals: Mapping[str, Totals], manifest: Mapping[str, Any], name: str, on_error: OnError
+    totals: Mapping[str, Totals], manifest: Manifest, name: str, on_error: OnError
 ) -> None:
     """Refuse a source that holds other rows than its manifest says: files are missing.
 
     Raises:
         BuildError: it does, and damage is not to be skipped.
     """
-    stated = {split: counts["rows"] for split, counts in manifest["totals"]["splits"].items()}
+    stated = {split: counts.rows for split, counts in manifest.splits.items()}
     found = {split: counts.rows for split, counts in totals.items()}
     if found != stated:
         message = f"{name}: holds {found} rows, its {MANIFEST_NAME} says {stated}"
@@ -84,7 +67,7 @@ def check_rows(
 
 
 def read_failures(
-    layout: Layout, manifest: Mapping[str, Any] | None, split: str
+    layout: Layout, manifest: Manifest | None, split: str
 ) -> Iterator[tuple[Clip, Failure]]:
     """Yield the failed rows of a split in order; none where the source is not ours.
 
@@ -97,7 +80,7 @@ def read_failures(
         InputError: the table is not there, or a reason in it is unknown.
         DamageError: the table cannot be read.
     """
-    if manifest is None or FAILURES_NAME not in manifest["files"]:
+    if manifest is None or FAILURES_NAME not in manifest.files:
         return
     path = Path(layout.root) / FAILURES_NAME
     if not path.is_file():
@@ -172,7 +155,7 @@ class ConvertedRows:
         layout = source.dataset.layout
         self._source = source
         self._on_error = on_error
-        self._manifest = read_source_manifest(layout)
+        self._manifest = read_own_manifest(layout)
         is_known = self._manifest is not None
         self._labels = SourceLabels(layout.class_names, class_list, is_known=is_known)
         count = SourceCount(source, self._manifest, self._labels, on_error)
@@ -183,13 +166,13 @@ class ConvertedRows:
         self.width = count.choose_width()
         self.totals = count.finish(self.width)
         self.class_names = self._labels.names
-        self.canary = Canary.from_document(self._manifest or {})
+        self.canary = None if self._manifest is None else self._manifest.canary
         self.configuration = self._describe(count)
 
     def _describe(self, count: "SourceCount") -> dict[str, Any]:
         """Return what a manifest of ours says the embeddings were made with, or what is known."""
         if self._manifest is not None:
-            return dict(self._manifest["configuration"])
+            return dict(self._manifest.configuration)
         return {
             "provenance": "unknown",
             "clips": "own videos" if count.has_own_videos else "kinetics",
@@ -221,7 +204,7 @@ class SourceCount:
     def __init__(
         self,
         source: RowSource,
-        manifest: dict[str, Any] | None,
+        manifest: Manifest | None,
         labels: SourceLabels,
         on_error: OnError,
     ) -> None:

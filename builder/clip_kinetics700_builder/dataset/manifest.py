@@ -348,12 +348,15 @@ def _parse_canary(document: Mapping[str, Any]) -> Canary | None:
 
 def _parse_totals(document: Mapping[str, Any]) -> Totals:
     """Return the counts of a split or of the whole."""
-    counts = {name: _look_up(document, name, int) for name in COUNTS}
-    if min(counts.values()) < 0:
-        raise DamagedFileError(f"totals hold a negative count: {counts}")
+    rows, samples, failures, frames = (_look_up(document, name, int) for name in COUNTS)
+    if min(rows, samples, failures, frames) < 0:
+        raise DamagedFileError(
+            f"totals hold a negative count: {rows} rows, {samples} samples, {failures} failures, "
+            f"{frames} frames"
+        )
     reasons = _look_up(document, "failures_by_reason", dict)
     by_reason = {reason: _look_up(reasons, reason, int) for reason in reasons}
-    return Totals(**counts, failures_by_reason=by_reason, **_parse_tallies(document))
+    return Totals(rows, samples, failures, frames, by_reason, **_parse_tallies(document))
 
 
 def _parse_tallies(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from clip_kinetics700_builder.config import SearchConfig
 from clip_kinetics700_builder.evaluate.class_texts import TextTarget, open_text_model
 from clip_kinetics700_builder.evaluate.clips import find_width, name_source
 from clip_kinetics700_builder.read.rows import open_source, prepare_rows, read_own_manifest
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
 from clip_kinetics700_builder.system.threads import share_rows
 from clip_kinetics700_builder.types import Float32Array, InputError
 
@@ -63,7 +63,9 @@ class Hit:
     """The video on YouTube at that second; None for one's own videos."""
 
 
-def search(config: SearchConfig, texts: Sequence[str]) -> list[list[Hit]]:
+def search(
+    config: SearchConfig, texts: Sequence[str], *, progress: Progress = no_progress
+) -> list[list[Hit]]:
     """Return the best clips for each text.
 
     Raises:
@@ -85,7 +87,7 @@ def search(config: SearchConfig, texts: Sequence[str]) -> list[list[Hit]]:
     encoder, _, _ = open_text_model(target, config.text)
     vectors = encoder.encode(texts)
     selected = rows if config.split is None else rows.select(config.split)
-    with track_progress("load", len(selected), unit="clips", quiet=config.quiet) as advance:
+    with progress("load", len(selected), "clips") as advance:
         store = load_frames(selected, advance=advance, on_error=config.source.on_error)
     return search_frames(store, vectors, top=config.top)
 
@@ -94,7 +96,7 @@ def load_frames(
     dataset: EmbeddingDataset,
     *,
     on_error: OnError = "raise",
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> FrameStore:
     """Read all frames of a dataset into memory.
 

@@ -5,8 +5,6 @@ dataset; it may lie beside a source that cannot be written to.
 """
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,22 +16,21 @@ from clip_kinetics700.remote import is_remote
 from clip_kinetics700.schema import INDEX_NAME, SPLITS
 from clip_kinetics700_builder.assemble.shard_files import open_parquet_writer
 from clip_kinetics700_builder.config import SourceConfig
-from clip_kinetics700_builder.read.rows import Advance, open_source, read_own_manifest
+from clip_kinetics700_builder.read.rows import open_source, read_own_manifest
 from clip_kinetics700_builder.system.files import atomic_path, check_directory
+from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
 from clip_kinetics700_builder.types import InputError
-
-Track = Callable[[int], AbstractContextManager[Advance]]
 
 
 def index_source(
-    config: SourceConfig, output: Path | None, *, track: Track
+    config: SourceConfig, output: Path | None, *, progress: Progress = no_progress
 ) -> tuple[Path, dict[str, int]]:
     """Write the index of a source.
 
     Args:
         config: the source.
         output: the file; None is index.parquet in a local source.
-        track: is told how many files there are, and gives what is told of those done.
+        progress: shows how many files are done.
 
     Returns:
         The file, and how many samples of each split it has.
@@ -49,7 +46,7 @@ def index_source(
     places = {name: number for number, name in enumerate(list_names(layout), 1)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        track(len(places)) as advance,
+        progress("index", len(places), "files") as advance,
         atomic_path(path) as partial,
         open_parquet_writer(partial, INDEX_SCHEMA) as writer,
     ):

@@ -23,7 +23,8 @@ from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode
 from clip_kinetics700.shards import decode_members, group_members, tar_stem
 from clip_kinetics700.tars import Member, open_tar, read_members
 from clip_kinetics700_builder.config import SourceConfig
-from clip_kinetics700_builder.dataset.manifest import FORMAT_NAME
+from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, read_manifest
+from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import Clip, InputError
 
 SAMPLES_PER_BATCH = 128
@@ -128,8 +129,6 @@ def lost_file(error: DamageError, split: str, name: str) -> Damage:
 
 log = logging.getLogger(__name__)
 
-Advance: TypeAlias = Callable[[int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class RowSource:
@@ -224,12 +223,17 @@ def open_layout(layout: Layout) -> EmbeddingDataset:
     return EmbeddingDataset(OpenSource(layout, "raise"), tuple(layout.files))
 
 
-def read_own_manifest(layout: Layout) -> dict[str, Any] | None:
-    """Return the manifest of a source that was made here, or None."""
+def read_own_manifest(layout: Layout) -> Manifest | None:
+    """Return the manifest of a source that was made here, or None.
+
+    Raises:
+        ManifestError: it is not as it was written.
+    """
     if not layout.root:
         return None
-    manifest = parse_manifest(read_text(layout.root, MANIFEST_NAME), layout.root)
-    return manifest if manifest.get("format") == FORMAT_NAME else None
+    found = parse_manifest(read_text(layout.root, MANIFEST_NAME), layout.root).get("format")
+    # Others call other files so.
+    return read_manifest(layout.root) if str(found).startswith(FORMAT_FAMILY) else None
 
 
 def list_source(layout: Layout) -> dict[str, dict[str, Any]]:

@@ -50,10 +50,10 @@ class Dataset:
             self.problems.add(name, f"cannot be read: {error.strerror}")
             return None
         if n_bytes != entry.bytes:
-            message = f"has {n_bytes} bytes, {MANIFEST_NAME} says {entry.get('bytes')}"
+            message = f"has {n_bytes} bytes, {MANIFEST_NAME} says {entry.bytes}"
             self.problems.add(name, message)
         elif digest != entry.sha256:
-            message = f"has the sha256 {digest}, {MANIFEST_NAME} says {entry.get('sha256')}"
+            message = f"has the sha256 {digest}, {MANIFEST_NAME} says {entry.sha256}"
             self.problems.add(name, message)
         else:
             return path
