@@ -17,12 +17,12 @@ import pyarrow as pa
 from .arrays import ROWS_PER_BLOCK, Array, Results, decode_piece
 from .damage import DamageError, OnError, report_damage
 from .dataset import EmbeddingDataset, open_dataset
-from .features import SAMPLE_COLUMNS, data_schema, features_dict
+from .features import META_TYPE, SAMPLE_COLUMNS, data_schema, embeddings_array, features_dict
 from .hub import commit_of
 from .index import IntArray, index_row, load_index, make_piece
 from .layout import Layout, fingerprint, list_local, parse_manifest
 from .remote import RangeReader, is_remote
-from .schema import Sample, decode_npy
+from .schema import Sample, decode_npy, to_float16
 from .selection import Selection
 from .shards import scan_shard
 from .streams import Buffers, open_stream
@@ -207,11 +207,10 @@ def make_table(
     Raises:
         DamageError: a sample is damaged, or not as wide as the dataset.
     """
-    embeddings_type = schema.field("embeddings").type
-    width = embeddings_type.value_type.list_size
+    width = schema.field("embeddings").type.value_type.list_size
     arrays = {}
     for row, result in enumerate(results):
-        array = to_float16(result, width)
+        array = fit_columns(result, width)
         if isinstance(array, str):
             array = DamageError(files[row], samples.column("key")[row].as_py(), None, array)
         if isinstance(array, DamageError):
@@ -220,29 +219,22 @@ def make_table(
             arrays[row] = array
     if len(arrays) < samples.num_rows:
         samples = samples.take(pa.array(list(arrays), pa.int64()))
-    frames = np.concatenate([np.empty((0, width), np.float16), *arrays.values()])
-    offsets = np.cumsum([0, *map(len, arrays.values())], dtype=np.int32)
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(frames.reshape(-1)), width)
-    meta_type = schema.field("meta").type
-    fields = [samples.column(field.name).combine_chunks() for field in meta_type]
+    fields = [samples.column(field.name).combine_chunks() for field in META_TYPE]
     columns = [
-        pa.ListArray.from_arrays(offsets, rows).cast(embeddings_type),
+        embeddings_array(list(arrays.values()), width),
         samples.column("caption").combine_chunks(),
-        pa.StructArray.from_arrays(fields, fields=list(meta_type)),
+        pa.StructArray.from_arrays(fields, fields=list(META_TYPE)),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def to_float16(result: Array | DamageError, width: int) -> Array | DamageError | str:
+def fit_columns(result: Array | DamageError, width: int) -> Array | DamageError | str:
     """Return (n, width) float16 of any float array, or why the dataset's columns cannot hold it."""
     if isinstance(result, DamageError):
         return result
     if result.shape[1] != width:
         return f"embeddings of shape {result.shape} in a dataset of width {width}"
-    if result.dtype == np.float16:
-        return result
-    with np.errstate(over="ignore"):
-        halves = result.astype(np.float16)
-    if np.isinf(halves).sum() > np.isinf(result).sum():
+    halves = to_float16(result)
+    if halves is not result and np.isinf(halves).sum() > np.isinf(result).sum():
         return f"embeddings of {result.dtype} hold numbers too large for float16"
     return halves

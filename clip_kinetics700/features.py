@@ -1,14 +1,17 @@
 """The columns of every table of a dataset: as `datasets` features and as Arrow schemas.
 
 In: the width of the embeddings and the class names. Out: what readers and writers agree on;
-it imports nothing of ours, so the `datasets` script can carry it.
+it imports `schema` alone of ours, so the `datasets` script can carry it.
 """
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+
+from .schema import Float16Array
 
 
 def features_dict(width: int, class_names: Sequence[str] | None) -> dict[str, Any]:
@@ -72,6 +75,23 @@ META_TYPE = pa.struct(
 def embeddings_type(width: int) -> pa.DataType:
     """Return the Arrow type of `embeddings`: list<fixed_size_list<float16, width>>."""
     return pa.list_(pa.list_(pa.float16(), width))
+
+
+def embeddings_array(
+    arrays: Sequence[Float16Array], width: int, lengths: Sequence[int] | None = None
+) -> pa.ListArray:
+    """Return (n_frames, width) float16 arrays as a column of `embeddings_type`.
+
+    Args:
+        arrays: the frames of all rows, in order; a single array is not copied.
+        width: of the embeddings.
+        lengths: the number of frames of each row, where each array is not a row of its own.
+    """
+    is_single = len(arrays) == 1
+    frames = arrays[0] if is_single else np.concatenate([np.empty((0, width), "f2"), *arrays])
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(frames.reshape(-1)), width)
+    offsets = np.cumsum([0, *(map(len, arrays) if lengths is None else lengths)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), rows)
 
 
 def data_schema(width: int, class_names: Sequence[str] | None) -> pa.Schema:

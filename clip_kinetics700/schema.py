@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 CLASS_TEXTS_NAME = "class_text_embeddings.npz"
 
+Float16Array = npt.NDArray[np.float16]
+Float32Array = npt.NDArray[np.float32]
+
 # More than any header of a float array; it keeps a damaged length from costing memory.
 MAX_NPY_HEADER = 65_536
 
@@ -28,7 +31,28 @@ NPY_HEADER_ERRORS = (
 )
 
 
-def encode_npy(embeddings: npt.NDArray[np.float16]) -> bytes:
+# The bits of a float16 but its sign; from those of infinity on, it is infinite or no number.
+MAGNITUDE_BITS, INFINITY_BITS = np.uint16(0x7FFF), np.uint16(0x7C00)
+
+
+def to_float16(array: npt.NDArray[Any]) -> Float16Array:
+    """Return an array of floats as float16 of the same shape, infinite where they do not fit.
+
+    One that is float16 already is returned itself.
+    """
+    with np.errstate(over="ignore"):
+        return array.astype(np.float16, copy=False)
+
+
+def find_not_finite(halves: Float16Array) -> npt.NDArray[np.intp]:
+    """Return the places, flattened, of infinities and NaNs in an array; faster than `isfinite`."""
+    magnitudes = halves.view(np.uint16) & MAGNITUDE_BITS
+    if magnitudes.max(initial=0) < INFINITY_BITS:
+        return np.empty(0, np.intp)
+    return np.flatnonzero(magnitudes >= INFINITY_BITS)
+
+
+def encode_npy(embeddings: Float16Array) -> bytes:
     """Return an (n_frames, width) float16 array in numpy format 1.0, C order."""
     array = np.ascontiguousarray(embeddings, dtype="<f2")
     return b"".join((_make_npy_header(array.shape), array.data))
@@ -126,8 +150,6 @@ META_FIELDS = (
 JSON_FIELDS = frozenset(UPSTREAM_FIELDS + META_FIELDS)
 JSON_DECODER = json.JSONDecoder()
 JSON_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-Float16Array = npt.NDArray[np.float16]
-Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,7 +38,7 @@ def annotations_command(
     from clip_kinetics700_builder.clips import compare
 
     paths = [path for word in files for path in find_paths(word, options)]
-    table = compare.read_sources(compare.list_sources(paths))
+    table = compare.read_release_files(compare.list_release_files(paths))
     if output is not None:
         compare.write_table(output, table)
     description = compare.describe_table(table)

@@ -17,7 +17,7 @@ from clip_kinetics700_builder.download.folder import STATE_NAME, list_held, writ
 from clip_kinetics700_builder.download.run import (
     Download,
     DownloadSummary,
-    Wanted,
+    OpenClips,
     count_need,
     select_clips,
     take_first,
@@ -101,7 +101,7 @@ def get_clips(run: Download, rest: list[Clip], need: dict[str, int | None]) -> N
     while rest and any(count != 0 for count in need.values()):
         # In a random order the first ones are the sample; in the given one any will do.
         chosen = take_first(rest, need) if run.config.shuffle else rest
-        wanted = Wanted(chosen, need)
+        wanted = OpenClips(chosen, need)
         for source in sources:
             source(wanted)
         left = wanted.list_open()

@@ -37,7 +37,7 @@ def select_clips(
     return order_clips(chosen, seed) if shuffle else chosen
 
 
-class Wanted:
+class OpenClips:
     """The clips of one round, by file name, and how many of each split are still to be got."""
 
     def __init__(self, clips: Sequence[Clip], need: Mapping[str, int | None]) -> None:

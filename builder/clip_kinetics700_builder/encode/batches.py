@@ -13,6 +13,7 @@ from types import TracebackType
 
 import numpy as np
 
+from clip_kinetics700.schema import to_float16
 from clip_kinetics700_builder.system.threads import use_one_thread
 from clip_kinetics700_builder.types import (
     BuildError,
@@ -152,9 +153,7 @@ class _Packer:
         except BuildError as error:
             raise EncoderError(slots[0][0].frames.row, str(error)) from error
         # Values beyond float16's range become infinite here and are refused by the part.
-        with np.errstate(over="ignore"):
-            halves = embeddings.astype(np.float16)
-        for (pending, index), row in zip(slots, halves, strict=False):
+        for (pending, index), row in zip(slots, to_float16(embeddings), strict=False):
             pending.embeddings[index] = row
             pending.n_encoded += 1
 

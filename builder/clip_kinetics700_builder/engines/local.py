@@ -14,9 +14,9 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
+from clip_kinetics700.schema import find_not_finite
 from clip_kinetics700_builder.config import FRAMES_PER_TASK, EncodeConfig
 from clip_kinetics700_builder.decode.pool import DecodePool
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, make_task
@@ -213,7 +213,7 @@ class LocalEngine:
     ) -> Iterator[EncodedClip | Failure]:
         """Pass results on; a value that is no number is an error of the encoder, not the clip's."""
         for result in results:
-            if isinstance(result, EncodedClip) and not np.isfinite(result.embeddings).all():
+            if isinstance(result, EncodedClip) and find_not_finite(result.embeddings).size:
                 raise BuildError(
                     f"clip {self.clips[result.row].identity}: the encoder gave values that are "
                     f"not finite in float16 (computed in {self.encoder.dtype}); "

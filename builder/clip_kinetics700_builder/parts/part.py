@@ -13,12 +13,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clip_kinetics700.features import embeddings_type
+from clip_kinetics700.features import embeddings_array, embeddings_type
 from clip_kinetics700_builder.system.files import atomic_path, write_json
 from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Float32Array, Part
 
 # A record batch is closed at this size, so that a part of very long videos stays bounded.
 BATCH_BYTES = 64 << 20
+# The columns of a part that hold what `VideoInfo` says, each with the attribute of that.
+INFO_ATTRIBUTES = {
+    "n_frames": "n_frames",
+    "duration": "duration_seconds",
+    "fps": "frames_per_second",
+    "width": "width",
+    "height": "height",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,45 +147,16 @@ def record_batch(
     results: Sequence[EncodedClip | Failure], schema: pa.Schema, width: int
 ) -> pa.RecordBatch:
     """Return results as rows of the part's schema."""
-    clips = [result for result in results if isinstance(result, EncodedClip)]
-    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-    for result in results:
-        failed = isinstance(result, Failure)
-        info = None if isinstance(result, Failure) else result.info
-        columns["row"].append(result.row)
-        columns["n_frames"].append(None if info is None else info.n_frames)
-        columns["duration"].append(None if info is None else info.duration_seconds)
-        columns["fps"].append(None if info is None else info.frames_per_second)
-        columns["width"].append(None if info is None else info.width)
-        columns["height"].append(None if info is None else info.height)
-        columns["timestamps"].append(None if isinstance(result, Failure) else result.timestamps)
-        for name in ("stage", "reason", "message"):
-            columns[name].append(getattr(result, name) if failed else None)
-    lengths = [r.embeddings.shape[0] if isinstance(r, EncodedClip) else 0 for r in results]
-    arrays = {
-        name: pa.array(values, schema.field(name).type)
-        for name, values in columns.items()
-        if name != "embeddings"
-    }
-    arrays["embeddings"] = embeddings_array([clip.embeddings for clip in clips], lengths, width)
-    return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
-
-
-def embeddings_array(
-    embeddings: Sequence[np.typing.NDArray[np.float16]], lengths: Sequence[int], width: int
-) -> pa.ListArray:
-    """Return (n, width) float16 arrays as one list<fixed_size_list<float16, width>> array.
-
-    Args:
-        embeddings: the arrays of the rows that have any, in order.
-        lengths: frames of every row, 0 for a row without embeddings.
-        width: columns of the embeddings.
-    """
-    empty = np.empty((0, width), np.float16)
-    values = np.concatenate([empty, *embeddings]).reshape(-1)
-    frames = pa.FixedSizeListArray.from_arrays(pa.array(values, pa.float16()), width)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), frames)
+    no_frames = np.empty((0, width), np.float16)
+    embeddings = [getattr(result, "embeddings", no_frames) for result in results]
+    columns: dict[str, Any] = {"embeddings": embeddings_array(embeddings, width)}
+    # What a failure does not have is null in its row, and what a clip does not have in its.
+    for name in ("row", "timestamps", "stage", "reason", "message"):
+        columns[name] = [getattr(result, name, None) for result in results]
+    infos = [getattr(result, "info", None) for result in results]
+    for name, attribute in INFO_ATTRIBUTES.items():
+        columns[name] = [getattr(info, attribute, None) for info in infos]
+    return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 
 def report_path(directory: Path, name: str) -> Path:

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clip_kinetics700.features import META_TYPE
+from clip_kinetics700.features import META_TYPE, embeddings_array
 from clip_kinetics700.remote import BUFFER_SIZE
 from clip_kinetics700.schema import KEY_NAME, decode_npy, format_upstream_time
 from clip_kinetics700.tars import BLOCK, ZERO_BLOCK
 from clip_kinetics700_builder.dataset.problems import DamagedFileError
-from clip_kinetics700_builder.parts.part import embeddings_array
 from clip_kinetics700_builder.types import Float16Array
 
 # A batch of very long videos is closed early, so that memory stays bounded.
@@ -83,9 +82,8 @@ class TarReader:
             places.append((self._offset - -(-len(npy) // BLOCK) * BLOCK, len(npy)))
             captions.append(parse_caption(key, self._read_member(f"{key}.txt")))
             self._number += 1
-        lengths = [len(array) for array in arrays]
         columns = {
-            "embeddings": embeddings_array(arrays, lengths, self._width),
+            "embeddings": embeddings_array(arrays, self._width),
             "caption": pa.array(captions, pa.string()),
             "meta": make_meta(documents),
             "npy_offset": pa.array([offset for offset, _ in places], pa.int64()),
