@@ -13,9 +13,6 @@ import numpy.typing as npt
 # A dataset does not tell which source its clips came of, so neither do these.
 NO_FILE = "no source holds a file of this clip"
 NO_BYTES = "the file of this clip holds 0 bytes"
-# A number's bits without its sign; from infinity's on they are not finite.
-FLOAT16_MAGNITUDE = np.uint16(0x7FFF)
-FLOAT16_INFINITY = np.uint16(0x7C00)
 
 UInt8Array = npt.NDArray[np.uint8]
 Float16Array = npt.NDArray[np.float16]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clip_kinetics700.features import INDEX_SCHEMA, META_TYPE, SAMPLE_COLUMNS
+from clip_kinetics700.features import INDEX_SCHEMA, META_TYPE, SAMPLE_COLUMNS, embeddings_array
 from clip_kinetics700.schema import Float16Array, Float32Array, Sample
 from clip_kinetics700_builder.assemble.tar import Place
 
@@ -48,11 +48,7 @@ class RowGroup:
 
     def data_table(self, schema: pa.Schema) -> pa.Table:
         """Return the rows of the Parquet files."""
-        width = self.frames.shape[1]
-        halves = pa.array(self.frames.reshape(-1), pa.float16())
-        offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
-        frames = pa.FixedSizeListArray.from_arrays(halves, width)
-        embeddings = pa.ListArray.from_arrays(pa.array(offsets), frames)
+        embeddings = embeddings_array([self.frames], self.frames.shape[1], self.lengths)
         fields = [META_TYPE.field(index) for index in range(META_TYPE.num_fields)]
         meta = pa.StructArray.from_arrays(
             [self.columns[field.name] for field in fields], fields=fields

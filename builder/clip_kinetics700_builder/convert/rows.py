@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.features import FAILURES_SCHEMA
 from clip_kinetics700.layout import Layout
-from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME, REASONS, SPLITS, Sample
+from clip_kinetics700.schema import (
+    FAILURES_NAME,
+    MANIFEST_NAME,
+    REASONS,
+    SPLITS,
+    Sample,
+    find_not_finite,
+    to_float16,
+)
 from clip_kinetics700_builder.assemble.rows import Result, find_misfit, is_integer, is_utf8
 from clip_kinetics700_builder.convert.labels import SourceLabels
 from clip_kinetics700_builder.dataset.manifest import Manifest
@@ -37,12 +44,9 @@ from clip_kinetics700_builder.read.rows import (
 from clip_kinetics700_builder.system.files import make_printable
 from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import (
-    FLOAT16_INFINITY,
-    FLOAT16_MAGNITUDE,
     BuildError,
     Clip,
     Failure,
-    Float16Array,
     InputError,
 )
 
@@ -305,22 +309,10 @@ def judge_row(row: Row) -> Sample | Fault:
         return fault_of(row, "no_frames", "the array has 0 rows")
     if array.dtype.kind != "f":
         return fault_of(row, "unreadable", f"the array is of type {array.dtype}, not of floats")
-    halves = as_float16(array)
-    if holds_infinity(halves):
+    halves = to_float16(array)
+    if len(find_not_finite(halves)):
         return fault_of(row, "unreadable", "the array holds values that are not finite in float16")
     return row if halves is array else replace(row, embeddings=halves)
-
-
-def as_float16(array: npt.NDArray[Any]) -> Float16Array:
-    """Return the array itself, or its values as float16, infinite where they do not fit."""
-    with np.errstate(over="ignore"):
-        return array.astype(np.float16, copy=False)
-
-
-def holds_infinity(halves: Float16Array) -> bool:
-    """Tell whether there is an infinity or a NaN; by its bits, faster than `isfinite`."""
-    magnitudes = halves.view(np.uint16) & FLOAT16_MAGNITUDE
-    return bool(magnitudes.max(initial=0) >= FLOAT16_INFINITY)
 
 
 def fault_of(sample: Sample, reason: str, text: str) -> Fault:

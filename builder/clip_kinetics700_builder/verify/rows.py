@@ -11,11 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clip_kinetics700.schema import INDEX_NAME, KEY_NAME
+from clip_kinetics700.schema import INDEX_NAME, KEY_NAME, find_not_finite
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.dataset.problems import Problems
 from clip_kinetics700_builder.dataset.shards import Shard
-from clip_kinetics700_builder.types import FLOAT16_INFINITY, FLOAT16_MAGNITUDE
 
 UInt16Array = npt.NDArray[np.uint16]
 
@@ -43,7 +42,7 @@ def check_values(rows: FileRows, first: int, manifest: Manifest, problems: Probl
         "timestamps are not one a frame": differs_where_given(
             pc.list_value_length(meta.field("timestamps")), lengths
         ),
-        "embeddings hold values that are not finite": find_not_finite(embeddings),
+        "embeddings hold values that are not finite": mark_not_finite(embeddings),
     }
     if manifest.class_names is not None:
         faults |= check_labels(meta, caption, manifest.class_names)
@@ -160,14 +159,12 @@ def embedding_bits(embeddings: pa.ListArray) -> tuple[UInt16Array, npt.NDArray[n
     return numbers.view(pa.uint16()).to_numpy(), ends
 
 
-def find_not_finite(embeddings: pa.ListArray) -> pa.Array:
+def mark_not_finite(embeddings: pa.ListArray) -> pa.Array:
     """Return which rows hold an infinity or a NaN."""
     bits, ends = embedding_bits(embeddings)
     mask = np.zeros(len(ends) - 1, np.bool_)
-    magnitudes = bits & FLOAT16_MAGNITUDE
-    if magnitudes.max(initial=0) >= FLOAT16_INFINITY:
-        places = np.flatnonzero(magnitudes >= FLOAT16_INFINITY)
-        mask[np.searchsorted(ends, places, side="right") - 1] = True
+    places = find_not_finite(bits.view(np.float16))
+    mask[np.searchsorted(ends, places, side="right") - 1] = True
     return pa.array(mask)
 
 
