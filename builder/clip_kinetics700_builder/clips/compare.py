@@ -67,8 +67,7 @@ def list_release_files(paths: Iterable[tuple[Path, str | None]]) -> list[Release
     return [
         file
         for file in files
-        if not is_json(file.path)
-        or not any(are_one_list(file.path, other.path) for other in files)
+        if not is_json(file.path) or not any(are_one_list(file.path, other.path) for other in files)
     ]
 
 

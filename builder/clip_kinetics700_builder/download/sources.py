@@ -61,7 +61,11 @@ def open_ask(run: Download, source: str) -> Ask:
 
 
 def ask_directory(
-    run: Download, clips: Sequence[Clip], open_clips: OpenClips, *, open_index: Callable[[], VideoIndex]
+    run: Download,
+    clips: Sequence[Clip],
+    open_clips: OpenClips,
+    *,
+    open_index: Callable[[], VideoIndex],
 ) -> None:
     """Copy the clips that a directory has."""
     index, tried = open_index(), set[str]()
@@ -213,7 +217,11 @@ def open_youtube(config: DownloadConfig) -> Youtube:
 
 
 def ask_youtube(
-    run: Download, clips: Sequence[Clip], open_clips: OpenClips, *, open_youtube: Callable[[], Youtube]
+    run: Download,
+    clips: Sequence[Clip],
+    open_clips: OpenClips,
+    *,
+    open_youtube: Callable[[], Youtube],
 ) -> None:
     """Download what is left, one clip after another.
 
