@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clip_kinetics700.schema import SPLIT_OF_WORD, decode_npy, parse_time
-from clip_kinetics700_builder.clips.annotations import resolve_class_list
+from clip_kinetics700_builder.clips.classes import resolve_class_list
 from clip_kinetics700_builder.clips.plan import order_clips, plan_digest
 from clip_kinetics700_builder.dataset.manifest import Totals
 from clip_kinetics700_builder.parts.canary import Canary
