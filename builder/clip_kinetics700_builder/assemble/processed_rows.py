@@ -17,7 +17,7 @@ from clip_kinetics700.schema import (
     parse_time,
     to_float16,
 )
-from clip_kinetics700_builder.clips.annotations import resolve_class_list
+from clip_kinetics700_builder.clips.classes import resolve_class_list
 from clip_kinetics700_builder.clips.plan import order_clips, plan_digest
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary

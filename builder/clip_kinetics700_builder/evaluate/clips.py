@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clip_kinetics700.classes import class_names
+from clip_kinetics700.classes import VERSIONS, class_names
 from clip_kinetics700.damage import OnError, report_damage
 from clip_kinetics700.hub import parse_place
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import strip_query
 from clip_kinetics700.schema import Sample
-from clip_kinetics700_builder.clips.annotations import KINETICS_VERSIONS, read_classes
+from clip_kinetics700_builder.clips.classes import read_classes
 from clip_kinetics700_builder.config import EvaluationConfig
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.read.rows import (
@@ -264,9 +264,7 @@ def resolve_classes(classes: str | None, own_names: Sequence[str] | None) -> Seq
     """
     if classes is None:
         return class_names("700") if own_names is None else own_names
-    if classes in KINETICS_VERSIONS:
-        return class_names(classes)
-    if not Path(classes).is_file():
+    if classes not in VERSIONS and not Path(classes).is_file():
         raise InputError(f"--classes {classes}: is no file; allowed are 400, 600, 700 or a file")
     return read_classes(classes)
 
