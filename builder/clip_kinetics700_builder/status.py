@@ -1,10 +1,6 @@
-"""A download or a build in, what came of its clips out: how many are there, and why others are not.
-
-In: a directory of either. Out: counts by split, class, source and reason.
-"""
+"""Counts what came of the clips of a download or of a build, and why some of them are missing."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +14,7 @@ from clip_kinetics700_builder.download.folder import STATE_NAME, list_held
 from clip_kinetics700_builder.download.sources import CVDF
 from clip_kinetics700_builder.parts.part import split_name
 from clip_kinetics700_builder.parts.work import is_work_directory
-from clip_kinetics700_builder.sources.ledger import (
-    FAILED,
-    GOT,
-    LEDGER_NAME,
-    Attempt,
-    describe_clip,
-    read_attempts,
-)
+from clip_kinetics700_builder.sources.ledger import GOT, LEDGER_NAME, read_attempts
 from clip_kinetics700_builder.types import Clip, InputError
 
 
@@ -38,18 +27,18 @@ class Status:
     rows: Counter[str] = field(default_factory=Counter)
     """Clips by split."""
     held: Counter[str] = field(default_factory=Counter)
-    """Those that are there, by split."""
+    """Clips that are there, by split."""
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
-    """Those that are not, by split and by the reason of the last attempt."""
+    """Clips that are not there, by split and by the reason of the last attempt."""
     sources: dict[str, Counter[str]] = field(default_factory=dict)
-    """Attempts by source and by what came of them."""
+    """Attempts by source and by reason, `got` for those that brought a clip."""
     classes: dict[str, list[int]] = field(default_factory=dict)
-    """Clips, and those that are not there, by class."""
+    """How many clips there are to be and how many are missing, by class."""
     damaged: list[str] = field(default_factory=list)
-    """One line for each archive that could not be read to its end in its last try."""
+    """One line for each archive that could not be read to its end at the last try."""
 
     def add(self, clip: Clip, reason: str | None) -> None:
-        """Count a clip; None means that it is there."""
+        """Count a clip; without a reason it is there."""
         self.rows[clip.split] += 1
         counts = self.classes.setdefault(clip.label or "", [0, 0])
         counts[0] += 1
@@ -59,15 +48,13 @@ class Status:
             counts[1] += 1
             self.reasons.setdefault(clip.split, Counter())[reason] += 1
 
-    def count_attempts(self, attempts: Iterable[Attempt]) -> None:
-        """Count attempts by their source."""
-        for attempt in attempts:
-            outcome = attempt.reason if attempt.outcome == FAILED else GOT
-            self.sources.setdefault(attempt.source, Counter())[str(outcome)] += 1
+    def add_attempt(self, source: str, reason: str | None) -> None:
+        """Count an attempt; without a reason it brought its clip."""
+        self.sources.setdefault(source, Counter())[reason or GOT] += 1
 
     @property
     def splits(self) -> list[str]:
-        """The splits there are, in their order."""
+        """The splits of the clips, in the order of `SPLITS`."""
         return [split for split in SPLITS if split in self.rows]
 
     def document(self) -> dict[str, Any]:
@@ -114,13 +101,11 @@ def read_download(directory: Path) -> Status:
     clips = read_plan(directory / STATE_NAME / KNOWN_NAME)
     held = list_held(directory, clips)
     last: dict[str, str | None] = {}
-    attempts = list(read_attempts(directory / STATE_NAME / LEDGER_NAME))
-    status.count_attempts(attempts)
-    for attempt in attempts:
+    for attempt in read_attempts(directory / STATE_NAME / LEDGER_NAME):
+        status.add_attempt(attempt.source, attempt.reason)
         last[attempt.identity] = attempt.reason
     for clip in clips:
-        reason = None if clip.identity in held else last.get(clip.identity) or "not_asked"
-        status.add(clip, reason)
+        status.add(clip, None if clip.identity in held else last.get(clip.identity) or "not_asked")
     return status
 
 
@@ -128,22 +113,15 @@ def read_build(work: Path) -> Status:
     """Return the status of a build, as far as its parts are finished."""
     status = Status("build")
     rows = PartRows(work, is_finished=False)
-    status.count_attempts(list_build_attempts(rows))
+    clips = list(rows.clips)
+    for report, reasons in rows.list_results():
+        source = "videos" if report.source == "videos" else CVDF
+        for row, reason in zip(report.rows, reasons, strict=True):
+            if clips[row].path is None:
+                status.add_attempt(source, reason)
     last = {split_name(report.name)[0]: report for report in rows.reports}
     status.damaged = [": ".join(report.error) for report in last.values() if report.error]
     reasons = rows.list_reasons(missing="not_done" if rows.unfinished else "missing")
-    for clip, reason in zip(rows.clips, reasons, strict=True):
+    for clip, reason in zip(clips, reasons, strict=True):
         status.add(clip, reason)
     return status
-
-
-def list_build_attempts(rows: PartRows) -> Iterator[Attempt]:
-    """Yield one attempt for each row of each part."""
-    clips = list(rows.clips)
-    for report, reasons in rows.list_results():
-        for row, reason in zip(report.rows, reasons, strict=True):
-            outcome = GOT if reason is None else FAILED
-            clip = clips[row]
-            if clip.path is None:
-                source = "videos" if report.source == "videos" else CVDF
-                yield Attempt(*describe_clip(clip), source, outcome, reason)

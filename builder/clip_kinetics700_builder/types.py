@@ -1,6 +1,7 @@
-"""The nouns of a build: Clip -> Frames -> EncodedClip | Failure -> part.
+"""The nouns of a build that every room shares; nothing here does work.
 
-Every stage takes the previous noun and returns the next; nothing here does work.
+A `Clip` is decoded to `Frames` and encoded to an `EncodedClip`, or ends as a `Failure`; a `Part`
+says which clips are encoded together.
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-# A dataset does not tell which source its clips came of, so neither do these.
+# A dataset does not tell from which source its clips came, so neither do these.
 NO_FILE = "no source holds a file of this clip"
 NO_BYTES = "the file of this clip holds 0 bytes"
-# A number's bits without its sign; from infinity's on they are not finite.
+# The bits of a float16 without its sign; those from infinity's on are of no finite number.
 FLOAT16_MAGNITUDE = np.uint16(0x7FFF)
 FLOAT16_INFINITY = np.uint16(0x7C00)
 
@@ -40,19 +41,19 @@ class EncoderError(BuildError):
 
 
 class ClipError(Exception):
-    """This clip gives no frames: stage, reason and message of the Failure to be."""
+    """This clip gives no frames; the arguments are stage, reason and message of its `Failure`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One annotation row: a segment of a YouTube video, or one of the user's own videos."""
+    """One annotated clip: a segment of a YouTube video, or one of the user's own videos."""
 
     split: str
     """`train`, `validation` or `test`."""
     video_id: str
     """The YouTube id, or the file stem of one's own video."""
     time_start: int | None
-    """Begin of the segment in the original video, in seconds; None for one's own videos."""
+    """Start of the segment in the original video, in seconds; None for one's own videos."""
     time_end: int | None
     """End of the segment in the original video, in seconds; None for one's own videos."""
     label: str | None
@@ -66,25 +67,25 @@ class Clip:
 
     @property
     def identity(self) -> str:
-        """What makes this row itself in every version of a plan (a YouTube id alone does not)."""
+        """What tells this clip from all others in any plan; a YouTube id alone does not."""
         if self.path is not None:
             return self.path
         return f"{self.video_id},{self.time_start},{self.time_end}"
 
     @property
     def file_stem(self) -> str:
-        """What the file of a clip of Kinetics is called, without its extension."""
+        """The name of a Kinetics clip's file, without its extension."""
         return f"{self.video_id}_{self.time_start:06d}_{self.time_end:06d}"
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What the scan of a video's content says of it, the same for all its frames."""
+    """What the scan of a video's content found, the same for all its frames."""
 
     n_frames: int
-    """How many frames are kept of the clip."""
+    """How many frames of the clip are kept."""
     duration_seconds: float
-    """End minus begin of the video stream's content."""
+    """End minus start of the video stream's content."""
     frames_per_second: float
     """Average rate of the video stream's content."""
     width: int
@@ -104,7 +105,7 @@ class Frames:
     pixels: UInt8Array
     """(n, height, width, 3) uint8, RGB."""
     timestamps: Float32Array
-    """(n,) float32, seconds since the begin of the stream."""
+    """(n,) float32, seconds since the start of the stream."""
     info: VideoInfo
 
 
@@ -131,21 +132,21 @@ class EncodedClip:
     embeddings: Float16Array
     """(n_frames, width) float16."""
     timestamps: Float32Array | None
-    """(n_frames,) float32, seconds since the begin of the stream; None if not recorded."""
+    """(n_frames,) float32, seconds since the start of the stream; None if not recorded."""
     info: VideoInfo | None
     """None where the embeddings were made elsewhere and nothing was recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One archive of clips, a tar."""
+    """One tar of clips."""
 
     name: str
-    """Of one release this one alone has it; letters, digits, `-` and `_`."""
+    """Letters, digits, `-` and `_`; no other archive of the release has this name."""
     path: str
-    """Where it lies: a URL or a local path."""
+    """URL or local path."""
     split: str | None
-    """Of which split it is; None for an overlay, which is of all."""
+    """The split of its clips; None for an overlay, which has clips of all."""
     label: str | None = None
     """The class that it is named after; None where the name does not tell."""
 
@@ -157,18 +158,18 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A unit of work: plan rows that are encoded together."""
+    """A unit of work: clips that are encoded together."""
 
     name: str
     """`SPLIT-NNNNN`, or the archive's, the stem of the part's files; `.retryN` for another try."""
     rows: Sequence[int] | None
     """Indices into the plan, in order; None for all that an archive turns out to hold."""
     archive: Archive | None = None
-    """Where the clips are; None for the videos directory."""
+    """The archive that holds the clips; None for the videos directory."""
 
 
 class Encoder(Protocol):
-    """What turns pixels into embeddings; the seam where tests put another one."""
+    """What turns pixels into embeddings; tests put another one in its place."""
 
     @property
     def width(self) -> int:

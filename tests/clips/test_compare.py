@@ -12,8 +12,8 @@ from clip_kinetics700_builder.clips.compare import (
     SCHEMA,
     describe_table,
     find_version,
-    list_sources,
-    read_sources,
+    list_release_files,
+    read_release_files,
 )
 from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.builds import run_cli
@@ -54,7 +54,7 @@ def test_a_path_tells_the_release(path: str, version: str | None) -> None:
 
 def test_counts_are_those_by_hand(lists: list[Path]) -> None:
     """Rows, classes, lengths, licences, duplicates and leakage of the two lists."""
-    table = read_sources(list_sources([(path, None) for path in lists]))
+    table = read_release_files(list_release_files([(path, None) for path in lists]))
     description = describe_table(table)
     assert description["releases"][0] == {
         "version": "400", "split": "validation", "rows": 3, "classes": 1, "without_label": 0,
@@ -71,7 +71,7 @@ def test_counts_are_those_by_hand(lists: list[Path]) -> None:
 def test_the_order_of_files_changes_no_count(lists: list[Path]) -> None:
     """Counts are those of the set of files."""
     descriptions = [
-        describe_table(read_sources(list_sources([(path, None) for path in order])))
+        describe_table(read_release_files(list_release_files([(path, None) for path in order])))
         for order in permutations(lists)
     ]
     assert all(description == descriptions[0] for description in descriptions)
@@ -81,7 +81,7 @@ def test_one_list_in_two_formats_counts_once(tmp_path: Path) -> None:
     """Of train.csv and train.json in one directory the table is read."""
     (tmp_path / "train.csv").write_text(HEADER + f"yoga,{A},0,10,train,\n")
     (tmp_path / "train.json").write_text("{}")
-    assert [source.file.name for source in list_sources([(tmp_path, "700")])] == ["train.csv"]
+    assert [file.path.name for file in list_release_files([(tmp_path, "700")])] == ["train.csv"]
 
 
 def test_the_command_writes_parquet_and_json(lists: list[Path], tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_what_a_list_cannot_say_is_refused(tmp_path: Path) -> None:
     """A licence that is neither yes nor no is named with file and line."""
     (tmp_path / "train.csv").write_text(HEADER + f"yoga,{A},0,10,train,maybe\n")
     with pytest.raises(InputError, match=r"train\.csv line 2: is_cc must be 0, 1"):
-        read_sources(list_sources([(tmp_path / "train.csv", None)]))
+        read_release_files(list_release_files([(tmp_path / "train.csv", None)]))
 
 
 @pytest.mark.skipif(
@@ -110,7 +110,7 @@ def test_what_a_list_cannot_say_is_refused(tmp_path: Path) -> None:
 def test_the_real_files_parse_completely() -> None:
     """Of the published lists every row is read, with labels, classes and licences."""
     directory = Path(os.environ["CLIP_KINETICS700_ANNOTATIONS"])
-    description = describe_table(read_sources(list_sources([(directory, None)])))
+    description = describe_table(read_release_files(list_release_files([(directory, None)])))
     names = ("version", "split", "rows", "classes", "is_cc_unknown")
     assert [tuple(release[name] for name in names) for release in description["releases"]] == [
         ("400", "train", 20_000, 400, 0),

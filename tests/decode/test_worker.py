@@ -5,7 +5,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from clip_kinetics700_builder.decode.worker import Slab
+from clip_kinetics700_builder.decode.worker import SharedPixels
 from clip_kinetics700_builder.types import Failure, Frames, VideoInfo
 
 INFO = VideoInfo(3, 3.0, 25.0, 8, 8)
@@ -19,13 +19,13 @@ def make_frames(n_frames: int) -> Frames:
 
 @pytest.mark.parametrize("n_frames", [1, 3, 4])
 def test_frames_come_as_they_were_sent(n_frames: int) -> None:
-    """Fewer than the slab holds, just as many, and more, which come through the pipe."""
+    """Fewer than the shared holds, just as many, and more, which come through the pipe."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
-    slab = Slab(context, 3 * 4 * 4 * 3)
+    shared = SharedPixels(context, 3 * 4 * 4 * 3)
     sent = make_frames(n_frames)
-    slab.send(far, sent)
-    received = slab.receive(near)
+    shared.send(far, sent)
+    received = shared.receive(near)
     assert isinstance(received, Frames)
     assert np.array_equal(received.pixels, sent.pixels)
     assert np.array_equal(received.timestamps, sent.timestamps)
@@ -35,11 +35,11 @@ def test_what_was_received_stays() -> None:
     """The next result does not change the pixels of the one before."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
-    slab = Slab(context, 3 * 4 * 4 * 3)
-    slab.send(far, make_frames(2))
-    first = slab.receive(near)
-    slab.send(far, make_frames(3))
-    slab.receive(near)
+    shared = SharedPixels(context, 3 * 4 * 4 * 3)
+    shared.send(far, make_frames(2))
+    first = shared.receive(near)
+    shared.send(far, make_frames(3))
+    shared.receive(near)
     assert isinstance(first, Frames)
     assert np.array_equal(first.pixels, make_frames(2).pixels)
 
@@ -48,6 +48,6 @@ def test_failures_pass() -> None:
     """What has no pixels goes through the pipe."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
-    slab, failure = Slab(context, 1), Failure(1, "decode", "no_frames", "none")
-    slab.send(far, failure)
-    assert slab.receive(near) == failure
+    shared, failure = SharedPixels(context, 1), Failure(1, "decode", "no_frames", "none")
+    shared.send(far, failure)
+    assert shared.receive(near) == failure

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from clip_kinetics700_builder.download.run import DownloadSummary
 from clip_kinetics700_builder.download.youtube import BotWallError
 from clip_kinetics700_builder.sources.archive import ArchiveClip
 from clip_kinetics700_builder.sources.ledger import LEDGER_NAME, Attempt, read_attempts
-from clip_kinetics700_builder.system.progress import track_progress
 from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.builds import SOURCE_PATHS, command_line, run_cli
 from tests.support.hub.faults import Action
@@ -41,7 +39,7 @@ def get(tree: CvdfTree, output: Path, **options: Any) -> DownloadSummary:
         "base_url": str(tree.root),
     }
     config = DownloadConfig(output=output, **{**defaults, **options})
-    return download(config, partial(track_progress, "download", unit="clips", quiet=True))
+    return download(config)
 
 
 def list_clips(output: Path) -> dict[str, bytes]:

@@ -38,7 +38,7 @@ def annotations_command(
     from clip_kinetics700_builder.clips import compare
 
     paths = [path for word in files for path in find_paths(word, options)]
-    table = compare.read_sources(compare.list_sources(paths))
+    table = compare.read_release_files(compare.list_release_files(paths))
     if output is not None:
         compare.write_table(output, table)
     description = compare.describe_table(table)
@@ -82,8 +82,7 @@ def download_command(*, dry_run: bool, quiet: bool, **options: Any) -> int:
     if dry_run:
         tables.print_dry_run(download.plan_download(config), config.output)
         return 0
-    track = partial(track_progress, "download", unit="clips", quiet=quiet)
-    summary = download.download(config, track)
+    summary = download.download(config, progress=partial(track_progress, quiet=quiet))
     if not quiet:
         tables.print_download(summary, config.output)
     return 0

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AnnotationRow:
     """A clip, the word its split was called by, and where it stands."""
 
     clip: Clip
@@ -53,16 +53,16 @@ class Row:
 
 
 @dataclass(slots=True)
-class Reading:
+class AnnotationSet:
     """The rows of all files so far, and what they must not contradict."""
 
     clips: list[Clip] = field(default_factory=list)
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, AnnotationRow] = field(default_factory=dict)
     """First row of each identity."""
-    words: dict[str, Row] = field(default_factory=dict)
+    words: dict[str, AnnotationRow] = field(default_factory=dict)
     """First row of each split."""
 
-    def add(self, row: Row) -> None:
+    def add(self, row: AnnotationRow) -> None:
         """Take a row in, or refuse it."""
         split = row.clip.split
         named = self.words.setdefault(split, row)
@@ -91,23 +91,23 @@ def read_annotations(paths: Sequence[Path], *, splits: Sequence[str] = ()) -> li
     Raises:
         InputError: a file cannot be read, a row is wrong, or a split is in no file.
     """
-    reading = Reading()
+    annotations = AnnotationSet()
     for file in list_files(paths):
-        n_clips = len(reading.clips)
+        n_clips = len(annotations.clips)
         n_rows = 0
         for row in read_rows(file):
-            reading.add(row)
+            annotations.add(row)
             n_rows += 1
         if n_rows == 0:
             raise InputError(f"{file} holds no rows; expected at least one below the header")
-        logger.debug("%s: %d rows, %d new", file, n_rows, len(reading.clips) - n_clips)
-    present = [split for split in SPLITS if split in reading.words]
+        logger.debug("%s: %d rows, %d new", file, n_rows, len(annotations.clips) - n_clips)
+    present = [split for split in SPLITS if split in annotations.words]
     for split in splits:
         if split not in present:
             raise InputError(
                 f"no annotation is of split {split!r}; there are: {', '.join(present)}"
             )
-    return [clip for clip in reading.clips if not splits or clip.split in splits]
+    return [clip for clip in annotations.clips if not splits or clip.split in splits]
 
 
 def list_files(paths: Sequence[Path]) -> list[Path]:
@@ -131,7 +131,7 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_rows(file: Path) -> Iterator[Row]:
+def read_rows(file: Path) -> Iterator[AnnotationRow]:
     """Yield the rows of a list of either kind."""
     return read_json(file) if is_json(file) else read_table(file)
 
@@ -177,7 +177,7 @@ def read_records(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{file} line {number}: no record of a CSV file ({error})") from error
 
 
-def read_table(file: Path) -> Iterator[Row]:
+def read_table(file: Path) -> Iterator[AnnotationRow]:
     """Yield the rows of a Kinetics CSV or of a table of one's own videos."""
     records = read_records(file)
     number, header = next(records, (0, None))
@@ -199,10 +199,10 @@ def read_table(file: Path) -> Iterator[Row]:
             is_cc = None if at is None else parse_is_cc(fields[at])
         except ValueError as error:
             raise InputError(f"{file} line {number}: {error}") from error
-        yield Row(clip, word, file, number, is_cc)
+        yield AnnotationRow(clip, word, file, number, is_cc)
 
 
-def read_json(file: Path) -> Iterator[Row]:
+def read_json(file: Path) -> Iterator[AnnotationRow]:
     """Yield the rows of DeepMind's JSON, an object of entries by YouTube id."""
     text = "".join(read_lines(file))
     if not text.strip():
@@ -218,7 +218,7 @@ def read_json(file: Path) -> Iterator[Row]:
             clip, word = parse_entry(key, entry, file.name)
         except ValueError as error:
             raise InputError(f"{file} entry {shorten(key)}: {error}") from error
-        yield Row(clip, word, file, key)
+        yield AnnotationRow(clip, word, file, key)
 
 
 def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -39,10 +39,10 @@ Segment = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ReleaseFile:
     """One annotation file and the release it is of."""
 
-    file: Path
+    path: Path
     version: str | None
 
 
@@ -55,38 +55,37 @@ def find_version(path: Path) -> str | None:
     return None
 
 
-def list_sources(paths: Iterable[tuple[Path, str | None]]) -> list[Source]:
+def list_release_files(paths: Iterable[tuple[Path, str | None]]) -> list[ReleaseFile]:
     """Return the files of paths with their releases; of one list in two formats the table alone.
 
     Args:
         paths: files or directories, each with its release where that is said.
     """
-    sources: list[Source] = []
+    files: list[ReleaseFile] = []
     for path, version in paths:
-        sources += [Source(file, version or find_version(file)) for file in list_files([path])]
+        files += [ReleaseFile(file, version or find_version(file)) for file in list_files([path])]
     return [
-        source
-        for source in sources
-        if not is_json(source.file)
-        or not any(are_one_list(source.file, other.file) for other in sources)
+        file
+        for file in files
+        if not is_json(file.path) or not any(are_one_list(file.path, other.path) for other in files)
     ]
 
 
-def read_sources(sources: Sequence[Source]) -> pa.Table:
+def read_release_files(files: Sequence[ReleaseFile]) -> pa.Table:
     """Return all rows of annotation files, in their order.
 
     Raises:
         InputError: a file cannot be read, or a row is wrong, or of one's own videos.
     """
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for source in sources:
-        for row in read_rows(source.file):
+    for file in files:
+        for row in read_rows(file.path):
             clip = row.clip
             if clip.path is not None:
                 raise InputError(f"{row}: is of one's own videos, which no release holds")
             times = (clip.time_start, clip.time_end)
-            known = (source.version, clip.split, clip.label, clip.video_id)
-            values = (*known, *times, row.is_cc, str(source.file))
+            known = (file.version, clip.split, clip.label, clip.video_id)
+            values = (*known, *times, row.is_cc, str(file.path))
             for name, value in zip(SCHEMA.names, values, strict=True):
                 columns[name].append(value)
     return pa.table(columns, schema=SCHEMA)

@@ -27,7 +27,7 @@ from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.types import BuildError, Failure, Frames, UInt8Array
 
 
-class Slab:
+class SharedPixels:
     """Memory that a worker and its parent share; it has no name and ends with the two."""
 
     def __init__(self, context: SpawnContext, n_bytes: int) -> None:
@@ -35,14 +35,14 @@ class Slab:
         self._memory = context.RawArray(ctypes.c_uint8, n_bytes)
 
     def send(self, connection: Connection, result: Frames | Failure | str) -> None:
-        """Send a result; its pixels stay in the slab until the next one."""
+        """Send a result; its pixels stay in the shared until the next one."""
         if isinstance(result, Frames) and 0 < result.pixels.nbytes <= len(self._memory):
             self._view(result.pixels.shape)[:] = result.pixels
             result = replace(result, pixels=result.pixels[:0])
         connection.send(result)
 
     def receive(self, connection: Connection) -> Frames | Failure | str:
-        """Receive a result, its pixels copied out of the slab.
+        """Receive a result, its pixels copied out of the shared.
 
         Raises:
             EOFError, OSError: the other side has ended.
@@ -81,7 +81,7 @@ class DecodeWorker:
         """Start the process, without waiting for it to be ready."""
         self._decode = decode
         self._context = multiprocessing.get_context("spawn")
-        self._slab = Slab(self._context, result_bytes)
+        self._shared = SharedPixels(self._context, result_bytes)
         self._timeout_seconds = timeout_seconds
         self._memory_mib = memory_mib
         self._n_done = 0
@@ -122,7 +122,7 @@ class DecodeWorker:
         try:
             connection, far_end = self._context.Pipe()
             process = self._context.Process(
-                target=serve, args=(far_end, self._slab, self._decode, os.getpid()), daemon=True
+                target=serve, args=(far_end, self._shared, self._decode, os.getpid()), daemon=True
             )
             process.start()
         except OSError as error:
@@ -159,7 +159,7 @@ class DecodeWorker:
                 self._restart()
                 is_blamed = was_fresh or excess[0] != "out_of_memory"
                 return Failure(task.row, "decode", *excess) if is_blamed else None
-            result = self._slab.receive(self._connection)
+            result = self._shared.receive(self._connection)
         except (EOFError, OSError):
             self._restart()
             return Failure(task.row, "decode", "crashed", "the decoding process died")
@@ -189,7 +189,7 @@ class DecodeWorker:
         return 0.0
 
 
-def serve(connection: Connection, slab: Slab, decode: Decode, parent: int) -> None:
+def serve(connection: Connection, shared: SharedPixels, decode: Decode, parent: int) -> None:
     """Decode what comes through the pipe until it is closed; the main function of a worker."""
     # These reach all processes of a terminal or a job; a worker that ended by itself would cost
     # a clip, so what becomes of the workers the parent decides.
@@ -201,7 +201,7 @@ def serve(connection: Connection, slab: Slab, decode: Decode, parent: int) -> No
         while True:
             task = connection.recv()
             connection.send(TAKEN)
-            slab.send(connection, decode_or_explain(task, decode, connection))
+            shared.send(connection, decode_or_explain(task, decode, connection))
 
 
 def end_with_parent(parent: int) -> None:

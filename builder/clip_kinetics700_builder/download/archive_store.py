@@ -17,7 +17,7 @@ from clip_kinetics700.streams import read_chunks, read_rest
 from clip_kinetics700_builder.sources.archive import (
     ARCHIVE_ERRORS,
     ArchiveClip,
-    Contents,
+    ArchiveReport,
     explain,
     read_clips,
 )
@@ -163,7 +163,7 @@ def unpack_clips(
     staging = store.staging(archive)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    contents, files, names = Contents(), dict[str, Path](), list[str]()
+    report, files, names = ArchiveReport(), dict[str, Path](), list[str]()
 
     def note(name: str) -> bool:
         store.check()
@@ -171,14 +171,14 @@ def unpack_clips(
         return wants(name)
 
     try:
-        for clip in read_clips(path, note, contents):
+        for clip in read_clips(path, note, report):
             # Of several files of one clip the first with bytes counts.
             if clip.name not in files or files[clip.name].stat().st_size == 0:
                 files[clip.name] = write_staged(staging, clip)
     finally:
-        contents.warn(archive.name)
+        report.warn(archive.name)
     sync_directory(staging)
-    document = {"path": archive.path, "clips": sorted(set(names)), "refused": contents.refusals}
+    document = {"path": archive.path, "clips": sorted(set(names)), "refused": report.refusals}
     store.catalogue(archive).parent.mkdir(parents=True, exist_ok=True)
     write_json(store.catalogue(archive), document)
     return files

@@ -4,9 +4,8 @@ Each clip falls through from a source that has it not to the next one. Whatever 
 in the ledger; what has failed is tried again only when that is asked for.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from clip_kinetics700_builder.config import DownloadConfig
 from clip_kinetics700_builder.download.archive_store import Store
 from clip_kinetics700_builder.download.folder import STATE_NAME, list_held, write_metadata
 from clip_kinetics700_builder.download.run import (
-    Advance,
     Download,
     DownloadSummary,
-    Wanted,
+    OpenClips,
     count_need,
     select_clips,
     take_first,
@@ -35,13 +33,12 @@ from clip_kinetics700_builder.sources.ledger import (
     read_attempts,
 )
 from clip_kinetics700_builder.system.files import take_lock
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import Archive, Clip, InputError
 
 LOCK_NAME = "download.lock"
 KNOWN_NAME = "clips.parquet"
 """The clips of all requests so far, as a plan."""
-
-Track = Callable[[int], AbstractContextManager[Advance]]
 
 
 def read_clips_wanted(config: DownloadConfig) -> list[Clip]:
@@ -68,7 +65,7 @@ def check_config(config: DownloadConfig) -> None:
         raise InputError("--source cvdf needs --version, one of 400, 600, 700, 700-2020")
 
 
-def download(config: DownloadConfig, track: Track) -> DownloadSummary:
+def download(config: DownloadConfig, *, progress: Progress = no_progress) -> DownloadSummary:
     """Get clips until all that are asked for are there, or no source has more.
 
     Raises:
@@ -90,7 +87,7 @@ def download(config: DownloadConfig, track: Track) -> DownloadSummary:
         rest = [clip for clip in clips if clip.identity not in held]
         n_wanted = len(take_first(rest, need))
         try:
-            with track(n_wanted) as advance:
+            with progress("download", n_wanted, "clips") as advance:
                 run.advance = advance
                 get_clips(run, rest, need)
         finally:
@@ -104,7 +101,7 @@ def get_clips(run: Download, rest: list[Clip], need: dict[str, int | None]) -> N
     while rest and any(count != 0 for count in need.values()):
         # In a random order the first ones are the sample; in the given one any will do.
         chosen = take_first(rest, need) if run.config.shuffle else rest
-        wanted = Wanted(chosen, need)
+        wanted = OpenClips(chosen, need)
         for source in sources:
             source(wanted)
         left = wanted.list_open()

@@ -15,6 +15,7 @@ from clip_kinetics700_builder.clips.plan import order_clips
 from clip_kinetics700_builder.config import DownloadConfig
 from clip_kinetics700_builder.download.archive_store import Store
 from clip_kinetics700_builder.sources.ledger import GOT, Attempt, Ledger
+from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import Clip, InputError
 
 
@@ -36,7 +37,7 @@ def select_clips(
     return order_clips(chosen, seed) if shuffle else chosen
 
 
-class Wanted:
+class OpenClips:
     """The clips of one round, by file name, and how many of each split are still to be got."""
 
     def __init__(self, clips: Sequence[Clip], need: Mapping[str, int | None]) -> None:
@@ -120,7 +121,6 @@ def take_first(clips: Iterable[Clip], need: Mapping[str, int | None]) -> list[Cl
 
 
 Item = TypeVar("Item")
-Advance = Callable[[int], None]
 
 # For what is in flight when a run is stopped.
 GRACE_SECONDS = 3.0

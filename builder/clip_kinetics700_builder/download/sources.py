@@ -18,7 +18,7 @@ from clip_kinetics700_builder.download.archive_store import (
     take_clips,
 )
 from clip_kinetics700_builder.download.folder import land_file, place_clip
-from clip_kinetics700_builder.download.run import Download, Wanted
+from clip_kinetics700_builder.download.run import Download, OpenClips
 from clip_kinetics700_builder.download.youtube import BotWallError, Youtube, YoutubeConfig
 from clip_kinetics700_builder.sources.cvdf import find_archives
 from clip_kinetics700_builder.sources.directory import VideoIndex, index_videos
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 CVDF, YOUTUBE = "cvdf", "youtube"
 
 
-Ask: TypeAlias = Callable[[Download, Sequence[Clip], Wanted], None]
+Ask: TypeAlias = Callable[[Download, Sequence[Clip], OpenClips], None]
 
 
-def open_source(run: Download, source: str) -> Callable[[Wanted], None]:
+def open_source(run: Download, source: str) -> Callable[[OpenClips], None]:
     """Return what gets the clips that a source has of those wanted, in one round or in several.
 
     What a source knows lasts for the run: which class an archive is of, what a directory holds,
@@ -41,10 +41,10 @@ def open_source(run: Download, source: str) -> Callable[[Wanted], None]:
     """
     ask = open_ask(run, source)
 
-    def ask_for(wanted: Wanted) -> None:
-        clips = [clip for clip in wanted.list_open() if run.may_try(clip, source)]
+    def ask_for(open_clips: OpenClips) -> None:
+        clips = [clip for clip in open_clips.list_open() if run.may_try(clip, source)]
         if clips:
-            ask(run, clips, wanted)
+            ask(run, clips, open_clips)
 
     return ask_for
 
@@ -61,14 +61,18 @@ def open_ask(run: Download, source: str) -> Ask:
 
 
 def ask_directory(
-    run: Download, clips: Sequence[Clip], wanted: Wanted, *, open_index: Callable[[], VideoIndex]
+    run: Download,
+    clips: Sequence[Clip],
+    open_clips: OpenClips,
+    *,
+    open_index: Callable[[], VideoIndex],
 ) -> None:
     """Copy the clips that a directory has."""
     index, tried = open_index(), set[str]()
     source = str(index.videos)
 
     def copy(clip: Clip) -> None:
-        if wanted.claim(clip.file_stem) is None:
+        if open_clips.claim(clip.file_stem) is None:
             return
         tried.add(clip.identity)
         begin = time.monotonic()
@@ -80,7 +84,7 @@ def ask_directory(
                 raise FetchError("empty_file", f"{path.name} holds 0 bytes")
             land_file(path, place_clip(run.config.output, clip, path.suffix[1:]))
         except FetchError as error:
-            wanted.give_back([clip])
+            open_clips.give_back([clip])
             run.write([failed(clip, source, error)])
             return
         seconds = round(time.monotonic() - begin, 3)
@@ -88,14 +92,14 @@ def ask_directory(
         run.write([got(clip, source, n_bytes=n_bytes, seconds=seconds)])
 
     # Where one fails that was claimed, one that was not needed then may be needed now.
-    while left := [c for c in clips if c.identity not in tried and wanted.wants(c.file_stem)]:
+    while left := [c for c in clips if c.identity not in tried and open_clips.wants(c.file_stem)]:
         run.each(copy, left)
 
 
 def ask_archives(
     run: Download,
     clips: Sequence[Clip],
-    wanted: Wanted,
+    open_clips: OpenClips,
     *,
     known: MutableMapping[str, str | None],
 ) -> None:
@@ -106,7 +110,7 @@ def ask_archives(
 
     def take(archive: Archive) -> None:
         try:
-            if not take_archive(run, archive, wanted, asked):
+            if not take_archive(run, archive, open_clips, asked):
                 passed_over.append(archive)
         except FetchError as error:
             log.warning("%s", error)
@@ -117,7 +121,7 @@ def ask_archives(
     run.each(take, [archive for archive in archives if archive.is_overlay])
     left = [archive for archive in archives if not archive.is_overlay]
     # Where one fails whose clips were claimed, those of one that was passed over are needed now.
-    while left and any(clip.file_stem in asked for clip in wanted.list_open()):
+    while left and any(clip.file_stem in asked for clip in open_clips.list_open()):
         passed_over.clear()
         run.each(take, left)
         left = list(passed_over)
@@ -125,7 +129,7 @@ def ask_archives(
     run.write(
         [
             failed(clip, CVDF, find_error(errors, clip) or missing)
-            for clip in wanted.list_open()
+            for clip in open_clips.list_open()
             if clip.file_stem in asked and (clip.identity, CVDF) not in run.fresh
         ]
     )
@@ -154,7 +158,7 @@ def find_new_archives(
     return find_archives(config.version or "", clips, config.base_url, known, keep=may_hold)
 
 
-def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str]) -> bool:
+def take_archive(run: Download, archive: Archive, open_clips: OpenClips, asked: set[str]) -> bool:
     """Land the wanted clips of one archive.
 
     Returns:
@@ -163,7 +167,7 @@ def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str
     Raises:
         FetchError: it cannot be read to its end; its clips are wanted as before.
     """
-    if not any(clip.file_stem in asked for clip in wanted.list_open()):
+    if not any(clip.file_stem in asked for clip in open_clips.list_open()):
         return False
     begin = time.monotonic()
     claimed: dict[str, Clip] = {}
@@ -171,24 +175,24 @@ def take_archive(run: Download, archive: Archive, wanted: Wanted, asked: set[str
 
     def claim(name: str) -> bool:
         if name in asked and name not in claimed:
-            clip = wanted.claim(name)
+            clip = open_clips.claim(name)
             if clip is not None:
                 claimed[name] = clip
-            elif wanted.has(name):
+            elif open_clips.has(name):
                 denied.add(name)
         return name in claimed
 
     try:
         files = take_clips(archive, claim, run.store)
     except BaseException:
-        wanted.give_back(claimed.values())
+        open_clips.give_back(claimed.values())
         raise
     seconds = round((time.monotonic() - begin) / max(1, len(files)), 3)
     attempts = []
     for name, file in files.items():
         clip, n_bytes = claimed[name], file.stat().st_size
         if n_bytes == 0:
-            wanted.give_back([clip])
+            open_clips.give_back([clip])
             empty = FetchError("empty_file", f"{file.stem} holds 0 bytes")
             attempts.append(failed(clip, CVDF, empty, archive=archive.name))
             continue
@@ -213,7 +217,11 @@ def open_youtube(config: DownloadConfig) -> Youtube:
 
 
 def ask_youtube(
-    run: Download, clips: Sequence[Clip], wanted: Wanted, *, open_youtube: Callable[[], Youtube]
+    run: Download,
+    clips: Sequence[Clip],
+    open_clips: OpenClips,
+    *,
+    open_youtube: Callable[[], Youtube],
 ) -> None:
     """Download what is left, one clip after another.
 
@@ -222,7 +230,7 @@ def ask_youtube(
     """
     youtube = open_youtube()
     for clip in clips:
-        if wanted.claim(clip.file_stem) is None:
+        if open_clips.claim(clip.file_stem) is None:
             continue
         begin = time.monotonic()
         final = place_clip(run.config.output, clip, "mp4")
@@ -230,7 +238,7 @@ def ask_youtube(
         try:
             youtube.fetch(clip, final)
         except FetchError as error:
-            wanted.give_back([clip])
+            open_clips.give_back([clip])
             seconds = round(time.monotonic() - begin, 3)
             run.write([failed(clip, YOUTUBE, error, seconds=seconds)])
             if isinstance(error, BotWallError):

@@ -83,7 +83,7 @@ class Youtube:
         self._lock = Lock()
         self._next_begin = -math.inf
         self._n_refused = 0
-        check_ffmpeg()
+        check_ffmpeg_program()
         cookies = None if config.cookies is None else read_cookies(config.cookies)
         self._downloader = open_downloader(cookies, config.timeout_seconds)
 
@@ -178,7 +178,7 @@ def close_answers(error: BaseException | None) -> None:
         error = error.__context__
 
 
-def check_ffmpeg() -> None:
+def check_ffmpeg_program() -> None:
     """Raise InputError if there is no ffmpeg program that writes H.264."""
     advice = "install it (`apt-get install ffmpeg` or `brew install ffmpeg`)"
     try:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from clip_kinetics700_builder.decode.video import DecodeTask
-from clip_kinetics700_builder.sources.archive import ArchiveClip, Contents, read_clips
+from clip_kinetics700_builder.sources.archive import ArchiveClip, ArchiveReport, read_clips
 from clip_kinetics700_builder.system.files import naming
 from clip_kinetics700_builder.types import NO_BYTES, Archive, Failure
 
@@ -27,7 +27,7 @@ class ArchiveStream:
             spool: a directory of this stream alone.
             rows: the plan row of each wanted clip by name, `ID_START_END`.
         """
-        self.contents = Contents()
+        self.contents = ArchiveReport()
         self._archive = archive
         self._spool = spool
         self._rows = rows

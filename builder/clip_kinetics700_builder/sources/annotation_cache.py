@@ -24,7 +24,7 @@ from clip_kinetics700_builder.clips.releases import (
 from clip_kinetics700_builder.config import CVDF_URL, DEEPMIND_URL, DownloadConfig, EncodeConfig
 from clip_kinetics700_builder.sources.archive import (
     ARCHIVE_ERRORS,
-    Contents,
+    ArchiveReport,
     explain,
     is_harmless,
     open_archive,
@@ -169,12 +169,12 @@ def fetch_deepmind(address: str) -> Files:
     Raises:
         FetchError: it cannot be read to its end.
     """
-    contents, files = Contents(), Files()
+    report, files = ArchiveReport(), Files()
     words = {word: split for split, word in DEEPMIND_WORDS.items()}
 
     def refuse(header: Header) -> bool:
         stem, _, kind = PurePosixPath(header.name).name.partition(".")
-        return not is_harmless(header, contents) or stem not in words or kind not in KINDS
+        return not is_harmless(header, report) or stem not in words or kind not in KINDS
 
     try:
         with open_archive(address) as stream:
@@ -185,7 +185,7 @@ def fetch_deepmind(address: str) -> Files:
                     files[words[stem]] = kind, bytes(member.data)
     except ARCHIVE_ERRORS as error:
         raise explain(error, address) from error
-    contents.warn(address)
+    report.warn(address)
     return files
 
 

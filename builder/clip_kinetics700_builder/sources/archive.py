@@ -58,7 +58,7 @@ class ArchiveClip(NamedTuple):
 
 
 @dataclass(slots=True)
-class Contents:
+class ArchiveReport:
     """What was seen in an archive, whatever was wanted of it."""
 
     n_clips: int = 0
@@ -83,19 +83,19 @@ class BombError(ValueError):
 
 
 def read_clips(
-    path: str, wants: Callable[[str], bool], contents: Contents | None = None
+    path: str, wants: Callable[[str], bool], report: ArchiveReport | None = None
 ) -> Iterator[ArchiveClip]:
     """Yield the wanted clips of an archive in its order.
 
     Args:
         path: a local path or an fsspec URL of a tar, gzipped or not, whatever its name says.
         wants: is asked for each clip by name, `ID_START_END`.
-        contents: is told what else there is.
+        report: is told what else there is.
 
     Raises:
         FetchError: the archive cannot be read to its end; none of its clips is to be trusted then.
     """
-    seen = Contents() if contents is None else contents
+    seen = ArchiveReport() if report is None else report
 
     def refuse(header: Header) -> bool:
         return not is_harmless(header, seen) or not is_wanted(header.name, wants, seen)
@@ -103,7 +103,7 @@ def read_clips(
     try:
         with open_archive(path) as stream:
             for member in read_members(stream, refuse=refuse):
-                directory, match = split_name(member.name)
+                directory, match = match_clip(member.name)
                 if match is not None:
                     yield ArchiveClip(match[1], match[2], directory, member.data)
     except ARCHIVE_ERRORS as error:
@@ -121,33 +121,33 @@ def find_first_directory(path: str) -> str | None:
     return None
 
 
-def is_harmless(header: Header, contents: Contents) -> bool:
+def is_harmless(header: Header, report: ArchiveReport) -> bool:
     """Tell whether a member may be looked at; one that is hostile is noted by its name."""
     parts = PurePosixPath(header.name).parts
     if header.kind == tarfile.DIRTYPE[0]:
         return False
     if header.kind != FILE:
-        contents.refuse(header.name, KINDS.get(header.kind, "neither a file nor a directory"))
+        report.refuse(header.name, KINDS.get(header.kind, "neither a file nor a directory"))
     elif header.name.startswith("/") or ".." in parts:
-        contents.refuse(header.name, "its name leads out of the archive")
+        report.refuse(header.name, "its name leads out of the archive")
     elif header.nbytes > MAX_CLIP_BYTES:
         limit = f"{MAX_CLIP_BYTES:,} are allowed"
-        contents.refuse(header.name, f"it says that it has {header.nbytes:,} bytes, {limit}")
+        report.refuse(header.name, f"it says that it has {header.nbytes:,} bytes, {limit}")
     else:
         return True
     return False
 
 
-def is_wanted(name: str, wants: Callable[[str], bool], contents: Contents) -> bool:
+def is_wanted(name: str, wants: Callable[[str], bool], report: ArchiveReport) -> bool:
     """Tell whether a file is a clip that is wanted."""
-    _, match = split_name(name)
+    _, match = match_clip(name)
     if match is None:
         return False
-    contents.n_clips += 1
+    report.n_clips += 1
     return wants(match[1])
 
 
-def split_name(name: str) -> tuple[str, re.Match[str] | None]:
+def match_clip(name: str) -> tuple[str, re.Match[str] | None]:
     """Return the directory of a member and, where it is a clip, what its name consists of."""
     directory, _, file_name = name.rpartition("/")
     match = CLIP_NAME.fullmatch(file_name)
@@ -225,10 +225,10 @@ def find_reason(error: BaseException, path: str) -> str:
         if isinstance(error.__cause__, EOFError) or str(error).startswith("truncated"):
             return "truncated"
         return "unreadable" if str(error).startswith("no tar header at byte 0") else "checksum"
-    return find_network_reason(error) if is_remote(path) else "unreadable"
+    return find_connection_reason(error) if is_remote(path) else "unreadable"
 
 
-def find_network_reason(error: BaseException) -> str:
+def find_connection_reason(error: BaseException) -> str:
     """Return the ledger's reason for what a connection raised."""
     cause = error.__cause__ or error
     status = getattr(cause, "status", None)

@@ -1,7 +1,4 @@
-"""Files appear whole or not at all: the only place that puts a final name on bytes.
-
-In: a final path and bytes, or a block that writes a partial file. Out: the file, synced.
-"""
+"""Writes files so that they appear whole or not at all; nothing else puts a final name on bytes."""
 
 import errno
 import hashlib
@@ -17,13 +14,13 @@ from filelock import FileLock, Timeout
 from clip_kinetics700_builder.types import InputError
 
 BUFFER_NBYTES = 1 << 20
-# What a cache on a full, a read-only or another user's disk says.
+# Errors of a disk that is full, read-only or of another user.
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make an error of the disk name this file, as the system and pyarrow do not always."""
+    """Make an error of the disk name this file, which the system and pyarrow do not always do."""
     try:
         yield
     except OSError as error:
@@ -37,7 +34,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
     """Yield `FINAL.partial` to write to; sync and rename it when the block succeeds.
 
     Raises:
-        OSError: the disk is full or broken; it names the file, as the system does not always.
+        OSError: the disk is full or broken; the error names the file.
     """
     partial = final.with_name(final.name + ".partial")
     try:
@@ -90,23 +87,22 @@ def hash_file(path: Path) -> str:
 
 
 def hash_blob(data: bytes) -> str:
-    """Return git's name of a small file's content, by which the Hub tells what it holds."""
-    # Nothing is secured by it.
+    """Return git's name of a small file's content, by which the Hub compares files."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 class GrowingHash:
-    """The sha256 of a file that another one writes, read soon after it is written."""
+    """The sha256 of a file that somebody else still writes."""
 
     def __init__(self, path: Path) -> None:
-        """Hash a file that is there."""
+        """Begin with a file that exists."""
         self._path = path
         self._sha256 = hashlib.sha256()
         self._nbytes = 0
         self._buffer = memoryview(bytearray(BUFFER_NBYTES))
 
     def follow(self) -> None:
-        """Take in what was written since the last time."""
+        """Hash what was written since the last call."""
         with self._path.open("rb", buffering=0) as stream:
             stream.seek(self._nbytes)
             while nbytes := stream.readinto(self._buffer):
@@ -123,9 +119,9 @@ def take_lock(file: Path, taken: str, *, waits: bool = False) -> AbstractContext
     """Take a lock, which the block or the end of the process releases.
 
     Args:
-        file: the lock's; its directory is there.
-        taken: what to say where another process holds it.
-        waits: until it is free, instead of saying so.
+        file: the lock's file, in a directory that exists.
+        taken: what the error says where another process holds the lock.
+        waits: whether to wait until it is free instead.
 
     Raises:
         InputError: another process holds it.
@@ -150,5 +146,5 @@ def check_directory(option: str, path: Path) -> None:
 
 
 def make_printable(text: str) -> str:
-    """Return text that stays on one line; names in a damaged file can hold anything."""
+    """Return text as one printable line; names in a damaged file can hold anything."""
     return text if text.isprintable() else ascii(text)[1:-1]

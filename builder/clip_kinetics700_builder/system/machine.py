@@ -1,13 +1,18 @@
-"""How many processor cores this process may use: fewer than the machine has, where others share it.
-
-In: the scheduler's mask, the control group's quota, Slurm's word. Out: one number.
-"""
+"""Says how many cores this process may use, and which errors mean that memory is short."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+# How torch's allocators, FFmpeg and the C++ below them say that memory is short.
+MEMORY_WORDS = (
+    "allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "DefaultCPUAllocator",
+)
 
 
 def count_cores(
@@ -16,8 +21,8 @@ def count_cores(
     """Return the cores that this process may keep busy, at least one.
 
     Args:
-        environment: its variables.
-        quota_file: `cpu.max` of control groups version 2, in which a container's limit stands.
+        environment: the variables of the process, among them Slurm's.
+        quota_file: `cpu.max` of control groups version 2, which holds a container's limit.
     """
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
     counts.append(read_quota(quota_file))
@@ -36,17 +41,6 @@ def read_quota(file: Path) -> int | None:
         return None
 
 
-# How torch's allocators, FFmpeg and the C++ below them put it.
-MEMORY_WORDS = (
-    "allocate memory",
-    "not enough memory",
-    "out of memory",
-    "bad_alloc",
-    "DefaultCPUAllocator",
-)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory is short."""
-    words = str(error)
-    return isinstance(error, MemoryError) or any(word in words for word in MEMORY_WORDS)
+    """Tell whether an error means that memory is short."""
+    return isinstance(error, MemoryError) or any(word in str(error) for word in MEMORY_WORDS)

@@ -1,41 +1,46 @@
-"""Progress of long work: a bar with rate and remaining time, or plain lines.
+"""Shows how far long work has come: a bar with rate and remaining time, or plain lines in a log.
 
-In: a total and steps. Out: what a person at a terminal, or a log file, wants to see.
+Whoever does long work takes a `Progress`, so that it needs to know nothing of terminals.
 """
 
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Protocol, TypeAlias
 
+import rich.progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
 
+Advance: TypeAlias = Callable[[int], None]
+"""Takes the number of steps just done."""
 
-class RateColumn(ProgressColumn):
-    """Steps a second."""
+
+class Progress(Protocol):
+    """Opens a block of long work and shows how far it has come."""
+
+    def __call__(self, description: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        """Return the block: `total` steps, each called a `unit`."""
+        ...
+
+
+class RateColumn(rich.progress.ProgressColumn):
+    """Shows the steps a second."""
 
     def __init__(self, unit: str) -> None:
         """Name what is counted."""
         super().__init__()
         self._unit = unit
 
-    def render(self, task: Task) -> Text:
-        """Return the mean rate since the begin: batches make that of the last second jump."""
+    def render(self, task: rich.progress.Task) -> Text:
+        """Return the mean rate since the start: batches make that of the last second jump."""
         if not task.elapsed or not task.completed:
             return Text("")
         return Text(f"{task.completed / task.elapsed:.1f} {self._unit}/s")
@@ -43,28 +48,32 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def track_progress(
-    description: str, total: int, *, unit: str, quiet: bool = False
-) -> Iterator[Callable[[int], None]]:
+    description: str, total: int, unit: str, *, quiet: bool = False
+) -> Iterator[Advance]:
     """Yield the function to call with the number of steps just done."""
     if quiet or total == 0:
         yield lambda _: None
     elif sys.stderr.isatty():
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
             RateColumn(unit),
-            TimeRemainingColumn(),
+            rich.progress.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(description, total=total)
-            yield lambda steps: progress.advance(task, steps)
+        with rich.progress.Progress(*columns, console=Console(stderr=True)) as bars:
+            task = bars.add_task(description, total=total)
+            yield lambda steps: bars.advance(task, steps)
     else:
         yield _line_printer(description, total, unit)
 
 
-def _line_printer(description: str, total: int, unit: str) -> Callable[[int], None]:
-    begin = last_line = time.monotonic()
+no_progress: Progress = partial(track_progress, quiet=True)
+"""Shows nothing."""
+
+
+def _line_printer(description: str, total: int, unit: str) -> Advance:
+    start = last_line = time.monotonic()
     done = 0
 
     def advance(steps: int) -> None:
@@ -74,17 +83,9 @@ def _line_printer(description: str, total: int, unit: str) -> Callable[[int], No
         if done < total and now - last_line < SECONDS_BETWEEN_LINES:
             return
         last_line = now
-        rate = done / max(now - begin, 1e-9)
+        rate = done / max(now - start, 1e-9)
         left = (total - done) / rate if rate else 0.0
-        log.info(
-            "%s: %d of %d %s, %.1f %s/s, %.0f s left",
-            description,
-            done,
-            total,
-            unit,
-            rate,
-            unit,
-            left,
-        )
+        counts = f"{done} of {total} {unit}, {rate:.1f} {unit}/s"
+        log.info("%s: %s, %.0f s left", description, counts, left)
 
     return advance

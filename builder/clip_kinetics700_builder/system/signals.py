@@ -1,4 +1,4 @@
-"""How the process ends: a signal leaves through every `with` on the way, a second one at once.
+"""Ends the process on a signal: through every `with` on the way, on a second one at once.
 
 Nothing that is finished depends on a clean end: files appear whole, locks die with their owner.
 """
@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class TerminatedError(Exception):
-    """The process was asked to end by a signal, its only argument."""
+    """A signal, the only argument, asked the process to end."""
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def end_at_once(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """End with an exit code, not waiting for threads whose servers are silent for a while yet."""
+    """End with an exit code; after a failure do not wait for threads that wait for a server."""
     threads = [thread for thread in threading.enumerate() if not thread.daemon]
     if code != 0 and threads != [threading.main_thread()]:
         sys.stdout.flush()

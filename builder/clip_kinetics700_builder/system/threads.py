@@ -1,7 +1,4 @@
-"""What is done beside the rest: hashing and writing release Python's lock, so cores share them.
-
-In: tasks. Out: the same, done one after the other, and the error of one that failed.
-"""
+"""Runs work in other threads: hashing, writing and torch release Python's lock while they work."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -37,17 +34,15 @@ class Background:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Wait for the tasks of a block; of one that fails those are left out that have not begun.
-
-        Nothing of a file may be written any more when it is removed.
-        """
+        """Wait for the tasks of a block; if the block fails, drop those that have not started."""
         try:
             yield
             self.wait()
         except BaseException:
-            begun = [task for task in self._tasks if not task.cancel()]
+            started = [task for task in self._tasks if not task.cancel()]
             self._tasks.clear()
-            wait(begun)
+            # The block's caller removes the file, which nothing may write to any more then.
+            wait(started)
             raise
 
 
@@ -68,10 +63,10 @@ def use_one_thread() -> None:
 def share_rows(work: Callable[[int, int], Result], n_rows: int) -> list[Result]:
     """Return what `work(begin, end)` returns of each core's share of the rows, in order.
 
-    Threads that never wait for each other: those within torch's calls do at every call, and stand
-    still together as soon as another program takes one core for a moment.
+    The threads never wait for each other. Those within torch's calls do at every call, and all
+    stand still as soon as another program takes one core for a moment.
     """
-    n_lanes = count_cores()
-    ends = [n_rows * lane // n_lanes for lane in range(n_lanes + 1)]
-    with ThreadPoolExecutor(n_lanes, initializer=use_one_thread) as lanes:
-        return list(lanes.map(work, ends[:-1], ends[1:]))
+    n_threads = count_cores()
+    ends = [n_rows * thread // n_threads for thread in range(n_threads + 1)]
+    with ThreadPoolExecutor(n_threads, initializer=use_one_thread) as threads:
+        return list(threads.map(work, ends[:-1], ends[1:]))
