@@ -223,7 +223,7 @@ def dry_run(config: EncodeConfig, formats: Sequence[str]) -> None:
     from clip_kinetics700_builder.engines import cost, prepare
     from clip_kinetics700_builder.types import InputError
 
-    plan = prepare.plan_encode(config)
+    plan = prepare.plan_job(config)
     tables.print_plan(plan, config)
     try:
         model = cost.measure_cost(config, plan)

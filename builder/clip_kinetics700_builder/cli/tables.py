@@ -19,7 +19,7 @@ from clip_kinetics700_builder.system.files import make_printable
 if TYPE_CHECKING:  # they import torch, which most commands do without
     from clip_kinetics700_builder.build import EncodeSummary
     from clip_kinetics700_builder.engines.cost import Cost, CostModel
-    from clip_kinetics700_builder.engines.prepare import Plan
+    from clip_kinetics700_builder.engines.prepare import Job
 
 COLUMNS = 80
 TOP_CLASSES = 5
@@ -67,7 +67,7 @@ def print_encoded(summary: "EncodeSummary", config: EncodeConfig) -> None:
     )
 
 
-def print_plan(plan: "Plan", config: EncodeConfig) -> None:
+def print_plan(plan: "Job", config: EncodeConfig) -> None:
     """Print what a run would do: clips, found files and parts of each split."""
     table = Table(title="dry run: nothing was written", title_justify="left")
     for name in ("split", "clips", "found", "missing", "empty files", "parts"):
