@@ -21,7 +21,7 @@ from benchmarks.ceilings import combine_limits, count_flops, measure_decode_pass
 from benchmarks.generated_clips import FRAMES_PER_CLIP, Inputs
 from benchmarks.processes import run_watched
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
-from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.encode.devices import (
     find_missing_tool,
     resolve_batch_size,
@@ -117,18 +117,18 @@ def measure_decode(inputs: Inputs) -> float:
     return median(seconds)
 
 
-def measure_encode(encoder: ClipVisionEncoder, n_lanes: int) -> float:
-    """Return frames a second of the encoder alone, in a lane for each core."""
+def measure_encode(encoder: ClipVisionEncoder, n_threads: int) -> float:
+    """Return frames a second of the encoder alone, in a thread for each core."""
     shape = (encoder.batch_size, 224, 224, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    with EncoderLanes(encoder, n_lanes) as lanes:
-        lanes.submit(pixels).result()
+    with EncoderThreads(encoder, n_threads) as threads:
+        threads.submit(pixels).result()
         begin = time.perf_counter()
-        lanes.submit(pixels).result()
+        threads.submit(pixels).result()
         seconds = time.perf_counter() - begin
-        n_batches = n_lanes * max(1, round(ENCODE_SECONDS / seconds))
+        n_batches = n_threads * max(1, round(ENCODE_SECONDS / seconds))
         begin = time.perf_counter()
-        for future in [lanes.submit(pixels) for _ in range(n_batches)]:
+        for future in [threads.submit(pixels) for _ in range(n_batches)]:
             future.result()
         return n_batches * encoder.batch_size / (time.perf_counter() - begin)
 

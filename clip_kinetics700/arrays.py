@@ -23,7 +23,7 @@ from .damage import DamageError
 from .index import Block, Index, IntArray
 from .remote import Piece, RangeReader, file_ends, is_gzip_name, is_remote
 from .schema import Sample, decode_npy
-from .streams import Buffers, RemoteFile
+from .streams import Buffers, RangeFile
 from .tars import BLOCK
 
 # A tar header holds ASCII names of this many letters; other ones stand elsewhere.
@@ -263,7 +263,7 @@ class ParquetArrays:
             self._files, self._process = {}, os.getpid()
         if number not in self._files:
             path = self._index.files[number]
-            file = pq.ParquetFile(RemoteFile(path) if is_remote(path) else pa.memory_map(path))
+            file = pq.ParquetFile(RangeFile(path) if is_remote(path) else pa.memory_map(path))
             metadata = file.metadata
             counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             self._files[number] = file, list(accumulate(counts, initial=0))

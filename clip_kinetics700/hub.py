@@ -39,7 +39,7 @@ UNAUTHORIZED = 401
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
-class Place(NamedTuple):
+class RepositoryUrl(NamedTuple):
     """What follows the prefix of a repository's URL."""
 
     repository: str
@@ -57,13 +57,13 @@ class Pinned(NamedTuple):
     """Directory of its files in the Hub's cache; None where the Hub answers."""
 
 
-def parse_place(url: str) -> Place | None:
+def parse_repository_url(url: str) -> RepositoryUrl | None:
     """Return what the URL of a repository names; None where it is another URL or a path."""
     match = HUB_PATH.fullmatch(url.removeprefix(HUB_PREFIX))
     if match is None or not url.startswith(HUB_PREFIX):
         return None
     repository, revision, directory = match.groups(default="")
-    return Place(repository, unquote(revision) or None, directory)
+    return RepositoryUrl(repository, unquote(revision) or None, directory)
 
 
 def find_source(source: str | os.PathLike[str], revision: str | None = None) -> str:
@@ -75,7 +75,7 @@ def find_source(source: str | os.PathLike[str], revision: str | None = None) -> 
         return str(Path(text).expanduser().absolute())
     else:
         url = f"{HUB_PREFIX}{text}"
-    place = parse_place(url)
+    place = parse_repository_url(url)
     if revision is None or place is None or place.revision:
         return url
     return f"{HUB_PREFIX}{place.repository}@{quote(revision, safe='')}{place.directory}"
@@ -83,7 +83,7 @@ def find_source(source: str | os.PathLike[str], revision: str | None = None) -> 
 
 def commit_of(url: str) -> str:
     """Return the commit in the URL of a repository that is pinned."""
-    place = parse_place(url)
+    place = parse_repository_url(url)
     return place.revision or "" if place else ""
 
 
@@ -97,7 +97,7 @@ def pin_commit(url: str) -> Pinned | None:
         FileNotFoundError: there is no such repository or revision, or it cannot be asked for and
             is not in the cache.
     """
-    place = parse_place(url)
+    place = parse_repository_url(url)
     if place is None:
         return None
     try:
@@ -118,7 +118,7 @@ def pin_commit(url: str) -> Pinned | None:
     return Pinned(f"{HUB_PREFIX}{place.repository}@{commit}{place.directory}", cache)
 
 
-def find_cached(place: Place) -> str | None:
+def find_cached(place: RepositoryUrl) -> str | None:
     """Return the directory of a repository's files in the Hub's cache, whichever these are."""
     try:
         return snapshot_download(
@@ -133,7 +133,7 @@ def find_cached(place: Place) -> str | None:
         return None
 
 
-def keep_in_cache(place: Place, names: Iterable[str]) -> None:
+def keep_in_cache(place: RepositoryUrl, names: Iterable[str]) -> None:
     """Put small files into the Hub's cache, by which a repository is found again without network.
 
     Those that cannot be had are left out: what needs them works as long as the Hub answers.

@@ -25,7 +25,7 @@ from .layout import Layout
 from .remote import MAX_IN_FLIGHT, is_gzip_name, is_remote
 from .schema import SPLITS, Sample, decode_sample
 from .shards import PlacedSample, scan_shard
-from .streams import RemoteFile, open_stream, read_if_there, read_whole
+from .streams import RangeFile, open_stream, read_if_there, read_whole
 from .tars import BLOCK, ZERO_BLOCK
 
 IntArray = npt.NDArray[np.int64]
@@ -413,7 +413,7 @@ def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
         DamageError: it cannot be read or has other columns, and `on_error` is `raise`.
     """
     try:
-        source = RemoteFile(path) if is_remote(path) else path
+        source = RangeFile(path) if is_remote(path) else path
         file = pq.ParquetFile(source, pre_buffer=True)
         RECENT_FILES.append(file)
         table = file.read(["caption", "meta"])

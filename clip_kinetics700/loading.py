@@ -13,7 +13,7 @@ import datasets
 from clip_kinetics700.clip_kinetics700 import ClipKinetics700
 
 from .damage import OnError, check_on_error
-from .hub import Place, find_source, keep_in_cache, parse_place
+from .hub import RepositoryUrl, find_source, keep_in_cache, parse_repository_url
 from .layout import PARQUET, Layout, Source, group_by_split, list_files, read_layout, read_text
 from .remote import is_remote
 from .schema import INDEX_NAME, MANIFEST_NAME, SPLITS_CSV_NAME
@@ -72,7 +72,7 @@ def load_dataset(
         raise TypeError("token= is not taken: log in with `hf auth login` or set HF_TOKEN")
     how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
     layout = read_layout(source, revision=revision)
-    asked = parse_place(find_source(source, revision)) if isinstance(source, str) else None
+    asked = parse_repository_url(find_source(source, revision)) if isinstance(source, str) else None
     if asked is not None and layout.root == layout.repository and not streaming:
         keep_in_cache(asked, KEPT_NAMES)
     split = resolve_expression(split, tuple(layout.files), layout.root or "the source")
@@ -148,7 +148,7 @@ def load_parquet(
 ) -> Any:
     """Load all of the Parquet files with plain `datasets`."""
     root = layout.root
-    place = parse_place(layout.repository or "")
+    place = parse_repository_url(layout.repository or "")
     if has_card(root, files):
         if place is not None and not place.directory:
             return load_repository(layout, place, options)
@@ -158,7 +158,7 @@ def load_parquet(
     return datasets.load_dataset("parquet", data_files=paths, **options)
 
 
-def load_repository(layout: Layout, place: Place, options: Mapping[str, Any]) -> Any:
+def load_repository(layout: Layout, place: RepositoryUrl, options: Mapping[str, Any]) -> Any:
     """Load all of a repository at a commit with plain `datasets`.
 
     Where the Hub cannot be asked `datasets` gives the latest commit that it has prepared. It is

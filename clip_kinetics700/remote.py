@@ -44,7 +44,7 @@ class NoRangesError(OSError):
     """A server answers with whole files only, whatever range is asked for."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """A remote file with what reads it, found once so that threads share its connections."""
 
     url: str
@@ -78,13 +78,13 @@ def is_gzip_name(path: str) -> bool:
     return strip_query(path).lower().endswith((".gz", ".tgz"))
 
 
-def locate(url: str) -> Place:
+def locate(url: str) -> Location:
     """Return a remote file with the file system of its URL."""
     file_system, name = fsspec.core.url_to_fs(url)
-    return Place(url, file_system, name)
+    return Location(url, file_system, name)
 
 
-def read_range(place: Place, begin: int, end: int) -> bytes:
+def read_range(location: Location, begin: int, end: int) -> bytes:
     """Return `[begin, end)` of a remote file, less where it ends before.
 
     Raises:
@@ -92,19 +92,19 @@ def read_range(place: Place, begin: int, end: int) -> bytes:
         NoRangesError: its server knows no byte ranges.
         OSError: it cannot be read, also not after several attempts.
     """
-    file_system, name = place.file_system, place.name
+    file_system, name = location.file_system, location.name
     if end <= begin:
         return b""
-    if place.url.startswith(HTTP_PREFIXES):
-        return _read_http(place, begin, end).data
+    if location.url.startswith(HTTP_PREFIXES):
+        return _read_http(location, begin, end).data
     # A file of the Hub would read five megabytes ahead.
-    options = {"cache_type": "none"} if place.url.startswith("hf://") else {}
+    options = {"cache_type": "none"} if location.url.startswith("hf://") else {}
     return retry(
-        lambda: bytes(file_system.cat_file(name, start=begin, end=end, **options)), place.url
+        lambda: bytes(file_system.cat_file(name, start=begin, end=end, **options)), location.url
     )
 
 
-def read_begin(place: Place, nbytes: int, *, begin: int = 0) -> Answer:
+def read_begin(location: Location, nbytes: int, *, begin: int = 0) -> Answer:
     """Return bytes of a remote file from `begin` on, and what its server says of all of it.
 
     Raises:
@@ -112,23 +112,23 @@ def read_begin(place: Place, nbytes: int, *, begin: int = 0) -> Answer:
         NoRangesError: its server knows no byte ranges.
         OSError: it cannot be read, also not after several attempts.
     """
-    if place.url.startswith(HTTP_PREFIXES):
-        return _read_http(place, begin, begin + nbytes)
-    info = retry(lambda: place.file_system.info(place.name), place.url)
+    if location.url.startswith(HTTP_PREFIXES):
+        return _read_http(location, begin, begin + nbytes)
+    info = retry(lambda: location.file_system.info(location.name), location.url)
     version = info.get("ETag") or info.get("LastModified")
-    data = read_range(place, begin, begin + nbytes)
+    data = read_range(location, begin, begin + nbytes)
     return Answer(data, info["size"], None if version is None else str(version))
 
 
-def _read_http(place: Place, begin: int, end: int) -> Answer:
+def _read_http(location: Location, begin: int, end: int) -> Answer:
     """Return `[begin, end)` of a file of a web server and what it says of all of it."""
-    file_system, name = place.file_system, place.name
+    file_system, name = location.file_system, location.name
 
     def read() -> Answer:
         answer: Answer = sync(file_system.loop, _request_range, file_system, name, begin, end)
         return answer
 
-    return retry(read, place.url)
+    return retry(read, location.url)
 
 
 async def _request_range(file_system: Any, url: str, begin: int, end: int) -> Answer:
@@ -254,7 +254,7 @@ class ByteRange:
 class Request(NamedTuple):
     """What a thread is to do."""
 
-    place: Place
+    location: Location
     begin: int
     end: int
     answer: "weakref.ref[Future[bytes]]"
@@ -328,10 +328,10 @@ class RangeReader:
         futures = [self._submit(places[r.path], r.begin, r.end) for r in ranges]
         return lambda: _cut_pieces(pieces, ranges, futures)
 
-    def _submit(self, place: Place, begin: int, end: int) -> Future[bytes]:
+    def _submit(self, location: Location, begin: int, end: int) -> Future[bytes]:
         """Queue a request."""
         future: Future[bytes] = Future()
-        self._requests.put(Request(place, begin, end, weakref.ref(future)))
+        self._requests.put(Request(location, begin, end, weakref.ref(future)))
         if self._n_threads < self._max_in_flight:
             self._n_threads += 1
             Thread(target=_answer_requests, args=(self._requests,), daemon=True).start()
@@ -350,7 +350,7 @@ def _answer_requests(requests: "SimpleQueue[Request | None]") -> None:
         future = request.answer()
         if future is not None:
             with HandOver(future):
-                future.set_result(read_range(request.place, request.begin, request.end))
+                future.set_result(read_range(request.location, request.begin, request.end))
         # What was read is not to be kept while waiting.
         del future, request
 

@@ -20,9 +20,9 @@ from typing import Any
 from .remote import (
     BUFFER_SIZE,
     MAX_RANGE_BYTES,
+    Location,
     NoRangesError,
     Piece,
-    Place,
     RangeReader,
     Views,
     is_remote,
@@ -74,13 +74,13 @@ def read_chunks(url: str) -> Iterator[bytes | memoryview]:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
     """
-    place = locate(url)
+    location = locate(url)
     try:
-        data, size, _ = read_begin(place, FIRST_RANGE_BYTES)
+        data, size, _ = read_begin(location, FIRST_RANGE_BYTES)
     except NoRangesError:
         data, size = b"", None
     if size is None:
-        yield from _read_in_one(place)
+        yield from _read_in_one(location)
         return
     yield data
     yield from read_rest(url, len(data), size)
@@ -108,16 +108,16 @@ def read_rest(url: str, begin: int, size: int) -> Iterator[memoryview]:
         n_ahead = min(2 * n_ahead, MAX_RANGES_AHEAD)
 
 
-def _read_in_one(place: Place) -> Iterator[bytes]:
+def _read_in_one(location: Location) -> Iterator[bytes]:
     """Yield a file whose server knows no ranges; a failure in the middle is final."""
-    file = retry(lambda: place.file_system.open(place.name, "rb", block_size=0), place.url)
+    file = retry(lambda: location.file_system.open(location.name, "rb", block_size=0), location.url)
     with file:
         while True:
             try:
                 data = file.read(BUFFER_SIZE)
             except network_errors() as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise ConnectionError(f"{place.url}: {reason}") from error
+                raise ConnectionError(f"{location.url}: {reason}") from error
             if not data:
                 return
             yield data
@@ -149,7 +149,7 @@ class ChunkStream(io.RawIOBase):
         return nbytes
 
 
-class RemoteFile(io.RawIOBase):
+class RangeFile(io.RawIOBase):
     """A remote file read at random: what is asked for is fetched, in several ranges at once."""
 
     def __init__(self, url: str) -> None:

@@ -15,8 +15,13 @@ from clip_kinetics700_builder.dataset.layout import WORK_NAME, refuse_foreign
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.decode.video import check_ffmpeg
 from clip_kinetics700_builder.engines.cluster import make_portable
-from clip_kinetics700_builder.engines.local import LocalEngine, RunParts, count_clips, open_run
-from clip_kinetics700_builder.engines.prepare import Plan, plan_encode, prepare_engine
+from clip_kinetics700_builder.engines.local import (
+    EncodeParts,
+    LocalEngine,
+    count_clips,
+    start_engine,
+)
+from clip_kinetics700_builder.engines.prepare import Job, plan_job, prepare_engine
 from clip_kinetics700_builder.parts.part import PartReport, is_done
 from clip_kinetics700_builder.parts.retries import plan_retries
 from clip_kinetics700_builder.parts.work import parts_directory
@@ -51,14 +56,14 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
     check_ffmpeg()
     if config.engine == "ray":
         config = make_portable(config)
-    plan = plan_encode(config)
+    job = plan_job(config)
     reports: list[PartReport] = []
     seconds = 0.0
-    with open_engine(config, plan, progress=progress) as run:
-        todo = list_todo(config, plan)
+    with open_engine(config, job, progress=progress) as encode_parts:
+        todo = list_todo(config, job)
         if todo:
-            with lock_rank(config, plan):
-                reports, seconds = run(todo)
+            with lock_rank(config, job):
+                reports, seconds = encode_parts(todo)
     # A network disk may show late what another machine has finished.
     finished = {report.name for report in reports}
     parts = parts_directory(config.work)
@@ -66,15 +71,15 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
         n_clips=sum(len(report.rows) for report in reports),
         n_parts=len(reports),
         n_parts_left=sum(
-            part.name not in finished and not is_done(parts, part.name) for part in plan.parts
+            part.name not in finished and not is_done(parts, part.name) for part in job.parts
         ),
         seconds=seconds,
     )
 
 
 def open_engine(
-    config: EncodeConfig, plan: Plan, *, progress: Progress
-) -> AbstractContextManager[RunParts]:
+    config: EncodeConfig, job: Job, *, progress: Progress
+) -> AbstractContextManager[EncodeParts]:
     """Open what the options name: this machine, or a Ray cluster.
 
     Raises:
@@ -84,40 +89,40 @@ def open_engine(
     if config.engine == "ray":
         from clip_kinetics700_builder.engines.ray import open_cluster
 
-        return open_cluster(config, plan, progress=progress)
-    return nullcontext(partial(run_parts, config, prepare_engine(config, plan), progress=progress))
+        return open_cluster(config, job, progress=progress)
+    return nullcontext(partial(run_parts, config, prepare_engine(config, job), progress=progress))
 
 
-def list_todo(config: EncodeConfig, plan: Plan) -> list[Part]:
+def list_todo(config: EncodeConfig, job: Job) -> list[Part]:
     """Return this rank's parts that are not finished, and those that try again what failed."""
-    todo = plan.list_unfinished(config.work)
-    if len(todo) < len(plan.own_parts):
-        n_done = len(plan.own_parts) - len(todo)
-        log.info("%d of %d parts were done before", n_done, len(plan.own_parts))
+    todo = job.list_unfinished(config.work)
+    if len(todo) < len(job.own_parts):
+        n_done = len(job.own_parts) - len(todo)
+        log.info("%d of %d parts were done before", n_done, len(job.own_parts))
     if config.retry_errors is not None:
-        todo += plan_retries(parts_directory(config.work), plan.own_parts, config.retry_errors)
+        todo += plan_retries(parts_directory(config.work), job.own_parts, config.retry_errors)
     return todo
 
 
 def run_parts(
     config: EncodeConfig, engine: LocalEngine, parts: list[Part], *, progress: Progress
 ) -> tuple[list[PartReport], float]:
-    """Encode parts on this machine, as `RunParts` says."""
+    """Encode parts on this machine, as `EncodeParts` says."""
     n_clips = count_clips(parts, len(engine.archive_rows))
-    with open_run(config, engine) as run:
+    with start_engine(config, engine) as started:
         begin = time.monotonic()
         with progress("encode", n_clips, "clips") as advance:
-            reports = list(engine.run(parts, replace(run, advance=advance)))
+            reports = list(engine.encode_parts(parts, replace(started, advance=advance)))
         return reports, time.monotonic() - begin
 
 
-def lock_rank(config: EncodeConfig, plan: Plan) -> AbstractContextManager[object]:
+def lock_rank(config: EncodeConfig, job: Job) -> AbstractContextManager[object]:
     """Take the lock of this rank, released by the block or the end of the process.
 
     Raises:
         InputError: another process runs the same rank on the same directory.
     """
-    rank = f"rank {plan.rank} of {plan.world_size}"
+    rank = f"rank {job.rank} of {job.world_size}"
     taken = (
         f"{config.work}: another process is encoding {rank} there; "
         "wait for it, or give this one another --rank"

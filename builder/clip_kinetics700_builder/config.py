@@ -39,7 +39,7 @@ PROBE_PROTOCOLS: tuple[str, ...] = get_args(ProbeProtocol)
 class Option:
     """How the command line spells a field."""
 
-    help: str
+    text: str
     flag: str | None = None
     """None is the field's name with dashes."""
     choices: tuple[str, ...] = ()
@@ -54,9 +54,9 @@ class Option:
     """What the option means without a value; None for one that must have one."""
 
 
-def option(default: Any, help: str, **more: Any) -> Any:  # noqa: A002
-    """Return a dataclass field that is an option; `more` are fields of `Option`."""
-    return field(default=default, metadata={"option": Option(help=help, **more)})
+def option(text: str, *, default: Any, **more: Any) -> Any:
+    """Return a field that is an option with this help; `more` are other fields of `Option`."""
+    return field(default=default, metadata={"option": Option(text=text, **more)})
 
 
 def parse_words(text: str) -> tuple[str, ...]:
@@ -94,24 +94,30 @@ def parse_date(text: str) -> str:
 
 
 # What several commands take.
-_SPLITS = {"parse": parse_splits, "help": "Comma-separated; default: every split there is."}
-_VERSION = {
+_SPLITS: dict[str, Any] = {
+    "parse": parse_splits,
+    "text": "Comma-separated; default: every split there is.",
+}
+_VERSION: dict[str, Any] = {
     "choices": VERSIONS,
-    "help": "Release of Kinetics; its annotations are fetched where none are given.",
+    "text": "Release of Kinetics; its annotations are fetched where none are given.",
 }
-_BASE_URL = {
+_BASE_URL: dict[str, Any] = {
     "metavar": "URL_OR_DIR",
-    "help": "Where CVDF's lists, archives and annotations are: a mirror or a directory.",
+    "text": "Where CVDF's lists, archives and annotations are: a mirror or a directory.",
 }
-_ANNOTATIONS_URL = {"metavar": "URL_OR_DIR", "help": "Where DeepMind's annotations are."}
-_CACHE = {
-    "help": "Directory of fetched annotations; default: clip-kinetics700 in the user's cache."
+_ANNOTATIONS_URL: dict[str, Any] = {
+    "metavar": "URL_OR_DIR",
+    "text": "Where DeepMind's annotations are.",
 }
-_RETRY_ERRORS = {
+_CACHE: dict[str, Any] = {
+    "text": "Directory of fetched annotations; default: clip-kinetics700 in the user's cache."
+}
+_RETRY_ERRORS: dict[str, Any] = {
     "metavar": "[REASON,...]",
     "parse": parse_words,
     "bare": "",
-    "help": "Try again what failed, for all reasons or for some.",
+    "text": "Try again what failed, for all reasons or for some.",
 }
 
 
@@ -122,101 +128,108 @@ class EncodeConfig:
     work: Path
     """Directory of the stored configuration, the plan and the parts."""
     annotations: tuple[Path, ...] = option(
-        (),
         "CSV, JSON or plain tables (path,caption,...), or directories of them; one or more.",
+        default=(),
     )
-    videos: Path | None = option(None, "Directory with the video files.")
+    videos: Path | None = option("Directory with the video files.", default=None)
     clip_source: str | None = option(
-        None,
         "Where clips are that --videos has not: cvdf streams its archives.",
+        default=None,
         flag="--source",
         choices=("cvdf",),
     )
-    version: str | None = option(None, **_VERSION)
-    base_url: str = option(CVDF_URL, **_BASE_URL)
-    annotations_url: str = option(DEEPMIND_URL, **_ANNOTATIONS_URL)
-    cache: Path | None = option(None, **_CACHE)
-    retry_errors: tuple[str, ...] | None = option(None, **_RETRY_ERRORS)
-    model: str = option(DEFAULT_MODEL, "Hub id or directory of a CLIP.")
-    revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
-    splits: tuple[str, ...] = option((), **_SPLITS)
+    version: str | None = option(default=None, **_VERSION)
+    base_url: str = option(default=CVDF_URL, **_BASE_URL)
+    annotations_url: str = option(default=DEEPMIND_URL, **_ANNOTATIONS_URL)
+    cache: Path | None = option(default=None, **_CACHE)
+    retry_errors: tuple[str, ...] | None = option(default=None, **_RETRY_ERRORS)
+    model: str = option("Hub id or directory of a CLIP.", default=DEFAULT_MODEL)
+    revision: str | None = option("Branch, tag or commit of a Hub model.", default=None)
+    splits: tuple[str, ...] = option(default=(), **_SPLITS)
     class_list: str = option(
-        "auto", "auto, 400, 600, 700 or a file with a class name a line: numbers the labels."
+        "auto, 400, 600, 700 or a file with a class name a line: numbers the labels.",
+        default="auto",
     )
     frames_per_second: float = option(
-        1.0,
         "How many frames are kept of a second of video.",
+        default=1.0,
         low=0,
         high=10**6,
         is_open=True,
     )
     rows_per_part: int = option(
-        500, "Clips in a part, the unit that is never done twice.", low=1, high=MOST
+        "Clips in a part, the unit that is never done twice.", default=500, low=1, high=MOST
     )
     batch_size: int | None = option(
-        None, "Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.", low=1, high=MOST
+        "Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.",
+        default=None,
+        low=1,
+        high=MOST,
     )
     dtype: str = option(
-        "auto",
         "What the model computes in; the dataset is float16 always.",
+        default="auto",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     compile: str = option(
-        "auto",
         "Whether torch.compile makes the model faster; auto: where that pays for itself.",
+        default="auto",
         choices=("auto", "yes", "no"),
     )
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.", parse=parse_device)
+    device: str = option("auto, cpu, cuda or cuda:N.", default="auto", parse=parse_device)
     decode_device: str = option(
-        "cpu",
         "cuda decodes with NVDEC, where torchcodec was built with it.",
+        default="cpu",
         choices=("cpu", "cuda"),
     )
     encode_lanes: int | None = option(
-        None,
         "Batches in the encoder at a time; default: one a core, two on a GPU.",
+        default=None,
         low=1,
         high=MOST,
     )
     decode_workers: int | None = option(
-        None, "Processes that decode; default: one a core.", low=1, high=MOST
+        "Processes that decode; default: one a core.", default=None, low=1, high=MOST
     )
     task_timeout_seconds: float = option(
-        120.0,
         "Seconds after which decoding 64 frames of a clip is given up.",
+        default=120.0,
         flag="--task-timeout",
         low=0,
         high=10**6,
         is_open=True,
     )
     worker_memory_mib: int = option(
-        WORKER_MEMORY_MIB,
         "MiB at which a process that decodes is stopped and its clip given up.",
+        default=WORKER_MEMORY_MIB,
         flag="--worker-memory",
         low=MIN_WORKER_MEMORY_MIB,
     )
-    seed: int = option(0, "Seed of the order.")
+    seed: int = option("Seed of the order.", default=0)
     rank: int | None = option(
-        None,
         "Number of this process among several on one output; default: Slurm's, else 0.",
+        default=None,
         low=0,
     )
     world_size: int | None = option(
-        None, "How many processes share the output; default: Slurm's, else 1.", low=1, high=MOST
+        "How many processes share the output; default: Slurm's, else 1.",
+        default=None,
+        low=1,
+        high=MOST,
     )
     engine: str = option(
-        "local",
         "local: this machine, or this rank of several; ray: a Ray cluster.",
+        default="local",
         choices=("local", "ray"),
     )
     ray_address: str | None = option(
-        None,
         "Or auto, or local; default: RAY_ADDRESS, else a cluster on this machine.",
+        default=None,
         metavar="HOST:PORT",
     )
     ray_cpus: int | None = option(
-        None,
         "CPUs of one task; default: those of the smallest node, shared among its GPUs.",
+        default=None,
         low=1,
         high=MOST,
     )
@@ -228,25 +241,24 @@ class AssembleConfig:
 
     source: Path
     output: Path
-    seed: int | None = option(None, "Seed of the order of a processed dataset; default: 0.")
+    seed: int | None = option("Seed of the order of a processed dataset; default: 0.", default=None)
     class_list: str | None = option(
-        None, "auto, 400, 600, 700 or a file: numbers labels that SOURCE does not number."
+        "auto, 400, 600, 700 or a file: numbers labels that SOURCE does not number.", default=None
     )
     samples_per_shard: int = option(
-        SAMPLES_PER_SHARD, "Samples in a tar and in a Parquet file.", low=1, high=MOST
+        "Samples in a tar and in a Parquet file.", default=SAMPLES_PER_SHARD, low=1, high=MOST
     )
     formats: tuple[str, ...] = option(
-        FORMATS, "What is written: parquet, webdataset.", parse=parse_formats
+        "What is written: parquet, webdataset.", default=FORMATS, parse=parse_formats
     )
     max_failures: float = option(
-        0.5, "Share of failed clips above which the exit code is 1.", low=0, high=1
+        "Share of failed clips above which the exit code is 1.", default=0.5, low=0, high=1
     )
     date: str | None = option(
-        None, "Date for the manifest; none is written otherwise.", parse=parse_date
+        "Date for the manifest; none is written otherwise.", default=None, parse=parse_date
     )
     figures: bool = option(
-        True,
-        "Draw the card's pictures, which takes matplotlib and two seconds.",
+        "Draw the card's pictures, which takes matplotlib and two seconds.", default=True
     )
 
 
@@ -257,14 +269,14 @@ class SourceConfig:
     source: str
     """Directory, fsspec URL, repository of the Hub, or one tar."""
     index: str | None = option(
-        None, "Index of SOURCE that lies elsewhere than in it; path or URL.", metavar="FILE"
+        "Index of SOURCE that lies elsewhere than in it; path or URL.", default=None, metavar="FILE"
     )
     on_error: OnError = option(
-        "raise",
         "Whether damage ends the run, or costs the damaged samples alone.",
+        default="raise",
         choices=get_args(OnError),
     )
-    revision: str | None = option(None, "Branch, tag or commit of a Hub repository.")
+    revision: str | None = option("Branch, tag or commit of a Hub repository.", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,35 +292,38 @@ class DownloadConfig:
     """Which clips of Kinetics are fetched, from where, into which directory."""
 
     output: Path
-    version: str | None = option(None, **_VERSION)
-    base_url: str = option(CVDF_URL, **_BASE_URL)
-    annotations_url: str = option(DEEPMIND_URL, **_ANNOTATIONS_URL)
-    cache: Path | None = option(None, **_CACHE)
+    version: str | None = option(default=None, **_VERSION)
+    base_url: str = option(default=CVDF_URL, **_BASE_URL)
+    annotations_url: str = option(default=DEEPMIND_URL, **_ANNOTATIONS_URL)
+    cache: Path | None = option(default=None, **_CACHE)
     annotations: tuple[Path, ...] = option(
-        (), "CSV or JSON of Kinetics, or directories of them, instead of those of --version."
+        "CSV or JSON of Kinetics, or directories of them, instead of those of --version.",
+        default=(),
     )
-    splits: tuple[str, ...] = option((), **_SPLITS)
-    classes: tuple[str, ...] = option((), "Comma-separated; default: all.", parse=parse_words)
+    splits: tuple[str, ...] = option(default=(), **_SPLITS)
+    classes: tuple[str, ...] = option(
+        "Comma-separated; default: all.", default=(), parse=parse_words
+    )
     max_samples: int | None = option(
-        None, "Clips of each split; those that are there count first.", low=1
+        "Clips of each split; those that are there count first.", default=None, low=1
     )
-    shuffle: bool = option(False, "Random clips instead of those that cost least to get.")
-    seed: int = option(0, "Seed of the random choice.")
-    num_workers: int = option(4, "Clips or archives at a time.", low=1, high=64)
+    shuffle: bool = option("Random clips instead of those that cost least to get.", default=False)
+    seed: int = option("Seed of the random choice.", default=0)
+    num_workers: int = option("Clips or archives at a time.", default=4, low=1, high=64)
     source: tuple[str, ...] = option(
-        ("cvdf",),
         "Where to look for a clip, one after the other.",
+        default=("cvdf",),
         metavar="DIR,cvdf,youtube",
         parse=parse_words,
     )
     cookies: Path | None = option(
-        None, "For YouTube: cookies of a browser that is signed in, a Netscape file."
+        "For YouTube: cookies of a browser that is signed in, a Netscape file.", default=None
     )
     youtube_interval: float = option(
-        5.0, "Seconds between the starts of two downloads from YouTube.", low=0, high=3600
+        "Seconds between the starts of two downloads from YouTube.", default=5.0, low=0, high=3600
     )
     youtube_address: str = "https://www.youtube.com/watch?v={id}"
-    retry_errors: tuple[str, ...] | None = option(None, **_RETRY_ERRORS)
+    retry_errors: tuple[str, ...] | None = option(default=None, **_RETRY_ERRORS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,20 +333,23 @@ class PushConfig:
     directory: Path
     repository: str
     """NAMESPACE/NAME."""
-    private: bool = option(False, "If the repository is created: for its members only.")
-    revision: str | None = option(None, "Branch; created from main.")
-    message: str | None = option(None, "Message of the commit.")
-    create_pr: bool = option(False, "Open a pull request instead of committing.")
+    private: bool = option("If the repository is created: for its members only.", default=False)
+    revision: str | None = option("Branch; created from main.", default=None)
+    message: str | None = option("Message of the commit.", default=None)
+    create_pr: bool = option("Open a pull request instead of committing.", default=False)
     token_file: Path | None = option(
-        None,
         "Holds a token of the Hub; default: HF_TOKEN, or that of `hf auth login`.",
+        default=None,
         metavar="FILE",
     )
     max_workers: int = option(
-        3, "Files that are sent at a time; Xet holds about 150 MB for each.", low=1, high=MOST
+        "Files that are sent at a time; Xet holds about 150 MB for each.",
+        default=3,
+        low=1,
+        high=MOST,
     )
-    keep_extra: bool = option(False, "Keep files there that are not of the dataset.")
-    dry_run: bool = option(False, "Say what would be done; write nothing.")
+    keep_extra: bool = option("Keep files there that are not of the dataset.", default=False)
+    dry_run: bool = option("Say what would be done; write nothing.", default=False)
     timeout_seconds: float = 120.0
     """Seconds of silence after which a connection to the Hub is given up."""
     first_pause_seconds: float = 1.0
@@ -343,17 +361,17 @@ class TextConfig:
     """Which text model, and whether it must belong to the embeddings."""
 
     prompts: Path | None = option(
-        None,
         "A prompt a line, {} for the class name; default: OpenAI's 28.",
+        default=None,
         metavar="FILE",
     )
     model: str | None = option(
-        None,
         "A whole CLIP; default: that of the published class texts, else of the frames.",
+        default=None,
         metavar="ID_OR_DIR",
     )
-    model_revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
-    force: bool = option(False, "Take a text model of another family than the frames.")
+    model_revision: str | None = option("Branch, tag or commit of a Hub model.", default=None)
+    force: bool = option("Take a text model of another family than the frames.", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,11 +379,11 @@ class EvaluationConfig:
     """What is common to every evaluation."""
 
     source: SourceConfig
-    split: str = option("validation", "Which clips are counted.", parse=normalize_split)
+    split: str = option("Which clips are counted.", default="validation", parse=normalize_split)
     classes: str | None = option(
-        None, "400, 600, 700 or a file; default: the manifest's classes, else 700."
+        "400, 600, 700 or a file; default: the manifest's classes, else 700.", default=None
     )
-    seed: int = option(0, "Seed of the intervals, and of what is drawn from train.", low=0)
+    seed: int = option("Seed of the intervals, and of what is drawn from train.", default=0, low=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,7 +393,7 @@ class ZeroShotConfig:
     evaluation: EvaluationConfig
     text: TextConfig = TextConfig()
     protocol: Protocol = option(
-        "card", "How the frames of a clip become one answer.", choices=PROTOCOLS
+        "How the frames of a clip become one answer.", default="card", choices=PROTOCOLS
     )
 
 
@@ -384,10 +402,12 @@ class ProbeConfig:
     """An evaluation that trains a linear classifier on the frames of train."""
 
     evaluation: EvaluationConfig
-    protocol: ProbeProtocol = option("card", "Feature and classifier.", choices=PROBE_PROTOCOLS)
+    protocol: ProbeProtocol = option(
+        "Feature and classifier.", default="card", choices=PROBE_PROTOCOLS
+    )
     train_fraction: float = option(
-        1.0,
         "Share of the clips of train that is taken, at random.",
+        default=1.0,
         low=0,
         high=1,
         is_open=True,
@@ -402,5 +422,5 @@ class SearchConfig:
 
     source: SourceConfig
     text: TextConfig = TextConfig()
-    split: str | None = option(None, "Default: all of them.", parse=normalize_split)
-    top: int = option(20, "Clips for each text.", low=1, high=MOST)
+    split: str | None = option("Default: all of them.", default=None, parse=normalize_split)
+    top: int = option("Clips for each text.", default=20, low=1, high=MOST)

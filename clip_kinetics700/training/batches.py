@@ -23,9 +23,9 @@ from clip_kinetics700.layout import Source
 from clip_kinetics700.training.collate import (
     NO_LABEL,
     Batch,
+    BatchRow,
     Dtype,
     FramePolicy,
-    Row,
     cut_frames,
     make_batch,
 )
@@ -297,7 +297,7 @@ class Batches(IterableDataset[Batch]):
         seed = (options.seed, self._epoch, options.rank)
         return shuffle_within(rows, buffer_size=options.buffer_size, seed=seed)
 
-    def _read_batches(self, first: int) -> Iterator[tuple[int, list[Row]]]:
+    def _read_batches(self, first: int) -> Iterator[tuple[int, list[BatchRow]]]:
         """Yield the number and the rows of each batch of this worker, from a number on."""
         worker, size, order = get_worker_info(), self.options.batch_size, self._order()
         worker_id, n_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -308,7 +308,7 @@ class Batches(IterableDataset[Batch]):
         for number, group in zip(numbers, places, strict=True):
             yield number, list(keep_whole(islice(read, len(group)), self.dataset.on_error))
 
-    def _read_rows(self, rows: IntArray) -> Iterator[Row | DamageError]:
+    def _read_rows(self, rows: IntArray) -> Iterator[BatchRow | DamageError]:
         """Yield what a batch needs of rows of the index, in order, damage in its place."""
         for block, results in self.dataset.read_blocks(rows):
             columns = (block.column(name) for name in ("key", "caption", "label_id"))
@@ -316,9 +316,9 @@ class Batches(IterableDataset[Batch]):
                 if type(array) is DamageError:
                     yield array
                 else:
-                    yield Row(array, caption, NO_LABEL if label_id is None else label_id, key)
+                    yield BatchRow(array, caption, NO_LABEL if label_id is None else label_id, key)
 
-    def _make_batch(self, rows: Sequence[Row], number: int) -> Batch:
+    def _make_batch(self, rows: Sequence[BatchRow], number: int) -> Batch:
         """Return rows as a batch."""
         options = self.options
         if options.max_frames is not None:

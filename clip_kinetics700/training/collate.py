@@ -20,7 +20,7 @@ NO_LABEL = -1
 ELEMENTS_PER_THREAD = (1 << 15) - 1
 
 
-class Row(NamedTuple):
+class BatchRow(NamedTuple):
     """What a batch needs of a sample."""
 
     embeddings: Array
@@ -67,7 +67,7 @@ def cut_frames(
     return array[begin : begin + max_frames]
 
 
-def make_batch(rows: Sequence[Row], *, dtype: Dtype) -> Batch:
+def make_batch(rows: Sequence[BatchRow], *, dtype: Dtype) -> Batch:
     """Return samples padded to the longest of them, at least one frame.
 
     Args:
@@ -126,7 +126,7 @@ def collate(rows: Sequence[Mapping[str, Any] | Sample], *, dtype: Dtype = "float
     if width is None:
         raise ValueError(f"none of the {len(rows)} rows has a frame, so their width is unknown")
     collated = [
-        Row(
+        BatchRow(
             embeddings=array.reshape(-1, width),
             caption=row["caption"],
             label_id=read_label(row["meta"]["label_id"]),

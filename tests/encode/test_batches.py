@@ -46,10 +46,10 @@ def make_frames(row: int, first: int, count: int, n_frames: int) -> Frames:
     lengths=st.lists(st.integers(0, 9), max_size=8),
     batch_size=st.integers(1, 7),
     piece=st.integers(1, 4),
-    n_lanes=st.integers(1, 3),
+    n_threads=st.integers(1, 3),
 )
 def test_every_frame_comes_back_to_its_clip(
-    lengths: list[int], batch_size: int, piece: int, n_lanes: int
+    lengths: list[int], batch_size: int, piece: int, n_threads: int
 ) -> None:
     """Clips come out in order with their own rows; a length of 0 stands for a failed clip."""
 
@@ -60,7 +60,7 @@ def test_every_frame_comes_back_to_its_clip(
             for first in range(0, length, piece):
                 yield make_frames(row, first, min(piece, length - first), length)
 
-    results = list(encode_all(decode(), CountingEncoder(batch_size), n_lanes=n_lanes))
+    results = list(encode_all(decode(), CountingEncoder(batch_size), n_threads=n_threads))
     assert [result.row for result in results] == list(range(len(lengths)))
     for row, (result, length) in enumerate(zip(results, lengths, strict=True)):
         if isinstance(result, EncodedClip):
@@ -94,7 +94,7 @@ def test_a_clip_is_whole_or_fails() -> None:
 
 
 def test_work_in_flight_is_bounded() -> None:
-    """No more than three batches are on their way in one lane, and none waits for the end."""
+    """No more than three batches are on their way in one thread, and none waits for the end."""
     taken = 0
 
     def decode() -> Iterator[Frames]:

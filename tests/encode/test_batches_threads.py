@@ -1,4 +1,4 @@
-"""Several calls of the encoder at a time: no more than there are lanes, none lost."""
+"""Several calls of the encoder at a time: no more than there are threads, none lost."""
 
 import threading
 from collections.abc import Iterator
@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.types import BuildError, Float32Array, Frames, UInt8Array
 from tests.encode.test_batches import CountingEncoder, make_frames
 from tests.support.datasets.encoders import encode_all
 
 
 class MeetingEncoder(CountingEncoder):
-    """Answers only once as many calls are running as there are lanes."""
+    """Answers only once as many calls are running as there are threads."""
 
-    def __init__(self, n_lanes: int) -> None:
+    def __init__(self, n_threads: int) -> None:
         super().__init__(1)
-        self.meeting = threading.Barrier(n_lanes, timeout=30)
+        self.meeting = threading.Barrier(n_threads, timeout=30)
         self.n_threads: set[int] = set()
 
     def encode(self, pixels: UInt8Array) -> Float32Array:
@@ -29,10 +29,10 @@ class MeetingEncoder(CountingEncoder):
 
 
 def test_as_many_calls_run_as_there_are_lanes() -> None:
-    """Three lanes are three calls at the same time, each of one thread of torch."""
+    """Three threads are three calls at the same time, each of one thread of torch."""
     encoder = MeetingEncoder(3)
     frames = [make_frames(row, 0, 1, 1) for row in range(9)]
-    results = list(encode_all(frames, encoder, n_lanes=3))
+    results = list(encode_all(frames, encoder, n_threads=3))
     assert [result.row for result in results] == list(range(9))
     assert encoder.n_threads == {1}
 
@@ -79,8 +79,8 @@ def test_an_error_of_a_lane_reaches_the_caller() -> None:
 
 def test_a_batch_begins_as_zeros() -> None:
     """What pads a batch is black, whatever was in the memory."""
-    with EncoderLanes(CountingEncoder(3), 1) as lanes:
-        batch = lanes.make_batch((2, 2, 3))
+    with EncoderThreads(CountingEncoder(3), 1) as threads:
+        batch = threads.make_batch((2, 2, 3))
     assert batch.shape == (3, 2, 2, 3)
     assert batch.dtype == np.uint8
     assert not batch.any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.encode.devices import (
     CLIPS_WORTH_COMPILING,
     check_compiler,
@@ -108,12 +108,12 @@ def make_pixels(seed: int = 0) -> UInt8Array:
 
 
 def encode_in_lanes(model: Path, *batches: UInt8Array, compiled: bool) -> Float32Array:
-    """Return the embeddings of all batches, encoded in two lanes."""
+    """Return the embeddings of all batches, encoded in two threads."""
     encoder = load_test_encoder(model, batch_size=BATCH_SIZE, dtype="bfloat16", compiled=compiled)
-    with EncoderLanes(encoder, 2) as lanes:
+    with EncoderThreads(encoder, 2) as threads:
         # The first call compiles, alone.
-        first = lanes.submit(batches[0]).result()
-        rest = [future.result() for future in map(lanes.submit, batches[1:])]
+        first = threads.submit(batches[0]).result()
+        rest = [future.result() for future in map(threads.submit, batches[1:])]
     return np.concatenate([first, *rest])
 
 
@@ -121,7 +121,7 @@ def encode_in_lanes(model: Path, *batches: UInt8Array, compiled: bool) -> Float3
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, of its compiler
 @needs_compiler
 def test_a_compiled_model_is_bit_stable(random_model: Path, tmp_path: Path) -> None:
-    """The same bits in another process, at another place, beside others, in another lane."""
+    """The same bits in another process, at another place, beside others, in another thread."""
     pixels, others = make_pixels(), make_pixels(1)
     mixed = others.copy()
     mixed[2] = pixels[1]

@@ -8,7 +8,7 @@ import torch
 
 from clip_kinetics700_builder.decode.preprocess import Preprocessing
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
-from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.encode.devices import (
     resolve_batch_size,
     resolve_device,
@@ -81,11 +81,11 @@ def test_lanes_give_the_bits_of_one_call(
     encoder = load_test_encoder(
         vit_b_32, batch_size=BATCH_SIZE, dtype="bfloat16", device="cuda", compiled=compiled
     )
-    with EncoderLanes(encoder, 2, is_pinned=True) as lanes:
-        batch = lanes.make_batch(pixels.shape[1:])
+    with EncoderThreads(encoder, 2, is_pinned=True) as threads:
+        batch = threads.make_batch(pixels.shape[1:])
         batch[:] = pixels
-        first = lanes.submit(batch).result()
-        futures = [lanes.submit(batch) for _ in range(20)]
+        first = threads.submit(batch).result()
+        futures = [threads.submit(batch) for _ in range(20)]
         assert all(np.array_equal(future.result(), first) for future in futures)
 
 

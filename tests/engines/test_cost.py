@@ -16,7 +16,7 @@ from clip_kinetics700_builder.engines.cost import (
     predict_cost,
     round_up,
 )
-from clip_kinetics700_builder.engines.prepare import plan_encode
+from clip_kinetics700_builder.engines.prepare import plan_job
 from tests.support.datasets.builds import RunBuild, build_arguments, run_cli
 from tests.support.kinetics.miniature import MiniKinetics
 
@@ -72,7 +72,7 @@ def test_what_is_measured_is_of_the_plans_clips(
         dtype="float32",
         batch_size=8,
     )
-    plan = plan_encode(config)
+    plan = plan_job(config)
     model = measure_cost(config, plan)
     assert model.n_decoded > 0
     assert model.decode_seconds > 0

@@ -17,9 +17,9 @@ from filelock import FileLock
 from clip_kinetics700_builder.config import EncodeConfig
 from clip_kinetics700_builder.decode.pool import DecodePool
 from clip_kinetics700_builder.decode.video import Decoding
-from clip_kinetics700_builder.encode.batches import EncoderLanes
-from clip_kinetics700_builder.engines.local import LocalEngine, Run, open_pool
-from clip_kinetics700_builder.engines.prepare import plan_encode, prepare_engine
+from clip_kinetics700_builder.encode.batches import EncoderThreads
+from clip_kinetics700_builder.engines.local import LocalEngine, Started, open_pool
+from clip_kinetics700_builder.engines.prepare import plan_job, prepare_engine
 from clip_kinetics700_builder.engines.test_video import check_colours
 from clip_kinetics700_builder.types import (
     BuildError,
@@ -90,14 +90,14 @@ def test_an_encoder_that_fails_names_the_clip(random_model: Path, plain_video: C
     encoder = load_test_encoder(random_model, batch_size=2)
     wrong = replace(encoder, width=encoder.width + 1)
     engine = LocalEngine([clip], None, {}, wrong, Decoding(1.0, encoder.preprocessing), Path())
-    with DecodePool(1, 60) as pool, EncoderLanes(wrong, 1) as lanes:
-        run = Run(pool, lanes, np.zeros(1, np.float32), lambda _: None)
+    with DecodePool(1, 60) as pool, EncoderThreads(wrong, 1) as threads:
+        started = Started(pool, threads, np.zeros(1, np.float32), lambda _: None)
         tasks = [engine.decode_task(0, plain_video.path)]
         line = (
             r"^clip abcdefghijk,1,11: the model gave embeddings of shape \(2, 512\), .*\(2, 513\)$"
         )
         with pytest.raises(BuildError, match=line):
-            list(engine.encode(tasks, run))
+            list(engine.encode(tasks, started))
 
 
 def test_batches_hold_frames_of_several_parts(
@@ -114,7 +114,7 @@ def test_batches_hold_frames_of_several_parts(
         rows_per_part=2,
         decode_workers=1,
     )
-    plan = plan_encode(config)
+    plan = plan_job(config)
     engine = prepare_engine(config, plan)
     calls: list[int] = []
 
@@ -125,9 +125,9 @@ def test_batches_hold_frames_of_several_parts(
             calls.append(len(pixels))
             return engine.encoder.encode(pixels)
 
-    with open_pool(config, engine) as pool, EncoderLanes(Counting(), 1) as lanes:
-        run = Run(pool, lanes, np.zeros(1, np.float32), lambda _: None)
-        reports = list(engine.run(plan.own_parts, run))
+    with open_pool(config, engine) as pool, EncoderThreads(Counting(), 1) as threads:
+        started = Started(pool, threads, np.zeros(1, np.float32), lambda _: None)
+        reports = list(engine.encode_parts(plan.own_parts, started))
     assert [report.name for report in reports] == [part.name for part in plan.own_parts]
     n_frames = [report.n_frames for report in reports]
     # A clip may fail after some frames, which then went through the encoder for nothing.

@@ -27,7 +27,7 @@ from clip_kinetics700.remote import (
 from clip_kinetics700.streams import (
     FIRST_RANGE_BYTES,
     Buffers,
-    RemoteFile,
+    RangeFile,
     open_stream,
     read_if_there,
     view_file,
@@ -203,7 +203,7 @@ def test_remote_file_is_read_at_random(tmp_path: Path) -> None:
     data = np.random.default_rng(0).bytes(20 << 20)
     (tmp_path / "a").write_bytes(data)
     with serve(tmp_path, latency_seconds=0.02) as served:
-        file = RemoteFile(f"{served.url}/a")
+        file = RangeFile(f"{served.url}/a")
         assert file.seek(-3, 2) == file.tell() == (20 << 20) - 3
         assert (file.read(9), file.read(9)) == (data[-3:], b"")
         assert (file.seek(100), file.read(50), file.seek(-10, 1)) == (100, data[100:150], 140)

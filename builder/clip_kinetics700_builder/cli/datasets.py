@@ -265,14 +265,14 @@ def dry_run(config: EncodeConfig, formats: Sequence[str]) -> None:
     from clip_kinetics700_builder.engines import cost, prepare
     from clip_kinetics700_builder.types import InputError
 
-    plan = prepare.plan_encode(config)
-    tables.print_plan(plan, config)
+    job = prepare.plan_job(config)
+    tables.print_plan(job, config)
     try:
-        model = cost.measure_cost(config, plan)
+        model = cost.measure_cost(config, job)
     except InputError as error:
         click.echo(f"what it would take is not known: {error}")
         return
-    n_clips = cost.count_clips(plan, config)
+    n_clips = cost.count_clips(job, config)
     tables.print_cost(model, cost.predict_cost(model, n_clips, formats))
 
 

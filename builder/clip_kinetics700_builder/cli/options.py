@@ -22,7 +22,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
 
 PATH = click.Path(path_type=Path)
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done; write nothing."
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document, nothing else."
 )
@@ -41,22 +43,16 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-class Parsed(click.ParamType):
-    """Words that a function of `config.py` reads."""
+def read_with(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """Return the callback of an option whose words a function of `config.py` reads."""
 
-    def __init__(self, parse: Callable[[str], Any]) -> None:
-        """Read with this function."""
-        self.name = "text"
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what the words mean; a default means itself."""
-        if not isinstance(value, str):
-            return value
+    def read(_context: click.Context, option: click.Parameter, value: str | None) -> Any:
         try:
-            return self._parse(value)
+            return None if value is None else parse(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            raise click.BadParameter(str(error), param=option) from error
+
+    return read
 
 
 def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -86,9 +82,10 @@ def options_of(
         if is_dataclass(types[field.name]):
             inner: Any = types[field.name]
             options.append(options_of(inner, only=only, leave_out=leave_out))
-        elif "option" in field.metadata and field.name not in leave_out:
-            if not only or field.name in only:
-                options.append(make_option(field, types[field.name]))
+        elif "option" in field.metadata and (
+            field.name in only if only else field.name not in leave_out
+        ):
+            options.append(make_option(field, types[field.name]))
     return add_options(*options)
 
 
@@ -100,30 +97,32 @@ def make_option(field: "Field[Any]", hint: Any) -> Callable[[Command], Command]:
         words = f"{flag}/--no-{flag[2:]}" if field.default else flag
         # click would show a flag's default as a word that nobody can give.
         return click.option(
-            words, field.name, is_flag=True, default=field.default, help=option.help
+            words, field.name, is_flag=True, default=field.default, help=option.text
         )
-    more: dict[str, Any] = {} if option.bare is None else {
-        "is_flag": False, "flag_value": option.bare
-    }
-    is_list = get_origin(hint) is tuple
-    default = ",".join(field.default) if is_list and option.parse else field.default
+    more: dict[str, Any] = {}
+    if option.bare is not None:
+        more = {"is_flag": False, "flag_value": option.bare}
+    default: Any = field.default
+    if option.parse is not None:
+        more["callback"] = read_with(option.parse)
+        default = ",".join(default) if isinstance(default, tuple) else default
     return click.option(
         flag,
         field.name,
         type=choose_type(option, hint),
         default=default,
         show_default=default not in (None, "", ()),
-        multiple=is_list and option.parse is None,
+        multiple=isinstance(default, tuple),
         metavar=option.metavar,
-        help=option.help,
+        help=option.text,
         **more,
     )
 
 
-def choose_type(option: Option, hint: Any) -> click.ParamType:
-    """Return what reads one value of an option."""
+def choose_type(option: Option, hint: Any) -> Any:
+    """Return what reads one value of an option whose field is of this type."""
     if option.parse is not None:
-        return Parsed(option.parse)
+        return str
     if option.choices:
         return click.Choice(option.choices)
     kinds = {*get_args(hint)} if isinstance(hint, UnionType) or get_origin(hint) else {hint}
@@ -134,7 +133,7 @@ def choose_type(option: Option, hint: Any) -> click.ParamType:
         return click.IntRange(min=low, max=high)
     if float in kinds:
         return FiniteRange(min=option.low, max=option.high, min_open=option.is_open)
-    return click.STRING
+    return str
 
 
 def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:

@@ -65,7 +65,9 @@ def make_table(*headings: str, texts: Collection[str] = ("split",), title: str =
     for heading in headings:
         is_text = heading in texts
         table.add_column(
-            heading, justify="left" if is_text else "right", overflow="fold" if is_text else None
+            heading,
+            justify="left" if is_text else "right",
+            overflow="fold" if is_text else "ellipsis",
         )
     return table
 

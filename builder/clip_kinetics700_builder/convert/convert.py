@@ -20,7 +20,7 @@ from clip_kinetics700_builder.assemble.assemble import (
     refuse_other_assembly,
     resolve_date,
 )
-from clip_kinetics700_builder.config import AssembleConfig, ConvertConfig
+from clip_kinetics700_builder.config import ConvertConfig
 from clip_kinetics700_builder.convert.fetch import fetch_source, is_fetched
 from clip_kinetics700_builder.convert.rows import ConvertedRows
 from clip_kinetics700_builder.dataset.layout import (
@@ -69,16 +69,18 @@ def convert(
     dataset = open_for_conversion(config)
     listing = list_source(dataset.layout)
     state = describe_state(config, dataset.layout, listing)
-    work = config.output / WORK_NAME
-    with lock_dataset(config.output):
+    work = config.assembly.output / WORK_NAME
+    with lock_dataset(config.assembly.output):
         manifest = find_finished(config, state)
         if manifest is None:
             begin(work, state)
             manifest = write_dataset(config, dataset, listing, progress)
             write_json(work / CONVERSION_NAME, {**state, "manifest": manifest.self_sha256})
         else:
-            log.info("%s: is complete, nothing to write; it is verified again", config.output)
-        problems = verify_dataset(config.output, progress=progress)
+            log.info(
+                "%s: is complete, nothing to write; it is verified again", config.assembly.output
+            )
+        problems = verify_dataset(config.assembly.output, progress=progress)
         if not problems:
             shutil.rmtree(work / COPY_NAME, ignore_errors=True)
     return manifest, problems
@@ -90,12 +92,12 @@ def open_for_conversion(config: ConvertConfig) -> EmbeddingDataset:
     Raises:
         InputError: the source cannot be read, or the output is in the way.
     """
-    check_directory("DIR", config.output)
+    check_directory("DIR", config.assembly.output)
     dataset = open_source(config.source)
-    refuse_nested(dataset.layout, config.output)
-    refuse_foreign(config.output, option="DIR", converts=True)
-    refuse_strangers(config.output)
-    refuse_other_assembly(assembly_of(config))
+    refuse_nested(dataset.layout, config.assembly.output)
+    refuse_foreign(config.assembly.output, option="DIR", converts=True)
+    refuse_strangers(config.assembly.output)
+    refuse_other_assembly(config.assembly)
     return dataset
 
 
@@ -122,19 +124,6 @@ def refuse_strangers(output: Path) -> None:
             raise InputError(f"DIR {output}: holds {name}, which is no file of a dataset")
 
 
-def assembly_of(config: ConvertConfig) -> AssembleConfig:
-    """Return the options of assembly."""
-    return AssembleConfig(
-        source=Path(config.source.source),
-        output=config.output,
-        samples_per_shard=config.samples_per_shard,
-        formats=config.formats,
-        max_failures=config.max_failures,
-        date=config.date,
-        figures=config.figures,
-    )
-
-
 def describe_plan(config: ConvertConfig) -> list[tuple[str, int, int]]:
     """Return files and bytes of each split that a conversion would read; writes nothing."""
     layout = open_for_conversion(config).layout
@@ -147,28 +136,28 @@ def describe_plan(config: ConvertConfig) -> list[tuple[str, int, int]]:
 
 def describe_state(config: ConvertConfig, layout: Layout, listing: Listing) -> dict[str, Any]:
     """Return what tells whether a source is still what it was, without reading it."""
-    files = dict(listing)
+    files, class_list = dict(listing), config.assembly.class_list or "auto"
     if layout.index is not None and config.source.index is not None:
         files["--index"] = describe_file(layout.index)
-    if Path(config.class_list).is_file():
-        files["--class-list"] = {"sha256": hash_file(Path(config.class_list))}
+    if Path(class_list).is_file():
+        files["--class-list"] = {"sha256": hash_file(Path(class_list))}
     known = [[name, *(str(files[name].get(key)) for key in STATE_FIELDS)] for name in sorted(files)]
     groups = {split: list(map(layout.relative, group)) for split, group in layout.files.items()}
     text = json.dumps([layout.root, groups, layout.index, known])
     return {
         "files_sha256": hashlib.sha256(text.encode("ascii")).hexdigest(),
-        "class_list": config.class_list,
+        "class_list": class_list,
         "on_error": config.source.on_error,
     }
 
 
 def find_finished(config: ConvertConfig, state: Mapping[str, Any]) -> Manifest | None:
     """Return the manifest of the output if it is complete and was made of this very source."""
-    manifest = read_manifest(config.output)
-    if manifest is None or manifest.date != resolve_date(assembly_of(config)):
+    manifest = read_manifest(config.assembly.output)
+    if manifest is None or manifest.date != resolve_date(config.assembly):
         return None
-    is_current = read_state(config.output) == {**state, "manifest": manifest.self_sha256}
-    return manifest if is_current and manifest.is_complete(config.output) else None
+    is_current = read_state(config.assembly.output) == {**state, "manifest": manifest.self_sha256}
+    return manifest if is_current and manifest.is_complete(config.assembly.output) else None
 
 
 def begin(work: Path, state: Mapping[str, Any]) -> None:
@@ -184,20 +173,23 @@ def write_dataset(
 ) -> Manifest:
     """Fetch the source where it is remote, read it once, then write; return the manifest."""
     if is_fetched(dataset.layout):
-        copy = config.output / WORK_NAME / COPY_NAME
+        copy = config.assembly.output / WORK_NAME / COPY_NAME
         dataset = open_layout(fetch_source(dataset.layout, listing, copy, progress=progress))
     on_error = config.source.on_error
     source = prepare_rows(dataset, on_error)
     with progress("read", *count_steps(source)) as advance:
         rows = ConvertedRows(
-            source, class_list=config.class_list, on_error=on_error, advance=advance
+            source,
+            class_list=config.assembly.class_list or "auto",
+            on_error=on_error,
+            advance=advance,
         )
     manifest = find_same_rows(config, rows)
     if manifest is not None:
         return manifest
     n_rows = sum(totals.rows for totals in rows.totals.values())
     with progress("write", n_rows, "rows") as advance:
-        return assemble(rows, assembly_of(config), advance=advance)
+        return assemble(rows, config.assembly, advance=advance)
 
 
 def find_same_rows(config: ConvertConfig, rows: ConvertedRows) -> Manifest | None:
@@ -205,10 +197,10 @@ def find_same_rows(config: ConvertConfig, rows: ConvertedRows) -> Manifest | Non
 
     Only where the source has no manifest of ours does the configuration tell that.
     """
-    manifest = read_manifest(config.output)
-    assembly = assembly_of(config)
+    manifest = read_manifest(config.assembly.output)
+    assembly = config.assembly
     if manifest is None or "rows_sha256" not in rows.configuration:
         return None
     found = [manifest.configuration, manifest.class_names, manifest.date]
     same = [describe_assembly(rows, assembly), rows.class_names, resolve_date(assembly)]
-    return manifest if found == same and manifest.is_complete(config.output) else None
+    return manifest if found == same and manifest.is_complete(config.assembly.output) else None

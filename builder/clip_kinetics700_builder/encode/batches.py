@@ -28,28 +28,28 @@ from clip_kinetics700_builder.types import (
 )
 
 
-class EncoderLanes:
+class EncoderThreads:
     """An encoder and the threads that call it; use it in a `with` block."""
 
-    def __init__(self, encoder: Encoder, n_lanes: int, *, is_pinned: bool = False) -> None:
+    def __init__(self, encoder: Encoder, n_threads: int, *, is_pinned: bool = False) -> None:
         """Take an encoder.
 
         Args:
             encoder: whose `encode` may be called from several threads.
-            n_lanes: how many calls run at a time.
+            n_threads: how many calls run at a time.
             is_pinned: whether batches lie in memory that a GPU fetches by itself.
         """
-        self.n_lanes = n_lanes
+        self.n_threads = n_threads
         self._is_pinned = is_pinned
         self.width = encoder.width
         self.batch_size = encoder.batch_size
         self._encoder = encoder
-        self._threads = ThreadPoolExecutor(
-            n_lanes, thread_name_prefix="encode", initializer=use_one_thread
+        self._executor = ThreadPoolExecutor(
+            n_threads, thread_name_prefix="encode", initializer=use_one_thread
         )
 
-    def __enter__(self) -> "EncoderLanes":
-        """Return the lanes themselves."""
+    def __enter__(self) -> "EncoderThreads":
+        """Return the threads themselves."""
         return self
 
     def __exit__(
@@ -59,7 +59,7 @@ class EncoderLanes:
         traceback: TracebackType | None,
     ) -> None:
         """End after the calls that are running."""
-        self._threads.shutdown(cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)
 
     def make_batch(self, frame_shape: tuple[int, ...]) -> UInt8Array:
         """Return (batch_size, *frame_shape) uint8 zeros."""
@@ -73,8 +73,8 @@ class EncoderLanes:
         return batch
 
     def submit(self, pixels: UInt8Array) -> "Future[Float32Array]":
-        """Encode a batch in the next lane that is free; the batch must not change meanwhile."""
-        return self._threads.submit(self._encoder.encode, pixels)
+        """Encode a batch in the next thread that is free; the batch must not change meanwhile."""
+        return self._executor.submit(self._encoder.encode, pixels)
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +104,7 @@ Slots = list[tuple[_Pending, int]]
 class _Packer:
     """Fills fixed batches with frames of consecutive clips and hands the rows back."""
 
-    lanes: EncoderLanes
+    threads: EncoderThreads
     waiting: "deque[_Pending | Failure]" = field(default_factory=deque)
     batch: UInt8Array | None = None
     slots: Slots = field(default_factory=list)
@@ -115,17 +115,17 @@ class _Packer:
         pending = self.waiting[-1] if self.waiting else None
         if not isinstance(pending, _Pending) or pending.frames.row != frames.row:
             n_frames = frames.info.n_frames
-            embeddings = np.empty((n_frames, self.lanes.width), np.float16)
+            embeddings = np.empty((n_frames, self.threads.width), np.float16)
             pending = _Pending(frames, embeddings, np.empty(n_frames, np.float32))
             self.waiting.append(pending)
         stop = frames.first + len(frames.pixels)
         pending.timestamps[frames.first : stop] = frames.timestamps
         for offset, pixels in enumerate(frames.pixels):
             if self.batch is None:
-                self.batch = self.lanes.make_batch(pixels.shape)
+                self.batch = self.threads.make_batch(pixels.shape)
             self.batch[len(self.slots)] = pixels
             self.slots.append((pending, frames.first + offset))
-            if len(self.slots) == self.lanes.batch_size:
+            if len(self.slots) == self.threads.batch_size:
                 self.submit()
 
     def fail(self, failure: Failure) -> None:
@@ -137,12 +137,12 @@ class _Packer:
             self.waiting.append(failure)
 
     def submit(self) -> None:
-        """Hand the batch over; one waits behind those that run, so that no lane idles."""
+        """Hand the batch over; one waits behind those that run, so that no thread idles."""
         if self.batch is None:
             return
-        self.running.append((self.lanes.submit(self.batch), self.slots))
+        self.running.append((self.threads.submit(self.batch), self.slots))
         self.batch, self.slots = None, []
-        while len(self.running) > self.lanes.n_lanes + 1:
+        while len(self.running) > self.threads.n_threads + 1:
             self.take()
 
     def take(self) -> None:
@@ -174,7 +174,7 @@ class _Packer:
 
 
 def encode_frames(
-    decoded: Iterable[Frames | Failure], lanes: EncoderLanes
+    decoded: Iterable[Frames | Failure], threads: EncoderThreads
 ) -> Iterator[EncodedClip | Failure]:
     """Encode clips in the order they come; frames of one clip come one after another.
 
@@ -183,7 +183,7 @@ def encode_frames(
     Raises:
         EncoderError: the encoder failed; tells at which clip.
     """
-    packer = _Packer(lanes)
+    packer = _Packer(threads)
     for item in decoded:
         if isinstance(item, Failure):
             packer.fail(item)

@@ -64,7 +64,7 @@ def resolve_dtype(dtype: str, device: str) -> str:
 def resolve_batch_size(batch_size: int | None, device: str) -> int:
     """Return the batch size.
 
-    On a CPU, whose lanes each fill a batch of their own, 8 to 40 were measured within 3 % of each
+    On a CPU, whose threads each fill a batch of their own, 8 to 40 were measured within 3 % of each
     other and a small one leaves less of the last round idle; on a GPU none was measured.
     """
     if batch_size is not None:

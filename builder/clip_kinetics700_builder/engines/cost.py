@@ -13,12 +13,12 @@ from statistics import mean
 from clip_kinetics700_builder.config import EncodeConfig
 from clip_kinetics700_builder.decode.pool import DecodePool
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, make_task
-from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.tower import EncoderShape
 from clip_kinetics700_builder.encode.vision import load_encoder, read_preprocessing
-from clip_kinetics700_builder.engines.local import open_lanes
-from clip_kinetics700_builder.engines.prepare import FOUND, Plan, choose_shape, resolve_devices
+from clip_kinetics700_builder.engines.local import open_encoder_threads
+from clip_kinetics700_builder.engines.prepare import FOUND, Job, choose_shape, resolve_devices
 from clip_kinetics700_builder.parts.work import read_work_config
 from clip_kinetics700_builder.sources.directory import find_clip
 from clip_kinetics700_builder.system.machine import count_cores
@@ -85,7 +85,7 @@ def round_up(n_bytes: int) -> int:
     return math.ceil(n_bytes / TAR_BLOCK) * TAR_BLOCK
 
 
-def measure_cost(config: EncodeConfig, plan: Plan) -> CostModel:
+def measure_cost(config: EncodeConfig, job: Job) -> CostModel:
     """Decode a few clips of the plan and encode a few batches.
 
     Raises:
@@ -94,17 +94,17 @@ def measure_cost(config: EncodeConfig, plan: Plan) -> CostModel:
     """
     files = find_model(config.model, config.revision)
     preprocessing = read_preprocessing(files)
-    device, decode_device = resolve_devices(config, plan)
+    device, decode_device = resolve_devices(config, job)
     decoding = Decoding(config.frames_per_second, preprocessing, decode_device)
-    seconds, lengths = measure_decoding(config, [*pick_tasks(plan, decoding)])
+    seconds, lengths = measure_decoding(config, [*pick_tasks(job, decoding)])
     stored = read_work_config(config.work)
     chosen = {} if stored is None else stored.configuration
-    shape = choose_shape(config, plan, device.split(":")[0], chosen)
+    shape = choose_shape(config, job, device.split(":")[0], chosen)
     # Compiling would take longer than all else here; it makes the model a tenth faster.
     eager = EncoderShape(dtype=shape.dtype, batch_size=shape.batch_size, compiled=False)
     encoder = load_encoder(files, preprocessing, eager, device=device)
-    with open_lanes(config, encoder) as lanes:
-        frame_seconds = measure_encoding(lanes, (*preprocessing.final_size, 3))
+    with open_encoder_threads(config, encoder) as threads:
+        frame_seconds = measure_encoding(threads, (*preprocessing.final_size, 3))
     return CostModel(
         decode_seconds=mean(seconds) if seconds else USUAL_DECODE_SECONDS,
         n_frames=mean(lengths) if lengths else USUAL_CLIP_SECONDS * config.frames_per_second,
@@ -116,11 +116,11 @@ def measure_cost(config: EncodeConfig, plan: Plan) -> CostModel:
     )
 
 
-def pick_tasks(plan: Plan, decoding: Decoding) -> Iterator[DecodeTask]:
+def pick_tasks(job: Job, decoding: Decoding) -> Iterator[DecodeTask]:
     """Yield tasks for a few clips with a file, from all over the plan."""
-    step = max(1, len(plan.clips) // CLIPS_TO_MEASURE)
-    for row in range(0, len(plan.clips), step):
-        found = find_clip(plan.videos, plan.clips[row], row)
+    step = max(1, len(job.clips) // CLIPS_TO_MEASURE)
+    for row in range(0, len(job.clips), step):
+        found = find_clip(job.videos, job.clips[row], row)
         if not isinstance(found, Failure):
             yield make_task(decoding, row, found)
 
@@ -145,28 +145,28 @@ def measure_decoding(
     return seconds, lengths
 
 
-def measure_encoding(lanes: EncoderLanes, frame_shape: tuple[int, ...]) -> float:
-    """Return the seconds that a frame takes while all lanes are busy."""
-    batches = [lanes.make_batch(frame_shape) for _ in range(lanes.n_lanes)]
+def measure_encoding(threads: EncoderThreads, frame_shape: tuple[int, ...]) -> float:
+    """Return the seconds that a frame takes while all threads are busy."""
+    batches = [threads.make_batch(frame_shape) for _ in range(threads.n_threads)]
     n_frames, seconds = 0, 0.0
     for turn in range(1_000):
         begin = time.perf_counter()
-        for future in [lanes.submit(batch) for batch in batches]:
+        for future in [threads.submit(batch) for batch in batches]:
             future.result()
         # The first turn allocates.
         if turn > 0:
-            n_frames += lanes.n_lanes * lanes.batch_size
+            n_frames += threads.n_threads * threads.batch_size
             seconds += time.perf_counter() - begin
         if seconds > ENCODE_SECONDS:
             break
     return seconds / n_frames
 
 
-def count_clips(plan: Plan, config: EncodeConfig) -> int:
+def count_clips(job: Job, config: EncodeConfig) -> int:
     """Return how many clips this rank would decode: those with a file, or in an archive maybe."""
-    todo = plan.list_unfinished(config.work)
+    todo = job.list_unfinished(config.work)
     rows = (row for part in todo for row in part.rows or ())
-    n_found = sum(plan.outcomes[row] == FOUND for row in rows)
+    n_found = sum(job.outcomes[row] == FOUND for row in rows)
     n_archives = sum(part.archive is not None for part in todo)
-    share = n_archives / len(plan.archives) if plan.archives else 0.0
-    return n_found + round(share * len(plan.list_archive_rows()))
+    share = n_archives / len(job.archives) if job.archives else 0.0
+    return n_found + round(share * len(job.list_archive_rows()))

@@ -20,7 +20,7 @@ from clip_kinetics700.schema import find_not_finite
 from clip_kinetics700_builder.config import FRAMES_PER_TASK, EncodeConfig
 from clip_kinetics700_builder.decode.pool import DecodePool
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, make_task
-from clip_kinetics700_builder.encode.batches import EncoderLanes, encode_frames
+from clip_kinetics700_builder.encode.batches import EncoderThreads, encode_frames
 from clip_kinetics700_builder.encode.tower import ClipVisionEncoder
 from clip_kinetics700_builder.engines.archive_stream import ArchiveStream
 from clip_kinetics700_builder.engines.test_video import encode_canary
@@ -54,11 +54,11 @@ ARCHIVE_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Started:
     """What lasts for one run of an engine."""
 
     pool: DecodePool
-    lanes: EncoderLanes
+    threads: EncoderThreads
     """Of the engine's encoder."""
     canary: Float32Array
     advance: Callable[[int], None]
@@ -82,16 +82,16 @@ class LocalEngine:
     """The work directory."""
 
     @property
-    def parts(self) -> Path:
+    def parts_directory(self) -> Path:
         """Directory of the finished parts."""
         return parts_directory(self.work)
 
-    def run(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
+    def encode_parts(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
         """Encode parts in their order, those that no other process has."""
         for is_archive, group in groupby(parts, lambda part: part.archive is not None):
-            yield from (self.run_archives if is_archive else self.run_videos)(group, run)
+            yield from (self.run_archives if is_archive else self.run_videos)(group, started)
 
-    def run_videos(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
+    def run_videos(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
         """Encode parts of the videos directory.
 
         They are one stream of clips: while the end of a part is encoded the next one is decoded,
@@ -104,46 +104,46 @@ class LocalEngine:
             def list_claimed() -> Iterator[DecodeTask | Failure]:
                 for part in parts:
                     claim = claims.enter_context(ExitStack())
-                    if not claim.enter_context(self.claim(part, run)):
+                    if not claim.enter_context(self.claim(part, started)):
                         claim.close()
                         continue
                     claimed.append((part, claim))
                     yield from self.list_tasks(part)
 
-            results = self.encode(list_claimed(), run)
+            results = self.encode(list_claimed(), started)
             for first in results:
                 part, claim = claimed.popleft()
                 rest = islice(results, len(part.rows or ()) - 1)
-                report = self.write(part, chain([first], rest), run)
+                report = self.write(part, chain([first], rest), started)
                 now = time.monotonic()
-                yield finish_part(self.parts, report, seconds=round(now - begin, 3))
+                yield finish_part(self.parts_directory, report, seconds=round(now - begin, 3))
                 claim.close()
                 begin = now
 
-    def run_archives(self, parts: Iterable[Part], run: Run) -> Iterator[PartReport]:
+    def run_archives(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
         """Encode parts of archives, one archive after another."""
         for part in parts:
-            with self.claim(part, run) as is_ours:
+            with self.claim(part, started) as is_ours:
                 if is_ours and part.archive is not None:
                     begin = time.monotonic()
-                    report, facts = self.run_archive(part, part.archive, run)
+                    report, facts = self.run_archive(part, part.archive, started)
                     facts["seconds"] = round(time.monotonic() - begin, 3)
-                    yield finish_part(self.parts, report, **facts)
+                    yield finish_part(self.parts_directory, report, **facts)
 
     @contextmanager
-    def claim(self, part: Part, run: Run) -> Iterator[bool]:
+    def claim(self, part: Part, started: Started) -> Iterator[bool]:
         """Yield whether this process is to encode a part, which no other one then does."""
-        lock = FileLock(self.parts / f"{part.name}.lock")
+        lock = FileLock(self.parts_directory / f"{part.name}.lock")
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
             log.info("part %s is being encoded by another process", part.name)
-            run.advance(len(part.rows or ()))
+            started.advance(len(part.rows or ()))
             yield False
             return
         with held:
-            if is_done(self.parts, part.name):
-                run.advance(len(part.rows or ()))
+            if is_done(self.parts_directory, part.name):
+                started.advance(len(part.rows or ()))
                 yield False
                 return
             yield True
@@ -151,7 +151,7 @@ class LocalEngine:
             Path(lock.lock_file).unlink(missing_ok=True)
 
     def run_archive(
-        self, part: Part, archive: Archive, run: Run
+        self, part: Part, archive: Archive, started: Started
     ) -> tuple[PartReport, dict[str, Any]]:
         """Encode the clips of an archive while it is read, anew if it is not read to its end.
 
@@ -168,35 +168,41 @@ class LocalEngine:
             stream = ArchiveStream(archive, self.work / SPOOL_NAME / part.name, rows)
             try:
                 with stream:
-                    results = self.encode(stream.tasks(self.decode_task), run, stream.drop)
-                    report = self.write(part, results, run)
+                    results = self.encode(stream.tasks(self.decode_task), started, stream.drop)
+                    report = self.write(part, results, started)
             except FetchError as error:
                 log.warning("%s (attempt %d)", error, attempt)
-                run.advance(-stream.n_done)
+                started.advance(-stream.n_done)
                 if attempt < ARCHIVE_ATTEMPTS and is_passing(error):
                     continue
-                report = self.write(part, [], run)
+                report = self.write(part, [], started)
                 return report, {**stream.facts, "error": [error.reason, str(error)]}
             return report, stream.facts
 
     def encode(
         self,
         tasks: Iterable[DecodeTask | Failure],
-        run: Run,
+        started: Started,
         done: Callable[[int], None] = lambda _: None,
     ) -> Iterator[EncodedClip | Failure]:
         """Decode and encode clips; `done` is told of the row of each."""
-        decoded = run.pool.decode(tasks)
+        decoded = started.pool.decode(tasks)
         try:
-            for result in self.check_results(encode_frames(decoded, run.lanes), run.advance):
+            for result in self.check_results(
+                encode_frames(decoded, started.threads), started.advance
+            ):
                 done(result.row)
                 yield result
         except EncoderError as error:
             raise BuildError(f"clip {self.clips[error.row].identity}: {error}") from error
 
-    def write(self, part: Part, results: Iterable[EncodedClip | Failure], run: Run) -> PartReport:
+    def write(
+        self, part: Part, results: Iterable[EncodedClip | Failure], started: Started
+    ) -> PartReport:
         """Write the results of a part."""
-        return write_results(self.parts, part, results, width=self.encoder.width, canary=run.canary)
+        return write_results(
+            self.parts_directory, part, results, width=self.encoder.width, canary=started.canary
+        )
 
     def list_tasks(self, part: Part) -> Iterator[DecodeTask | Failure]:
         """Look up the file of each clip of a part."""
@@ -223,11 +229,11 @@ class LocalEngine:
             yield result
 
 
-RunParts = Callable[[list[Part]], tuple[list[PartReport], float]]
+EncodeParts = Callable[[list[Part]], tuple[list[PartReport], float]]
 """Encodes parts; returns their reports and the seconds it took once all was started."""
 
 # One computes while the other one's batch is on its way.
-LANES_OF_A_GPU = 2
+THREADS_OF_A_GPU = 2
 
 
 def count_clips(parts: Sequence[Part], n_archive_rows: int) -> int:
@@ -242,16 +248,16 @@ def count_clips(parts: Sequence[Part], n_archive_rows: int) -> int:
 
 
 @contextmanager
-def open_run(config: EncodeConfig, engine: LocalEngine) -> Iterator[Run]:
+def start_engine(config: EncodeConfig, engine: LocalEngine) -> Iterator[Started]:
     """Start what decodes and what encodes, and send the test video through both.
 
     Raises:
         BuildError: it does not come out as it should, or as it did before.
     """
-    with open_pool(config, engine) as pool, open_lanes(config, engine.encoder) as lanes:
-        canary = encode_canary(pool, lanes, engine.decode_task, dtype=engine.encoder.dtype)
+    with open_pool(config, engine) as pool, open_encoder_threads(config, engine.encoder) as threads:
+        canary = encode_canary(pool, threads, engine.decode_task, dtype=engine.encoder.dtype)
         refuse_changed_encoder(engine, canary)
-        yield Run(pool, lanes, canary, advance=lambda _: None)
+        yield Started(pool, threads, canary, advance=lambda _: None)
 
 
 def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
@@ -262,7 +268,7 @@ def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
     """
     done = next(iter(list_reports(engine.work)), None)
     if done is not None and not is_same_encoder(
-        canary.tolist(), read_report(engine.parts, done).canary
+        canary.tolist(), read_report(engine.parts_directory, done).canary
     ):
         raise BuildError(
             f"{engine.work}: the encoder gives another embedding of the package's test video than "
@@ -284,8 +290,8 @@ def open_pool(config: EncodeConfig, engine: LocalEngine) -> DecodePool:
     )
 
 
-def open_lanes(config: EncodeConfig, encoder: ClipVisionEncoder) -> EncoderLanes:
+def open_encoder_threads(config: EncodeConfig, encoder: ClipVisionEncoder) -> EncoderThreads:
     """Start the threads that call the encoder: one a core, or two on a GPU."""
     on_gpu = encoder.device.type == "cuda"
-    n_lanes = config.encode_lanes or (LANES_OF_A_GPU if on_gpu else count_cores())
-    return EncoderLanes(encoder, n_lanes, is_pinned=on_gpu)
+    n_threads = config.encode_lanes or (THREADS_OF_A_GPU if on_gpu else count_cores())
+    return EncoderThreads(encoder, n_threads, is_pinned=on_gpu)

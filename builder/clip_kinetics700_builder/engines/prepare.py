@@ -57,7 +57,7 @@ FOUND = "found"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Job:
     """What a run is going to do, before anything is written."""
 
     clips: list[Clip]
@@ -107,7 +107,7 @@ class Plan:
         }
 
 
-def plan_encode(config: EncodeConfig) -> Plan:
+def plan_job(config: EncodeConfig) -> Job:
     """Read annotations, look for the clips and cut the work; writes nothing to the output."""
     check_engine(config)
     rank, world_size = find_rank(config)
@@ -121,7 +121,7 @@ def plan_encode(config: EncodeConfig) -> Plan:
         archives = find_archives(config.version, clips, config.base_url, {})
     parts = [] if videos is None else cut_parts(clips, config.rows_per_part)
     parts += [Part(archive.name, None, archive) for archive in archives]
-    plan = Plan(
+    job = Job(
         clips=clips,
         class_names=resolve_class_list(clips, config.class_list),
         videos=videos,
@@ -138,8 +138,8 @@ def plan_encode(config: EncodeConfig) -> Plan:
             "rows": dict(Counter(clip.split for clip in clips)),
         },
     )
-    refuse_other_plan(config, plan)
-    return plan
+    refuse_other_plan(config, job)
+    return job
 
 
 def find_rank(config: EncodeConfig) -> tuple[int, int]:
@@ -171,25 +171,25 @@ def check_sources(config: EncodeConfig) -> None:
         raise InputError(f"--source {config.clip_source} needs --version, one of {versions}")
 
 
-def refuse_other_plan(config: EncodeConfig, plan: Plan) -> None:
+def refuse_other_plan(config: EncodeConfig, job: Job) -> None:
     """Refuse a work directory begun with another plan, before a model is looked at."""
     stored = read_work_config(config.work)
     if stored is not None:
-        before = {name: stored.configuration.get(name) for name in plan.configuration}
+        before = {name: stored.configuration.get(name) for name in job.configuration}
         refuse_differences(
             config.work,
             {**before, "rows_per_part": stored.rows_per_part},
-            {**plan.configuration, "rows_per_part": config.rows_per_part},
+            {**job.configuration, "rows_per_part": config.rows_per_part},
         )
 
 
-def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
+def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
     """Load the model, then store what this build is, or check it against what is stored."""
     files = find_model(config.model, config.revision)
     preprocessing = read_preprocessing(files)
-    device, decode_device = resolve_devices(config, plan)
+    device, decode_device = resolve_devices(config, job)
     resolve = partial(
-        resolve_work_config, config=config, plan=plan, files=files, preprocessing=preprocessing
+        resolve_work_config, config=config, job=job, files=files, preprocessing=preprocessing
     )
 
     def load(work_config: WorkConfig) -> ClipVisionEncoder:
@@ -199,24 +199,24 @@ def prepare_engine(config: EncodeConfig, plan: Plan) -> LocalEngine:
 
     chosen = resolve(read_work_config(config.work))
     encoder = load(chosen)
-    stored = store_work(config.work, resolve, plan.clips)
+    stored = store_work(config.work, resolve, job.clips)
     if stored != chosen:
         # Another rank has chosen meanwhile what `auto` means.
         encoder = load(stored)
-    store_sources(config.work, plan.sources)
+    store_sources(config.work, job.sources)
     return LocalEngine(
-        clips=plan.clips,
-        videos=plan.videos,
-        archive_rows=plan.list_archive_rows(),
+        clips=job.clips,
+        videos=job.videos,
+        archive_rows=job.list_archive_rows(),
         encoder=encoder,
         decoding=Decoding(config.frames_per_second, preprocessing, decode_device),
         work=config.work,
     )
 
 
-def resolve_devices(config: EncodeConfig, plan: Plan) -> tuple[str, str]:
+def resolve_devices(config: EncodeConfig, job: Job) -> tuple[str, str]:
     """Return where this rank encodes and where it decodes."""
-    device = resolve_device(config.device, read_local_rank(plan.rank, os.environ))
+    device = resolve_device(config.device, read_local_rank(job.rank, os.environ))
     return device, resolve_decode_device(config.decode_device, device)
 
 
@@ -224,16 +224,16 @@ def resolve_work_config(
     stored: WorkConfig | None,
     config: EncodeConfig,
     *,
-    plan: Plan,
+    job: Job,
     files: ModelFiles,
     preprocessing: Preprocessing,
 ) -> WorkConfig:
     """Return what this run is; what `auto` means is taken from the stored configuration."""
     device_type = resolve_device(config.device).split(":")[0]
-    shape = choose_shape(config, plan, device_type, {} if stored is None else stored.configuration)
+    shape = choose_shape(config, job, device_type, {} if stored is None else stored.configuration)
     return WorkConfig(
         configuration={
-            **plan.configuration,
+            **job.configuration,
             "model": files.name,
             "model_revision": files.revision,
             "weights_sha256": files.weights_sha256,
@@ -243,14 +243,14 @@ def resolve_work_config(
             "decode_device": config.decode_device,
             "versions": library_versions(),
         },
-        class_names=None if plan.class_names is None else list(plan.class_names),
+        class_names=None if job.class_names is None else list(job.class_names),
         device_type=device_type,
         rows_per_part=config.rows_per_part,
     )
 
 
 def choose_shape(
-    config: EncodeConfig, plan: Plan, device_type: str, stored: Mapping[str, Any]
+    config: EncodeConfig, job: Job, device_type: str, stored: Mapping[str, Any]
 ) -> EncoderShape:
     """Return how the model is run: by the options, else as before, else as suits this machine."""
     dtype, batch_size, compiled = config.dtype, config.batch_size, stored.get("compiled")
@@ -263,7 +263,7 @@ def choose_shape(
             config.compile,
             device_type,
             dtype,
-            n_clips=len(plan.clips) // plan.world_size,
+            n_clips=len(job.clips) // job.world_size,
             n_cores=config.ray_cpus or count_cores(),
         )
     return EncoderShape(dtype=dtype, batch_size=batch_size, compiled=compiled)

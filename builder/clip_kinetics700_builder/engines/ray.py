@@ -24,8 +24,14 @@ from ray.exceptions import RayError, RayTaskError
 from clip_kinetics700_builder.config import EncodeConfig
 from clip_kinetics700_builder.decode.video import check_ffmpeg
 from clip_kinetics700_builder.engines.cluster import divide_nodes
-from clip_kinetics700_builder.engines.local import LocalEngine, Run, RunParts, count_clips, open_run
-from clip_kinetics700_builder.engines.prepare import Plan, prepare_engine
+from clip_kinetics700_builder.engines.local import (
+    EncodeParts,
+    LocalEngine,
+    Started,
+    count_clips,
+    start_engine,
+)
+from clip_kinetics700_builder.engines.prepare import Job, prepare_engine
 from clip_kinetics700_builder.parts.part import PartReport, is_done, read_report
 from clip_kinetics700_builder.parts.work import parts_directory
 from clip_kinetics700_builder.system.progress import Progress
@@ -34,7 +40,7 @@ from clip_kinetics700_builder.types import BuildError, InputError, Part
 log = logging.getLogger(__name__)
 
 # Many enough that all slots end at about the same time, and a lost task costs little time.
-RUNS_PER_SLOT = 16
+GROUPS_PER_SLOT = 16
 # Times that Ray starts a task anew after losing its process or node. A run of parts that kills
 # every process would otherwise go round for ever.
 MAX_RETRIES = 8
@@ -48,14 +54,14 @@ TASK_ERRORS = (InputError, BuildError, OSError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Assignment:
     """What every task of one run of the engine is given."""
 
     token: str
     """Of this run: by it a process knows what it has opened already."""
     config: EncodeConfig
-    plan: Any
-    """Reference to the `Plan`, which a process fetches once."""
+    job: Any
+    """Reference to the `Job`, which a process fetches once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class Session:
     """What a process of the cluster keeps from task to task: the model, the decoders."""
 
     engine: LocalEngine
-    run: Run
+    started: Started
     gpus: str | None
     """Which GPUs Ray gave this process when the model was loaded."""
     exits: ExitStack
@@ -74,31 +80,31 @@ class Session:
 _sessions: dict[str, Session] = {}
 
 
-def encode_run(job: Job, parts: Sequence[Part]) -> list[PartReport]:
+def encode_group(assignment: Assignment, parts: Sequence[Part]) -> list[PartReport]:
     """Encode a run of parts in this process of the cluster; none: only get ready.
 
     Returns:
         Reports of the finished ones, those that an earlier try of this task finished included.
     """
-    session = open_session(job)
-    for _ in session.engine.run(parts, session.run):
+    session = open_session(assignment)
+    for _ in session.engine.encode_parts(parts, session.started):
         pass
-    directory = session.engine.parts
+    directory = session.engine.parts_directory
     return [read_report(directory, part.name) for part in parts if is_done(directory, part.name)]
 
 
-def open_session(job: Job) -> Session:
-    """Return what this process has opened for the job, and open it for the first task."""
+def open_session(assignment: Assignment) -> Session:
+    """Return what this process has opened for the assignment, and open it for the first task."""
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-    session = _sessions.get(job.token)
+    session = _sessions.get(assignment.token)
     if session is None:
         for name in list(_sessions):
             _sessions.pop(name).exits.close()
         check_ffmpeg()
-        engine = prepare_engine(job.config, ray.get(job.plan))
+        engine = prepare_engine(assignment.config, ray.get(assignment.job))
         exits = ExitStack()
-        run = exits.enter_context(open_run(job.config, engine))
-        session = _sessions[job.token] = Session(engine, run, gpus, exits)
+        started = exits.enter_context(start_engine(assignment.config, engine))
+        session = _sessions[assignment.token] = Session(engine, started, gpus, exits)
     elif session.gpus != gpus:
         # torch stays on the GPU it began with, which is another task's now: Ray starts this one
         # anew in another process.
@@ -111,8 +117,8 @@ class Cluster:
     """A Ray cluster that is ready for parts."""
 
     task: Any
-    """`encode_run` as Ray runs it."""
-    job: Job
+    """`encode_group` as Ray runs it."""
+    assignment: Assignment
     n_slots: int
     """Tasks that run at a time."""
 
@@ -130,7 +136,7 @@ class Cluster:
         with progress("encode", n_clips, "clips") as advance:
             for _ in range(MAX_ROUNDS):
                 # Closed before the connection is, whatever ends this loop.
-                with closing(self.hand_out(self.cut_runs(left))) as results:
+                with closing(self.hand_out(self.group_parts(left))) as results:
                     for reports in results:
                         done |= {report.name: report for report in reports}
                         advance(sum(len(report.rows) for report in reports))
@@ -141,19 +147,19 @@ class Cluster:
                     self.wait_for(part)
         raise BuildError(f"part {left[0].name}: was handed out {MAX_ROUNDS} times to no avail")
 
-    def cut_runs(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
+    def group_parts(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
         """Return runs of parts, several for each slot: within a run decoders never wait."""
-        length = max(1, len(parts) // (self.n_slots * RUNS_PER_SLOT))
+        length = max(1, len(parts) // (self.n_slots * GROUPS_PER_SLOT))
         return [parts[first : first + length] for first in range(0, len(parts), length)]
 
-    def hand_out(self, runs: Sequence[Sequence[Part]]) -> Generator[list[PartReport], None, None]:
+    def hand_out(self, groups: Sequence[Sequence[Part]]) -> Generator[list[PartReport], None, None]:
         """Give Ray a task for each run; yield what each has finished, in the order they end.
 
         Raises:
             InputError: or another error of ours, as a task raised it.
             BuildError: Ray has given up on a task.
         """
-        tasks = [self.task.remote(self.job, run) for run in runs]
+        tasks = [self.task.remote(self.assignment, group) for group in groups]
         try:
             # A signal's exception would be lost in Ray's own way of waiting.
             for future in as_completed([task.future() for task in tasks]):
@@ -174,7 +180,7 @@ class Cluster:
         Raises:
             BuildError: one holds it for too long.
         """
-        lock = parts_directory(self.job.config.work) / f"{part.name}.lock"
+        lock = parts_directory(self.assignment.config.work) / f"{part.name}.lock"
         log.info("part %s is held by a process that Ray has lost; waiting for it", part.name)
         try:
             with FileLock(lock).acquire(timeout=LOCK_SECONDS):
@@ -186,7 +192,7 @@ class Cluster:
 
 
 @contextmanager
-def open_cluster(config: EncodeConfig, plan: Plan, *, progress: Progress) -> Iterator[RunParts]:
+def open_cluster(config: EncodeConfig, job: Job, *, progress: Progress) -> Iterator[EncodeParts]:
     """Connect to a cluster and let one task find out what is wrong, or what `auto` means there.
 
     Raises:
@@ -195,25 +201,27 @@ def open_cluster(config: EncodeConfig, plan: Plan, *, progress: Progress) -> Ite
     with connect(config):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         share = divide_nodes(config, nodes)
-        job = Job(uuid4().hex, share.config, ray.put(replace(plan, world_size=share.n_slots)))
+        assignment = Assignment(
+            uuid4().hex, share.config, ray.put(replace(job, world_size=share.n_slots))
+        )
         remote: Any = ray.remote
         task = remote(
             num_cpus=share.n_cpus,
             num_gpus=share.n_gpus,
             max_retries=MAX_RETRIES,
             max_calls=0,  # the process stays, with the model that it has loaded
-        )(encode_run)
-        cluster = Cluster(task, job, share.n_slots)
+        )(encode_group)
+        cluster = Cluster(task, assignment, share.n_slots)
         list(cluster.hand_out([[]]))
         log.info("Ray: %d nodes, %d tasks at a time", len(nodes), share.n_slots)
-        yield partial(run_parts, cluster, plan, progress=progress)
+        yield partial(run_parts, cluster, job, progress=progress)
 
 
 def run_parts(
-    cluster: Cluster, plan: Plan, parts: list[Part], *, progress: Progress
+    cluster: Cluster, job: Job, parts: list[Part], *, progress: Progress
 ) -> tuple[list[PartReport], float]:
-    """Encode parts on a cluster, as `RunParts` says."""
-    n_clips = count_clips(parts, len(plan.list_archive_rows()))
+    """Encode parts on a cluster, as `EncodeParts` says."""
+    n_clips = count_clips(parts, len(job.list_archive_rows()))
     return cluster.run(parts, n_clips=n_clips, progress=progress)
 
 

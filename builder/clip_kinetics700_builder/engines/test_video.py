@@ -12,13 +12,13 @@ import numpy as np
 
 from clip_kinetics700_builder.decode.pool import DecodePool
 from clip_kinetics700_builder.decode.video import DecodeTask
-from clip_kinetics700_builder.encode.batches import EncoderLanes
+from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.types import BuildError, Failure, Float32Array, UInt8Array
 
 
 def encode_canary(
     pool: DecodePool,
-    lanes: EncoderLanes,
+    threads: EncoderThreads,
     make_task: Callable[[int, Path], DecodeTask],
     *,
     dtype: object,
@@ -27,7 +27,7 @@ def encode_canary(
 
     Args:
         pool: decodes it.
-        lanes: encode it.
+        threads: encode it.
         make_task: returns the task that decodes a file.
         dtype: what the model computes in, for the message.
 
@@ -42,9 +42,9 @@ def encode_canary(
     if isinstance(frames, Failure):
         raise BuildError(f"the package's own test video does not decode: {frames.message}")
     check_colours(frames.pixels[0])
-    batch = lanes.make_batch(frames.pixels.shape[1:])
+    batch = threads.make_batch(frames.pixels.shape[1:])
     batch[0] = frames.pixels[0]
-    vector: Float32Array = lanes.submit(batch).result()[0]
+    vector: Float32Array = threads.submit(batch).result()[0]
     if not (np.isfinite(vector).all() and vector.any()):
         raise BuildError(
             f"the model gives no numbers for the package's own test video in {dtype}: "

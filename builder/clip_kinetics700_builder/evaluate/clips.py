@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from clip_kinetics700.classes import VERSIONS, class_names
 from clip_kinetics700.damage import OnError, report_damage
-from clip_kinetics700.hub import parse_place
+from clip_kinetics700.hub import parse_repository_url
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import strip_query
 from clip_kinetics700.schema import Sample
@@ -272,7 +272,7 @@ def resolve_classes(classes: str | None, own_names: Sequence[str] | None) -> Seq
 def name_source(layout: Layout, source: str) -> tuple[str, str | None]:
     """Return what results call a dataset, and its commit: never a path of this machine."""
     root = layout.repository or layout.root or source
-    place = parse_place(root)
+    place = parse_repository_url(root)
     if place is not None:
         return f"{place.repository}{place.directory}", place.revision
     return strip_query(root).rstrip("/").rpartition("/")[2], None

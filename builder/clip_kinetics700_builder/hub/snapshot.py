@@ -23,11 +23,11 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from clip_kinetics700.hub import (
     HUB_ERRORS,
     UNAUTHORIZED,
-    Place,
+    RepositoryUrl,
     describe_refusal,
     find_source,
     keep_in_cache,
-    parse_place,
+    parse_repository_url,
 )
 from clip_kinetics700.remote import is_remote, retry
 from clip_kinetics700.schema import MANIFEST_NAME
@@ -77,7 +77,7 @@ class Snapshot:
         ]
 
 
-def find_repository(source: str, revision: str | None, *, repairs: bool) -> Place | None:
+def find_repository(source: str, revision: str | None, *, repairs: bool) -> RepositoryUrl | None:
     """Return the repository that a source names; None for a directory.
 
     Args:
@@ -89,7 +89,7 @@ def find_repository(source: str, revision: str | None, *, repairs: bool) -> Plac
         InputError: it is another URL, a directory in a repository, or one that has no revisions
             and no copies.
     """
-    place = parse_place(url := find_source(source, revision))
+    place = parse_repository_url(url := find_source(source, revision))
     if place is None and is_remote(url):
         raise InputError(f"{source}: directories and repositories of the Hub can be verified")
     option = f"--revision {revision}" if revision is not None else "--force-download"
@@ -102,7 +102,7 @@ def find_repository(source: str, revision: str | None, *, repairs: bool) -> Plac
     return place
 
 
-def fetch_snapshot(place: Place, *, repairs: bool, progress: Progress) -> Snapshot:
+def fetch_snapshot(place: RepositoryUrl, *, repairs: bool, progress: Progress) -> Snapshot:
     """Fetch all files that the manifest of a repository lists, and its card; cached ones stay.
 
     Args:
@@ -130,7 +130,7 @@ def fetch_snapshot(place: Place, *, repairs: bool, progress: Progress) -> Snapsh
     return snapshot
 
 
-def ask_repository(place: Place) -> Repository:
+def ask_repository(place: RepositoryUrl) -> Repository:
     """Ask the Hub for the commit of a repository and what files it has."""
     ask = partial(
         HfApi().dataset_info,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_kinetics700 import collate, load_dataset
-from clip_kinetics700.training.collate import FramePolicy, Row, cut_frames, make_batch
+from clip_kinetics700.training.collate import BatchRow, FramePolicy, cut_frames, make_batch
 from tests.support.datasets.layouts import make_sample, make_samples, write_dataset
 
 RNG = np.random.default_rng(0)
@@ -23,9 +23,9 @@ def frames(n_frames: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
     return array
 
 
-def as_row(embeddings: np.ndarray[tuple[int, ...], np.dtype[np.float16]]) -> Row:
+def as_row(embeddings: np.ndarray[tuple[int, ...], np.dtype[np.float16]]) -> BatchRow:
     """Return embeddings with the rest that a batch needs."""
-    return Row(embeddings, caption="", label_id=0, key="a")
+    return BatchRow(embeddings, caption="", label_id=0, key="a")
 
 
 def test_padding_is_zeros_behind_the_frames() -> None:

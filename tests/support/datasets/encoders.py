@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_kinetics700_builder.encode.batches import EncoderLanes, encode_frames
+from clip_kinetics700_builder.encode.batches import EncoderThreads, encode_frames
 from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.tower import ClipVisionEncoder, EncoderShape
 from clip_kinetics700_builder.encode.vision import load_encoder, read_preprocessing
@@ -28,11 +28,11 @@ def load_test_encoder(
 
 
 def encode_all(
-    decoded: Iterable[Frames | Failure], encoder: Encoder, *, n_lanes: int = 1
+    decoded: Iterable[Frames | Failure], encoder: Encoder, *, n_threads: int = 1
 ) -> Iterator[EncodedClip | Failure]:
-    """Encode clips in lanes of their own."""
-    with EncoderLanes(encoder, n_lanes) as lanes:
-        yield from encode_frames(decoded, lanes)
+    """Encode clips in threads of their own."""
+    with EncoderThreads(encoder, n_threads) as threads:
+        yield from encode_frames(decoded, threads)
 
 
 def smallest_cosine(a: Float32Array, b: Float32Array) -> float:

@@ -52,7 +52,7 @@ class RayNode:
         tasks = []
         for process in self.list_processes():
             with suppress(psutil.Error):
-                tasks += [process] if "ray::encode_run" in process.cmdline() else []
+                tasks += [process] if "ray::encode_group" in process.cmdline() else []
         return tasks
 
     def list_held(self, parts: Path) -> list[str]:
