@@ -17,7 +17,7 @@ from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.card.figures import choose_numbers, draw, require_drawing
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.layout import CLASS_BALANCE, FIGURES, FRAMES_PER_CLIP
-from clip_kinetics700_builder.dataset.manifest import SampleTally, Totals, add_totals
+from clip_kinetics700_builder.dataset.totals import SampleTally, Totals, add_totals
 from clip_kinetics700_builder.types import BuildError, InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.damage.datasets import SmallRows, make_dataset

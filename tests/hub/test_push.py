@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from clip_kinetics700_builder.dataset.manifest import hash_manifest
 from tests.support.datasets.builds import PROJECT, run_cli
 from tests.support.hub.publishing import (
     REPOSITORY,
@@ -50,12 +49,16 @@ def copy(layout: Path, tmp_path: Path) -> Path:
 
 def rewrite(directory: Path, name: str, data: bytes) -> None:
     """Give a file other bytes, and enter them in the manifest."""
-    from clip_kinetics700_builder.dataset.manifest import describe_file, write_manifest
+    from clip_kinetics700_builder.dataset.manifest import (
+        describe_file,
+        parse_manifest,
+        write_manifest,
+    )
 
     (directory / name).write_bytes(data)
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"][name] = describe_file(directory / name, rows=0)
-    write_manifest(directory, {**manifest, "self_sha256": hash_manifest(manifest)})
+    entry = describe_file(directory / name, manifest["files"][name]["rows"])
+    write_manifest(directory, parse_manifest(manifest).with_file(name, entry))
 
 
 def assert_published(hub: PublishingHub, directory: Path, *, n_commits: int = 1) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from clip_kinetics700_builder.cli.app import FAILED, describe_error
-from clip_kinetics700_builder.config import ConvertConfig, SourceConfig
+from clip_kinetics700_builder.config import AssembleConfig, ConvertConfig, SourceConfig
 from clip_kinetics700_builder.convert.convert import convert
 from clip_kinetics700_builder.parts.part import finish_part, is_done, write_results
 from clip_kinetics700_builder.parts.work import Sources, WorkConfig, store_sources, store_work
@@ -88,8 +88,11 @@ def list_attempts() -> list[Attempt]:
 def convert_small(directory: Path) -> None:
     """Convert the dataset that lies beside the directory."""
     source = SourceConfig(source=str(directory.with_name(SOURCE_NAME)))
-    config = ConvertConfig(source=source, output=directory, samples_per_shard=4, figures=False)
-    _, problems = convert(config, quiet=True)
+    assembly = AssembleConfig(
+        source=directory, output=directory, samples_per_shard=4, figures=False
+    )
+    config = ConvertConfig(source=source, assembly=assembly)
+    _, problems = convert(config)
     assert not problems, problems
 
 
