@@ -198,7 +198,7 @@ def test_truncated_file(dataset: Path, name: str, fraction: float) -> None:
         ("configuration.embedding_width", True, "embedding_width must be of type int"),
         ("configuration.formats", ["hdf5"], "formats are ['hdf5']"),
         ("class_names", [1], "class_names must be strings"),
-        ("files", [], "is not a manifest of format"),
+        ("files", [], "files must be of type dict, got []"),
         ("format", "other/2", "is not a manifest of format clip-kinetics700/1"),
     ],
 )

@@ -150,12 +150,13 @@ def describe_source(config: SourceConfig, *, progress: Progress = no_progress) -
     """
     dataset = open_source(config)
     layout = dataset.layout
+    described = describe_files(layout, config.source)
     source = prepare_rows(dataset, config.on_error)
     survey = Survey(layout.class_names, config.on_error)
     with progress("read", *count_steps(source)) as advance:
         for split in layout.files:
             survey.add(read_rows(source, split, advance), split)
-    return {**describe_files(layout, config.source), **describe_samples(survey)}
+    return {**described, **describe_samples(survey)}
 
 
 def describe_files(layout: Layout, source: str) -> dict[str, Any]:
