@@ -1,7 +1,4 @@
-"""The stages joined: encode (annotations and videos -> parts), assemble (parts -> dataset).
-
-In: one configuration of options. Out: what was done, in numbers.
-"""
+"""A build joins the stages: encode writes the parts, assemble makes the dataset of them."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Every option of every command: its only default, its help and what it may be.
+"""Every option of every command stands here once: its default, its help and what it may be.
 
 `cli/options.py` makes the options of the command line of these fields. `Option` says how a field
 is spelt there; fields without one are arguments of their commands, or for Python alone.

@@ -1,7 +1,7 @@
-"""Encoded clips in plan order in, the published layout out: pure I/O in constant memory.
+"""Assembly writes encoded clips, in the order of their plan, as the published layout.
 
-Shards hold exactly `samples_per_shard` samples whatever failed and however parts were cut,
-because their order and their cuts come from the plan alone.
+It is pure I/O in constant memory. Shards hold exactly `samples_per_shard` samples whatever failed
+and however parts were cut, because their order and their cuts come from the plan alone.
 """
 
 import logging

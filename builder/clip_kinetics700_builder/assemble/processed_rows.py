@@ -1,7 +1,7 @@
-"""A *processed dataset* in, results in order out: what assembly reads besides parts.
+"""A `ProcessedRows` gives the results of a *processed dataset*, which upstream's tools leave.
 
-Upstream's tools leave `train/ val/ test/` directories of `NAME.npy`, `NAME.txt`, `NAME.json`
-triples; nothing tells what they were made with, and the manifest says so.
+It holds `train/ val/ test/` directories of `NAME.npy`, `NAME.txt`, `NAME.json` triples; nothing
+tells what they were made with, and the manifest says so.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Samples in, columns of about a thousand of them out: for a row group of Parquet, for the index.
+"""A `RowGroups` gathers about a thousand samples as columns, for Parquet files and for the index.
 
 Column by column Arrow takes values in a fraction of the time that it takes rows of dictionaries.
 """
@@ -20,7 +20,7 @@ ROWS_PER_GROUP = 1000
 # one: at 16 MiB, or at what a thousand clips of sixteen frames are, but not above 64 MiB.
 LEAST_BYTES, MOST_BYTES = 16 << 20, 64 << 20
 FRAMES_PER_CLIP = 16
-# Of row groups that are not written yet.
+# Bytes of row groups that wait to be written, and of memory that is kept for the next ones.
 BYTES_WAITING = 32 << 20
 BYTES_KEPT = 24 << 20
 FEWEST_FRAMES = 1024
@@ -79,7 +79,7 @@ class FrameMemory:
         self._changed = Condition()
 
     def take(self) -> Float16Array:
-        """Return memory to fill."""
+        """Return (capacity, width) float16 memory to fill."""
         with self._changed:
             return self._free.pop() if self._free else np.empty((0, self.width), np.float16)
 

@@ -1,7 +1,7 @@
-"""Samples in, published files out: one tar shard, one Parquet shard, tables of plain rows.
+"""The published files are written here: tars, Parquet files of data, tables of plain rows.
 
-What makes the bytes the same every time lives here, in `tar_stream.py` and in `row_groups.py`:
-headers with nothing of the machine in them, fixed row groups, fixed encodings.
+What makes their bytes the same every time lives here, in `tar.py` and in `row_groups.py`: headers
+with nothing of the machine in them, fixed row groups, fixed encodings.
 """
 
 import hashlib
@@ -35,9 +35,9 @@ class TarShard:
         self._sha256 = hashlib.sha256()
         self._tar = TarStream(self._take)
         self.samples_sha256 = ""
-        """Of the tar without its end: of all that its samples are; once it is closed."""
+        """Digest of the tar without its end, that is of its samples; set by `close`."""
         self.sha256 = ""
-        """Of the file; once it is closed."""
+        """Hash of the file; set by `close`."""
 
     def add(self, sample: Sample) -> Place:
         """Write a sample; return where its array lies."""
@@ -97,7 +97,7 @@ class ParquetShard:
         self._hash = GrowingHash(path)
         self._has_failed = False
         self.sha256 = ""
-        """Of the file; once it is closed."""
+        """Hash of the file; set by `close`."""
 
     def add(self, group: RowGroup, memory: FrameMemory) -> None:
         """Write a row group, once there is room for it, and give its memory back."""

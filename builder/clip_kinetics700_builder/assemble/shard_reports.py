@@ -1,7 +1,7 @@
-"""What makes assembly resumable: a report beside each finished shard, checked before it is kept.
+"""A report beside each finished shard makes assembly resumable; it is checked before it is kept.
 
-In: what a shard holds, as a digest of the tar that its samples make. Out: a report
-OUTPUT/.build/shards/SPLIT-NNNNN.json that is written last and is the only sign of "done".
+The report OUTPUT/.build/shards/SPLIT-NNNNN.json holds a digest of the tar that the shard's samples
+make. It is written last and is the only sign of "done".
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The samples of shards in, their files out, one shard after the other as if on a production line.
+"""A `ShardLine` writes shard after shard, two at a time, as on a production line.
 
 While the rest of one shard is encoded and written in its threads, the next one begins in ours:
 Arrow needs half of the whole time for its Parquet files, and a file has one thread.
@@ -86,7 +86,7 @@ class ShardLine:
         Args:
             output: the directory.
             schema: of the Parquet files.
-            keep: is told of every shard that is finished, in their order.
+            keep: takes every shard that is finished, in their order.
             threads: four of them. Those of the shard before the last one are taken again, so that
                 the memory is too that Arrow keeps for each thread.
         """

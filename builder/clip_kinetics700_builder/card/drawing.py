@@ -1,4 +1,4 @@
-"""The numbers of a picture in, a PNG file out: the one home of matplotlib.
+"""Each picture of the card is drawn as PNG from its numbers; the only module with matplotlib's axes.
 
 The same numbers give the same bytes: no date, no version, no settings of the user. Each picture
 holds its numbers as JSON in the text chunk `Description`, so that anybody can check or redraw it.

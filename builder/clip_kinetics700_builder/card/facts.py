@@ -1,4 +1,4 @@
-"""A manifest in, what the card says of it out: splits, sizes, classes, lengths, failures.
+"""The card states these facts of a manifest: splits, sizes, classes, lengths, failures.
 
 Nothing is measured here: each number is one of the manifest's, or follows from some of them.
 """

@@ -1,4 +1,4 @@
-"""The counts of a dataset in, the pictures of its card out: class balance and frames per clip.
+"""The card's pictures show the counts of a dataset: class balance and frames per clip.
 
 matplotlib would enlarge the process that assembles, so they are drawn in one of their own, which
 sends them back: all that is written is written here.
@@ -107,7 +107,7 @@ def draw(numbers: Mapping[str, Numbers]) -> dict[str, bytes]:
 
 def send_pictures(sender: Connection, numbers: Mapping[str, Numbers]) -> None:
     """Draw, and send the pictures; the main function of the process."""
-    # It would tell of caches that it makes or cannot keep.
+    # matplotlib would print which caches it makes or cannot keep.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from clip_kinetics700_builder.card import drawing
 

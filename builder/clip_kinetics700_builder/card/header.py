@@ -1,4 +1,4 @@
-"""A manifest in, the YAML at the top of the card out: what the Hub and `load_dataset` read.
+"""The YAML at the top of the card tells the Hub and `load_dataset` what the dataset holds.
 
 It names one configuration, the Parquet files by split, or the tars where there are none, and the
 features, so that neither the viewer nor `datasets` has to guess.

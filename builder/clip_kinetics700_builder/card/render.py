@@ -1,4 +1,4 @@
-"""A manifest and results of evaluations in, the dataset card out: every figure is one of theirs.
+"""The dataset card is rendered from a manifest and results of evaluations.
 
 The words stand in `dataset_card/template.md`; here is what is counted, chosen and spelled for them.
 """

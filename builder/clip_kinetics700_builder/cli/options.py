@@ -1,4 +1,4 @@
-"""The options of the command line are made of the fields in `config.py`, and read back into them.
+"""click's options are made of the fields in `config.py`, and read back into them.
 
 What a field cannot say by itself is here too: how click reads one value, and which options every
 command has.

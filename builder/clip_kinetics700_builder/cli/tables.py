@@ -1,4 +1,4 @@
-"""What a person sees at the end of a run: short tables of counts."""
+"""A person sees these short tables of counts at the end of a run."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A dataset of any dialect in, verified and in our layout out; resumable and in constant memory.
+"""Conversion rewrites a dataset of any dialect in our layout, verified; it resumes where it was cut.
 
 A remote source is copied into DIR/.build/source first, and the copy goes when all is verified.
 """

@@ -1,4 +1,4 @@
-"""A remote source in, a local copy of the files it takes to read it out; none is fetched twice.
+"""A remote source is copied before it is converted: only the files it takes, none of them twice.
 
 A file appears under its name when all of it is there, so a copy that was cut off goes on where it
 was. Names come from others: none of them leads out of the copy's directory.

@@ -1,7 +1,7 @@
-"""Captions and label ids of a source in, one class list and every sample's label id out.
+"""A `SourceLabels` finds one class list for a source, and every sample's label id in it.
 
-A source that numbers its labels keeps its numbers. Of another one the captions decide, as they
-do for `assemble`, but one sample at a time: nothing here grows with the dataset.
+A source that numbers its labels keeps its numbers. In another one the captions decide, as they do
+for `assemble`, but one sample at a time: nothing here grows with the dataset.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Any dataset that can be read in, results in its order out: what assembly reads to convert it.
+"""A `ConvertedRows` gives the rows of any local dataset as results that assembly writes.
 
 All of it is read twice: to know counts, width and class list before a byte is written, then to
 write. What cannot be a sample of ours becomes a failure, so that no row is lost.
@@ -149,7 +149,7 @@ class ConvertedRows:
             source: what is converted.
             class_list: `auto`, `400`, `600`, `700` or a text file.
             on_error: `raise` damage, or `skip` what is damaged: it becomes failures.
-            advance: is told of the steps that are done.
+            advance: takes the number of steps just done.
 
         Raises:
             DamageError: a sample or a file is damaged, and `on_error` is `raise`.

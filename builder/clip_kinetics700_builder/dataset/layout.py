@@ -1,7 +1,4 @@
-"""The output directory: whether it may be written to, is ours, is complete, holds old files.
-
-In: a path. Out: nothing, or an InputError before any work is done.
-"""
+"""A dataset's directory has its names and its owner here: what may be written, replaced, removed."""
 
 import json
 import logging

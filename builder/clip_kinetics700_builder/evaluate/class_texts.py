@@ -1,7 +1,7 @@
-"""Class names and prompts in, one direction in CLIP's space a class out; published in the dataset.
+"""Class texts are one direction in CLIP's space for each class, published beside the data.
 
-`embed_classes` writes them beside the data, since every zero-shot user computes them first;
-`find_class_texts` takes those where model and prompts are the wanted ones, or computes them.
+`embed_classes` writes them, since every zero-shot user computes them first; `find_class_texts`
+takes those where model and prompts are the wanted ones, or computes them.
 """
 
 import hashlib
@@ -138,7 +138,7 @@ class TextTarget:
     root: str
     """Path or URL of its directory; empty where files were named."""
     manifest: Manifest | None
-    """Of ours; None where there is none."""
+    """The manifest of a dataset of ours; None for others."""
     width: int
     """Columns of its embeddings."""
 

@@ -1,4 +1,4 @@
-"""A split of any dataset in, its labelled clips in batches out, and what was left out and why.
+"""An `EvaluationSource` gives the labelled clips of a split in batches, and counts what it leaves out.
 
 Labels come from `label_id` where a manifest says what it counts, and else from the caption.
 """
@@ -108,7 +108,7 @@ class EvaluationSource:
     """Commit of a repository."""
     rows: RowSource
     manifest: Manifest | None
-    """Of ours; None where there is none."""
+    """The manifest of a dataset of ours; None for others."""
     labels: Labels
     width: int
     """Columns of the embeddings."""

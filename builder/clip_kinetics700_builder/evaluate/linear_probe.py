@@ -1,4 +1,4 @@
-"""Frames of two splits in, how well a linear classifier of one tells the classes of the other out.
+"""A linear probe trains a classifier on the frames of train and counts on another split.
 
 `card` is the upstream card's protocol on scikit-learn. `mean-pooled` is the better one, which
 chooses C on a held-out part of train; it takes a few minutes of all of Kinetics-700.
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 CARD_C = 0.316
 CARD_MAX_ITERATIONS = 1000
-# Of features of length 1, in half decades.
+# Half decades, for features of length 1.
 C_VALUES = (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1000.0, 3160.0, 10000.0)
 SWEEP_TOLERANCE = 1e-4
 FINAL_TOLERANCE = 1e-6
@@ -232,7 +232,7 @@ def sweep_c(
 
 
 def measure_top1(score: Callable[[Any], npt.NDArray[Any]], rows: Any, labels: IntArray) -> float:
-    """Return the share of rows whose class has the highest score."""
+    """Return the share of (n, width) rows whose label, (n,), has the highest score."""
     begins = range(0, len(labels), ROWS_PER_PIECE)
     found = [score(rows[begin : begin + ROWS_PER_PIECE]).argmax(axis=1) for begin in begins]
     return float((np.concatenate(found) == labels).mean())

@@ -1,6 +1,6 @@
-"""Scores of classes in, what they are worth out: places, accuracies, intervals, one document.
+"""Scores of classes become outcomes of clips, and these become accuracies with intervals.
 
-A clip is an outcome: at which place its true class came, and which class came first.
+The outcome of a clip is the place at which its true class came, and the class that came first.
 """
 
 from collections.abc import Mapping, Sequence

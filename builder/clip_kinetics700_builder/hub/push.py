@@ -1,4 +1,4 @@
-"""A finished dataset in, a repository of the Hub out that holds it: bytes first, then one commit.
+"""Push publishes a finished dataset in a repository of the Hub: bytes first, then one commit.
 
 A reader sees the old dataset or the new one, whatever happens on the way. What was sent is not sent
 again, what is published is not committed again, and in the end the Hub's listing is compared.

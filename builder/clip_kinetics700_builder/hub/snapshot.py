@@ -1,7 +1,7 @@
-"""A repository of the Hub in, its files on disk at one commit out, in the Hub's own cache.
+"""A snapshot is a repository of the Hub at one commit, its files in the Hub's own cache.
 
-What the client fetches is not compared with anything: a bit that flips on the way stays in the
-cache. So the files are verified like those of a directory, and what is damaged is fetched again.
+The client compares what it fetches with nothing: a bit that flips on the way stays in the cache. So
+the files are verified like those of a directory, and what is damaged is fetched again.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ from clip_kinetics700_builder.system.progress import Progress
 from clip_kinetics700_builder.types import BuildError, InputError
 
 FILES_AT_A_TIME = 8
-# Of a request without an answer; downloads have that of HF_HUB_DOWNLOAD_TIMEOUT.
+# A request without an answer is given up then; downloads obey HF_HUB_DOWNLOAD_TIMEOUT.
 TIMEOUT_SECONDS = 30.0
 # What asking again does not change; a gated repository is one that is not found.
 REFUSALS = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
@@ -191,7 +191,7 @@ def fetch_file(repository: Repository, name: str, *, again: bool = False) -> Pat
                 force_download=again,
             )
         except LocalEntryNotFoundError as error:
-            # Its cause says whether to try again.
+            # The error's cause says whether to try again.
             raise error.__cause__ or ConnectionError(str(error)) from error
 
     if not are_progress_bars_disabled():

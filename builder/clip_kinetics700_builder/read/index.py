@@ -1,4 +1,4 @@
-"""A source without an index in, its index.parquet out: every sample read once, none held.
+"""`index` writes the index.parquet that a source lacks; it reads every sample once and holds none.
 
 With it a reader finds each sample of upstream's tars, gzipped or not, and of a processed
 dataset; it may lie beside a source that cannot be written to.

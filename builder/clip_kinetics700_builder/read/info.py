@@ -1,7 +1,7 @@
-"""A dataset of any dialect in, what is in it and what is odd about it out: one pass, none held.
+"""`info` counts what is in a dataset of any dialect and what is odd about it, in one pass.
 
-Out comes one document, of which the printed tables and `--json` are the two forms. Everything
-is counted exactly but the median of the norms, see `info_counts.Norms`.
+The printed tables and `--json` are two forms of one document. Everything is counted exactly but
+the median of the norms, see `info_counts.Norms`.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
-"""Any dataset that can be read -> every row of it in order: a sample, or what is damaged there.
+"""Any dataset that the reader opens gives its rows in order: samples, or what is damaged there.
 
-What `index`, `info` and `convert` share. By its index where a source has one, and else file by
-file in constant memory; nothing is passed over, what becomes of damage is the caller's to say.
+A source with an index is read by it, another one file by file in constant memory. Nothing is
+passed over: what becomes of damage is the caller's to say.
 """
 
 import json
@@ -82,7 +82,7 @@ def guess_clip(split: str, key: str, members: dict[str, bytes | memoryview]) -> 
     """Return whose a damaged sample is, where its text and its json still tell."""
     try:
         document = json.loads(str(members.get("json", b"{}"), "utf-8"))
-        # These are as many as the frames that are not there.
+        # There are as many timestamps as frames, and these are not there.
         document.pop("timestamps", None)
         rest = {**members, "npy": NO_FRAMES, "json": json.dumps(document).encode()}
         return clip_of_sample(decode_sample(key, rest), split)
@@ -270,7 +270,7 @@ def read_rows(
     Args:
         source: what is read.
         split: `train`, `validation` or `test`; one that is not there has no rows.
-        advance: is told of the steps that are done.
+        advance: takes the number of steps just done.
         check: returns what is wrong with a sample that could be read, or None; it is damage then.
     """
     layout = source.dataset.layout

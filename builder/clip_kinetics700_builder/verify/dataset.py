@@ -1,4 +1,4 @@
-"""A dataset directory in, everything that is wrong with it out, file by file, in constant memory.
+"""Verification looks through a dataset directory, file by file, in constant memory.
 
 A file that is not the one its manifest lists is one problem and is not looked into: what
 else it would give are consequences. Files with the right hash are checked by content.

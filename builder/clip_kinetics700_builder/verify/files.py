@@ -1,6 +1,6 @@
-"""A dataset's files in, what is wrong with them as files out, and with the two small tables.
+"""Verification of files as files: which are there, whether each is the one the manifest lists.
 
-Which are there, whether each is the one that the manifest lists, splits.csv and failures.
+The small tables, splits.csv and failures.parquet, are compared with the manifest here too.
 """
 
 from collections import Counter

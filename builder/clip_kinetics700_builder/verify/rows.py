@@ -1,4 +1,4 @@
-"""The same samples from up to three files in, faults out: each row alone, then against the others.
+"""Rows of the same samples are checked one file at a time, then against each other.
 
 Whole columns are compared at once; rows are looked at one by one only where columns differ.
 """
