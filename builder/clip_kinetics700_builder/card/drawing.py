@@ -1,4 +1,4 @@
-"""Each picture of the card is drawn as PNG from its numbers; the only module with matplotlib's axes.
+"""matplotlib draws each picture of the card as PNG from its numbers, here alone.
 
 The same numbers give the same bytes: no date, no version, no settings of the user. Each picture
 holds its numbers as JSON in the text chunk `Description`, so that anybody can check or redraw it.

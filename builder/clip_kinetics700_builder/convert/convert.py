@@ -1,4 +1,4 @@
-"""Conversion rewrites a dataset of any dialect in our layout, verified; it resumes where it was cut.
+"""Conversion rewrites a dataset of any dialect in our layout; cut off, it goes on where it was.
 
 A remote source is copied into DIR/.build/source first, and the copy goes when all is verified.
 """

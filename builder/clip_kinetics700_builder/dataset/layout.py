@@ -1,4 +1,4 @@
-"""A dataset's directory has its names and its owner here: what may be written, replaced, removed."""
+"""These are the names in a dataset's directory, and what in it may be replaced or removed."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A `Problems` collects what verification finds: one line a file and kind of fault, however many rows."""
+"""`Problems` collects what verification finds: one line a file and kind of fault."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

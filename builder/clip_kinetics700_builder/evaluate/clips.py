@@ -1,4 +1,4 @@
-"""An `EvaluationSource` gives the labelled clips of a split in batches, and counts what it leaves out.
+"""An `EvaluationSource` gives the labelled clips of a split, and counts what it leaves out.
 
 Labels come from `label_id` where a manifest says what it counts, and else from the caption.
 """

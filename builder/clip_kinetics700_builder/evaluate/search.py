@@ -225,11 +225,6 @@ def describe_hit(store: FrameStore, clip: int, column: Float32Array) -> Hit:
     )
 
 
-def link_second(youtube_id: str, seconds: float) -> str:
-    """Return the address of a second of a video."""
-    return YOUTUBE.format(quote(youtube_id, safe=""), int(seconds))
-
-
 def read_meta(index: Index, row: int) -> dict[str, Any]:
     """Return caption and meta of one row of an index."""
     return dict(index.samples.slice(row, 1).to_pylist()[0])

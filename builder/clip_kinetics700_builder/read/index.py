@@ -7,8 +7,6 @@ dataset; it may lie beside a source that cannot be written to.
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa
-
 from clip_kinetics700.features import INDEX_SCHEMA
 from clip_kinetics700.index import scan_pieces
 from clip_kinetics700.layout import Layout
@@ -56,7 +54,7 @@ def index_source(
                 continue
             writer.write_table(piece)
             counts.update(piece.column("split").to_pylist())
-            n_done = advance_to(places[last_file(piece)] - 1, n_done, advance)
+            n_done = advance_to(places[piece.column("tar_file")[-1].as_py()] - 1, n_done, advance)
         advance_to(len(places), n_done, advance)
         if not counts:
             raise InputError(f"{config.source}: holds no samples")
@@ -88,11 +86,6 @@ def choose_file(layout: Layout, source: str, output: Path | None) -> Path:
 def list_names(layout: Layout) -> list[str]:
     """Return the names of all files that hold samples, in the order they are read."""
     return [layout.relative(path) for group in layout.files.values() for path in group]
-
-
-def last_file(piece: pa.Table) -> str:
-    """Return the name of the file that the last row of a piece is of."""
-    return str(piece.column("tar_file")[-1].as_py())
 
 
 def advance_to(place: int, n_done: int, advance: Advance) -> int:

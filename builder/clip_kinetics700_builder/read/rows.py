@@ -172,20 +172,13 @@ def prepare_rows(dataset: EmbeddingDataset, on_error: OnError) -> RowSource:
     except (ValueError, FileNotFoundError) as error:
         if on_error == "skip":
             log.warning("skipped: %s", error)
-            return (
-                leave_out_parquet(dataset)
-                if dataset.layout.kind == "parquet"
-                else leave_out_index(dataset)
-            )
+            if dataset.layout.kind == "parquet":
+                return leave_out_parquet(dataset)
+            return RowSource(open_layout(replace(dataset.layout, index=None)), {})
         if isinstance(error, DamageError):
             raise
         raise InputError(str(error)) from error
     return RowSource(dataset, {})
-
-
-def leave_out_index(dataset: EmbeddingDataset) -> RowSource:
-    """Return a dataset of tars or loose files without its index."""
-    return RowSource(open_layout(replace(dataset.layout, index=None)), {})
 
 
 def leave_out_parquet(dataset: EmbeddingDataset) -> RowSource:

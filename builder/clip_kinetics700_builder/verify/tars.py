@@ -1,4 +1,4 @@
-"""A `TarReader` gives the samples of one of our tars as Arrow rows, and checks every byte around them.
+"""A `TarReader` gives the samples of one of our tars and checks every byte around them.
 
 It is stricter than a reader: headers, order and names of members must be exactly what is written,
 because the same plan gives the same bytes.
