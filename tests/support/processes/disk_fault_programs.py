@@ -68,19 +68,19 @@ def store_begin(directory: Path) -> None:
 def write_ledger(directory: Path) -> None:
     """Append the attempts that are not in the ledger yet, some at a time."""
     path = directory / "ledger.jsonl"
-    with Ledger(path) as ledger:
-        n_before = sum(1 for _ in read_attempts(path))
-        attempts = list_attempts()
-        size = len(attempts) // BATCHES
-        for begin in range(0, len(attempts), size):
-            ledger.write(attempts[max(begin, n_before) : begin + size])
+    ledger = Ledger(path)
+    n_before = sum(1 for _ in read_attempts(path))
+    attempts = list_attempts()
+    size = len(attempts) // BATCHES
+    for begin in range(0, len(attempts), size):
+        ledger.write(attempts[max(begin, n_before) : begin + size])
 
 
 def list_attempts() -> list[Attempt]:
     """Return attempts of which some fill more than a buffer."""
     error = FetchError("timed_out", "nothing came for too long: " + "." * 3000)
     return [
-        got(clip, "cvdf", n_bytes=1000) if row % 3 else failed(clip, "cvdf", error)
+        got(clip, "cvdf", bytes=1000) if row % 3 else failed(clip, "cvdf", error)
         for row, clip in enumerate(4 * CLIPS)
     ]
 
