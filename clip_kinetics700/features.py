@@ -1,7 +1,7 @@
-"""The columns of every table of a dataset: as `datasets` features and as Arrow schemas.
+"""Gives the columns of every table of a dataset, as `datasets` features and as Arrow schemas.
 
-In: the width of the embeddings and the class names. Out: what readers and writers agree on;
-it imports `schema` alone of ours, so the `datasets` script can carry it.
+Builder and reader share them: a change here changes published files. Of ours it imports `schema`
+alone, so that the `datasets` script can bring it along.
 """
 
 import json
@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .schema import Float16Array
+from .schema import META_DTYPES, Float16Array
 
 
 def features_dict(width: int, class_names: Sequence[str] | None) -> dict[str, Any]:
     """Return the dataset's features in the JSON form of `datasets`.
-
-    The type name is `Sequence`, because `List`, which datasets >= 4 writes, cannot be
-    read by 2.21 and 3.6.
 
     Args:
         width: columns of the embeddings, 512 for ViT-B/32.
@@ -28,48 +25,23 @@ def features_dict(width: int, class_names: Sequence[str] | None) -> dict[str, An
     def value(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "_type": "Value"}
 
+    # datasets >= 4 writes `List` instead, which 2.21 and 3.6 cannot read.
     def sequence(feature: dict[str, Any], length: int = -1) -> dict[str, Any]:
         return {"feature": feature, "length": length, "_type": "Sequence"}
 
-    label = value("int64")
+    meta = {name: value(dtype) for name, dtype in META_DTYPES.items()}
+    meta["timestamps"] = sequence(meta["timestamps"])
     if class_names is not None:
-        label = {"names": list(class_names), "_type": "ClassLabel"}
+        meta["label_id"] = {"names": list(class_names), "_type": "ClassLabel"}
     return {
         "embeddings": sequence(sequence(value("float16"), width)),
         "caption": value("string"),
-        "meta": {
-            "key": value("string"),
-            "youtube_id": value("string"),
-            "time_start": value("int64"),
-            "time_end": value("int64"),
-            "label_id": label,
-            "n_frames": value("int64"),
-            "timestamps": sequence(value("float32")),
-            "duration": value("float64"),
-            "fps": value("float64"),
-            "width": value("int64"),
-            "height": value("int64"),
-            "extra": value("string"),
-        },
+        "meta": meta,
     }
 
 
-META_TYPE = pa.struct(
-    [
-        ("key", pa.string()),
-        ("youtube_id", pa.string()),
-        ("time_start", pa.int64()),
-        ("time_end", pa.int64()),
-        ("label_id", pa.int64()),
-        ("n_frames", pa.int64()),
-        ("timestamps", pa.list_(pa.float32())),
-        ("duration", pa.float64()),
-        ("fps", pa.float64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("extra", pa.string()),
-    ]
-)
+META_TYPES = {name: pa.type_for_alias(dtype) for name, dtype in META_DTYPES.items()}
+META_TYPE = pa.struct(META_TYPES | {"timestamps": pa.list_(META_TYPES["timestamps"])})
 
 
 def embeddings_type(width: int) -> pa.DataType:
@@ -118,8 +90,8 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 
-# The columns of the index that a sample has besides its embeddings.
-SAMPLE_COLUMNS = ("caption", *META_TYPE.names)
+# The columns of the index that describe a sample, without those that say where it lies.
+SAMPLE_COLUMNS = ("caption", *META_DTYPES)
 
 FAILURES_SCHEMA = pa.schema(
     [
