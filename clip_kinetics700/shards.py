@@ -1,4 +1,4 @@
-"""Reads the samples of a tar of embeddings, and tells which tar belongs to which split.
+"""Reads the samples of a tar, or of a loose file, and tells which tar belongs to which split.
 
 Tars may be ours, upstream's or any other of WebDataset's form. Every way of reading tars goes
 through here, so that damage is named once and never passed over.
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from .damage import DamageError, OnError, report_damage
 from .remote import strip_query
 from .schema import SPLIT_OF_WORD, SPLITS, Sample, decode_sample, normalize_split, split_member_name
+from .streams import read_if_there, read_whole
 from .tars import Member, open_tar, read_members
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,28 @@ def scan_shard(
             raise
         after = "" if last is None else f", after sample {last}"
         report_damage(DamageError(name, None, None, f"{error}{after}"), on_error)
+
+
+def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:
+    """Yield the one sample of a `NAME.npy` with a `NAME.txt` and a `NAME.json` beside it.
+
+    Raises:
+        DamageError: it cannot be read, and `on_error` is `raise`.
+    """
+    stem, _ = posixpath.splitext(path)
+    key = posixpath.basename(stem)
+    members = {"npy": read_whole(path)}
+    for extension in ("json", "txt", "cap"):
+        data = read_if_there(f"{stem}.{extension}")
+        if data is not None:
+            members[extension] = data
+    try:
+        sample = decode_sample(key, members)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"sample {key}: ")
+        report_damage(DamageError(path, key, None, reason), on_error)
+        return
+    yield PlacedSample(sample, 0, len(members["npy"]))
 
 
 def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
