@@ -1,6 +1,7 @@
-"""Read CLIP-Kinetics700 and every dataset of its kind; nothing heavy is imported until it is used.
+"""Reads CLIP-Kinetics700 and every dataset of its kind, wherever it lies.
 
-In: a dataset directory or Hub repository. Out: what `datasets` returns, or samples.
+`load_dataset` gives what `datasets` gives, `open` gives samples, `batches` what a model trains on.
+Nothing is imported here before its name is used: importing the reader must not import torch.
 """
 
 from importlib import import_module
@@ -44,36 +45,33 @@ __all__ = [
     "zero_shot",
 ]
 
-# Module and name there of each exported name.
-_PLACE_OF_NAME = {
-    "Batches": ("training.batches", "Batches"),
-    "ClassTexts": ("texts", "ClassTexts"),
-    "ClipKinetics700": ("clip_kinetics700", "ClipKinetics700"),
-    "DamageError": ("damage", "DamageError"),
-    "EmbeddingDataset": ("dataset", "EmbeddingDataset"),
-    "EmbeddingWebDatasetReader": ("training.upstream", "EmbeddingWebDatasetReader"),
-    "Sample": ("schema", "Sample"),
-    "batches": ("training.batches", "batches"),
-    "class_names": ("classes", "class_names"),
-    "class_texts": ("texts", "class_texts"),
-    "collate": ("training.collate", "collate"),
-    "decode_sample": ("schema", "decode_sample"),
-    "encode_sample": ("schema", "encode_sample"),
-    "load_dataset": ("loading", "load_dataset"),
-    "open": ("dataset", "open_dataset"),
-    "read_shard": ("shards", "read_shard"),
-    "zero_shot": ("texts", "zero_shot"),
+_MODULE_OF_NAME = {
+    name: module
+    for module, names in {
+        "classes": ("class_names",),
+        "clip_kinetics700": ("ClipKinetics700",),
+        "damage": ("DamageError",),
+        "dataset": ("EmbeddingDataset", "open"),
+        "loading": ("load_dataset",),
+        "schema": ("Sample", "decode_sample", "encode_sample"),
+        "shards": ("read_shard",),
+        "texts": ("ClassTexts", "class_texts", "zero_shot"),
+        "training.batches": ("Batches", "batches"),
+        "training.collate": ("collate",),
+        "training.upstream": ("EmbeddingWebDatasetReader",),
+    }.items()
+    for name in names
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import the module of an exported name when the name is first asked for (PEP 562)."""
-    if name not in _PLACE_OF_NAME:
+    if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, original = _PLACE_OF_NAME[name]
-    return getattr(import_module(f"{__name__}.{module}"), original)
+    module = import_module(f"{__name__}.{_MODULE_OF_NAME[name]}")
+    return getattr(module, "open_dataset" if name == "open" else name)
 
 
 def __dir__() -> list[str]:
     """List the exported names, those not imported yet included."""
-    return sorted({*globals(), *_PLACE_OF_NAME})
+    return sorted({*globals(), *_MODULE_OF_NAME})

@@ -1,7 +1,7 @@
-"""Rows of an index -> their embeddings: views of memory maps, byte ranges, or Parquet row groups.
+"""Reads the embeddings of rows of an index: from memory maps, byte ranges or Parquet row groups.
 
-In: an `Index` and row numbers. Out: arrays in that order; one that cannot be read is a
-`DamageError` in its place, so that what is done about it is decided once, by who iterates.
+An array that cannot be read is a `DamageError` in its place, so that what is done about damage is
+decided once, by whoever iterates.
 """
 
 import bisect
@@ -26,21 +26,35 @@ from .schema import Sample, decode_npy
 from .streams import Buffers, RangeFile
 from .tars import BLOCK
 
-# A tar header holds ASCII names of this many letters; other ones stand elsewhere.
-MAX_PLAIN_NAME = 95
+Array: TypeAlias = npt.NDArray[Any]
+Results: TypeAlias = list[Array | DamageError]
+"""(n_frames, width) floats as stored, or what is wrong with them, for each of some rows."""
+
+# Rows that are asked for together, and how many such blocks are on their way while one is used:
+# in a remote dataset that is read in order, sixteen requests of about 1.5 MB.
+ROWS_PER_BLOCK = 128
+BLOCKS_AHEAD = 16
+# No more bytes than these are on their way: clips of hours are megabytes each.
+MAX_BYTES_AHEAD = 64 << 20
+# Decoded row groups of Parquet files are kept up to this many bytes.
+MAX_GROUP_BYTES = 256 << 20
+# The columns that follow `caption` in a Sample, in its order.
+COLUMNS_AFTER_CAPTION = tuple(Sample.__dataclass_fields__)[3:]
+# A tar header has room for an ASCII key of this many letters and `.npy`.
+MAX_PLAIN_KEY = 95
 
 
 def decode_piece(
     piece: memoryview | ValueError, header_nbytes: int, key: str, n_frames: int
-) -> npt.NDArray[Any]:
-    """Return the array of a tar header and a `.npy`, or of a `.npy` alone.
+) -> Array:
+    """Return the (n_frames, width) floats of a `.npy`, before which a tar header may stand.
 
     Raises:
         ValueError: something else lies there than the index says.
     """
     if isinstance(piece, ValueError):
         raise piece
-    if header_nbytes and len(key) <= MAX_PLAIN_NAME and key.isascii():
+    if header_nbytes and len(key) <= MAX_PLAIN_KEY and key.isascii():
         name = key.encode() + b".npy"
         there = piece[: len(name)]
         if there != name and bytes(there).replace(b".NPY", b".npy") != name:
@@ -60,9 +74,9 @@ def decode_piece(
 
 def has_size(field: bytes, nbytes: int) -> bool:
     """Tell whether the size in a tar header is this one."""
+    # As all common writers write it; tarfile knows the other ways.
     if field[:11] == b"%011o" % nbytes:
         return True
-    # As all common writers have it; the other ways are tarfile's to know.
     try:
         return int(tarfile.nti(field)) == nbytes  # type: ignore[attr-defined]  # not in the stubs
     except tarfile.HeaderError:
@@ -70,35 +84,20 @@ def has_size(field: bytes, nbytes: int) -> bool:
 
 
 def may_be_header_of(header: bytes, name: str) -> bool:
-    """Tell whether a header may be that of a name that does not fit it, by how writers cut it."""
+    """Tell whether a header may belong to a name that is too long for it, or not ASCII."""
     field, prefix = (header[a:b].partition(b"\0")[0] for a, b in ((0, 100), (345, 500)))
     raw = name.encode()
-    # Cut, as GNU and as PAX with other letters replaced, or of an archive without UTF-8.
+    # Writers cut the name: GNU as it is, PAX with other letters replaced; some write no UTF-8.
     spellings = [raw, *(name.encode(encoding, "replace") for encoding in ("ascii", "latin-1"))]
     is_cut = any(field == spelling[:100] for spelling in spellings)
     return is_cut or prefix + b"/" + field == raw
 
 
-Array: TypeAlias = npt.NDArray[Any]
-# Rows that are asked for together, and how many such blocks are on their way while one is used:
-# of a remote dataset read in order, sixteen requests of about 1.5 MB.
-ROWS_PER_BLOCK = 128
-BLOCKS_AHEAD = 16
-# Whatever their number, so many bytes: clips of hours are megabytes each.
-MAX_BYTES_AHEAD = 64 << 20
-# Decoded row groups of Parquet files are kept up to this many bytes.
-MAX_GROUP_BYTES = 256 << 20
-# The columns that follow `caption` in a Sample, in its order.
-COLUMNS_AFTER_CAPTION = tuple(Sample.__dataclass_fields__)[3:]
-
-Results: TypeAlias = list[Array | DamageError]
-
-
 class Arrays(Protocol):
-    """Where the embeddings of an index lie."""
+    """Reads the embeddings of an index."""
 
     def start(self, block: Block) -> Callable[[], Results]:
-        """Ask for the embeddings of rows; the function that is returned waits for them."""
+        """Ask for the embeddings of rows; return the function that waits for them."""
         ...
 
 
@@ -112,7 +111,7 @@ def open_arrays(index: Index, *, kind: str) -> Arrays:
 def read_ahead(index: Index, arrays: Arrays, rows: IntArray) -> Iterator[tuple[Block, Results]]:
     """Yield rows in blocks with their embeddings, later blocks being fetched meanwhile."""
     ahead: deque[tuple[Block, int, Callable[[], Results]]] = deque()
-    # Who looks at the first sample only shall not wait for, or pay, megabytes of others.
+    # Whoever looks at the first sample only must not wait, or pay, for megabytes of others.
     n_ahead, bytes_ahead = 1, 0
     for begin in range(0, len(rows), ROWS_PER_BLOCK):
         block = index.take(rows[begin : begin + ROWS_PER_BLOCK])
@@ -130,7 +129,7 @@ def read_ahead(index: Index, arrays: Arrays, rows: IntArray) -> Iterator[tuple[B
 
 
 def make_samples(index: Index, block: Block, results: Results) -> Iterator[Sample | DamageError]:
-    """Yield the samples of a block of an index and its embeddings, damage in its place."""
+    """Yield the samples of a block of an index with its embeddings, damage in its place."""
     meta = [block.column(name) for name in COLUMNS_AFTER_CAPTION]
     rows = zip(block.column("key"), results, block.column("caption"), *meta, strict=True)
     for place, (key, array, caption, *values) in enumerate(rows):
@@ -147,10 +146,10 @@ def make_samples(index: Index, block: Block, results: Results) -> Iterator[Sampl
 
 
 class NpyArrays:
-    """Embeddings as the bytes of `.npy` files, in tars or by themselves."""
+    """Reads embeddings from the bytes of `.npy` files, in tars or by themselves."""
 
     def __init__(self, index: Index, *, header_nbytes: int) -> None:
-        """Read from the files of an index.
+        """Open nothing yet.
 
         Args:
             index: where each array begins and ends.
@@ -183,7 +182,13 @@ class NpyArrays:
         places: Sequence[tuple[int, int, int]],
         remote: Iterator[memoryview | ValueError],
     ) -> Results:
-        """Return each array, or what is wrong with it."""
+        """Return each array, or what is wrong with it.
+
+        Args:
+            block: the rows.
+            places: file number, begin and end of each row.
+            remote: the pieces of those rows whose files are remote.
+        """
         header_nbytes = self._header_nbytes
         files: dict[int, memoryview | ValueError] = {}
         results: Results = []
@@ -217,10 +222,10 @@ class NpyArrays:
 
 
 class ParquetArrays:
-    """Embeddings in Parquet files, decoded a row group at a time."""
+    """Reads embeddings from Parquet files, a row group at a time."""
 
     def __init__(self, index: Index) -> None:
-        """Read from the files of an index."""
+        """Open nothing yet."""
         self._index = index
         self._process = os.getpid()
         self._lock = Lock()
@@ -228,11 +233,11 @@ class ParquetArrays:
         self._groups: OrderedDict[tuple[int, int], tuple[Array, Array]] = OrderedDict()
 
     def __reduce__(self) -> tuple[type["ParquetArrays"], tuple[Index]]:
-        """Another process opens the files itself."""
+        """Let another process open the files itself."""
         return ParquetArrays, (self._index,)
 
     def start(self, block: Block) -> Callable[[], Results]:
-        """Return what reads the embeddings of rows."""
+        """Return the function that reads the embeddings of rows."""
         rows = zip(block.rows.tolist(), block.column("key"), block.column("n_frames"), strict=True)
         return lambda: [self._read(*row) for row in rows]
 
@@ -270,25 +275,22 @@ class ParquetArrays:
         return self._files[number]
 
     def _read_group(self, number: int, group: int) -> tuple[Array, Array]:
-        """Return offsets and (n, width) frames of a row group, the most recent ones kept."""
-        cached = self._groups.get((number, group))
-        if cached is None:
+        """Return what `split_frames` makes of a row group; the most recent ones are kept."""
+        groups = self._groups
+        if (number, group) not in groups:
             table = self._open(number)[0].read_row_group(group, columns=["embeddings"])
-            cached = self._groups[number, group] = split_frames(table.column("embeddings"))
-            while sum(frames.nbytes for _, frames in self._groups.values()) > MAX_GROUP_BYTES:
-                if len(self._groups) == 1:
-                    break
-                self._groups.popitem(last=False)
-        else:
-            self._groups.move_to_end((number, group))
-        return cached
+            groups[number, group] = split_frames(table.column("embeddings"))
+            while len(groups) > 1 and sum(f.nbytes for _, f in groups.values()) > MAX_GROUP_BYTES:
+                groups.popitem(last=False)
+        groups.move_to_end((number, group))
+        return groups[number, group]
 
 
 def split_frames(column: pa.ChunkedArray) -> tuple[Array, Array]:
-    """Return offsets and (n, width) frames of a column of embeddings, without a copy.
+    """Return a column of embeddings as (n_rows + 1,) offsets and (n_frames, width) floats.
 
     Raises:
-        ValueError: it is no list of rows of floats of one width, or one of those is missing.
+        ValueError: it holds no lists of vectors of floats of one width, or one is missing.
     """
     lists = column.combine_chunks()
     dtype = lists.type
@@ -297,7 +299,7 @@ def split_frames(column: pa.ChunkedArray) -> tuple[Array, Array]:
     rows = lists.flatten()
     numbers = rows.flatten()
     if not pa.types.is_floating(numbers.type) or rows.null_count or numbers.null_count:
-        # A missing row would move those after it to the place of their neighbours.
+        # A missing vector would move those after it to the place of their neighbours.
         raise ValueError(f"embeddings of type {dtype} are no floats, or some are missing")
     frames = numbers.to_numpy().reshape(-1, dtype.value_type.list_size)
     return lists.offsets.to_numpy() - lists.offsets[0].as_py(), frames

@@ -1,7 +1,4 @@
-"""The class names of Kinetics 400, 600 and 700, in the order that `label_id` counts.
-
-In: the name of a version. Out: its names. They are what a `label_id` means, so they ship here.
-"""
+"""Gives the class names of Kinetics 400, 600 and 700, which say what a `label_id` means."""
 
 from functools import cache
 from importlib.resources import files

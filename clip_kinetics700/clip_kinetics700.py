@@ -1,10 +1,9 @@
-"""The `datasets` builder of every dialect, and the loading script of datasets 2.x and 3.x.
+"""Gives any source to `datasets`, as a builder class and as the loading script of 2.x and 3.x.
 
-In: `data_dir`, a source, or `data_files`, tars by split. Out: `embeddings`, `caption`, `meta`.
-A 2.x script brings along only the modules that it imports itself, at column 0.
+These versions copy a script together with the `NAME.py` files beside it that it imports itself, by
+`from .NAME import` at column 0: all modules that the reader needs must be imported here.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,28 +13,28 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from .arrays import ROWS_PER_BLOCK, Array, Results, decode_piece
+from .arrays import ROWS_PER_BLOCK, Array, Results
 from .damage import DamageError, OnError, report_damage
 from .dataset import EmbeddingDataset, open_dataset
 from .features import META_TYPE, SAMPLE_COLUMNS, data_schema, embeddings_array, features_dict
 from .hub import commit_of
-from .index import IntArray, index_row, load_index, make_piece
-from .layout import Layout, fingerprint, list_local, parse_manifest
-from .remote import RangeReader, is_remote
-from .schema import Sample, decode_npy, to_float16
+from .index import IntArray, index_row, make_piece
+from .layout import fingerprint
+from .remote import is_remote
+from .schema import to_float16
 from .selection import Selection
 from .shards import scan_shard
-from .streams import Buffers, open_stream
-from .tars import BLOCK
 
-# Of modules that nothing here needs by itself, but those that it imports do.
-CARRIED = (parse_manifest, decode_npy, decode_piece)
+# The script uses nothing of these two, but its modules do. A comment behind them would be a URL.
+from .streams import open_stream
+from .tars import open_tar
+
 DESCRIPTION = "CLIP embeddings of the Kinetics clips, one frame per second."
 # Rows are handed over as Arrow tables of about 5 MB: encoding them one by one as Python objects
 # takes 28 times as long in datasets 2.21.
 SAMPLES_PER_TABLE = 512
-# Workers share a dataset by pieces of its rows: as many as a tar holds, or fewer where that would
-# leave workers without any.
+# Workers share a dataset by pieces of its rows: as many rows as a tar holds, or fewer where that
+# would leave workers without a piece.
 MAX_ROWS_PER_SHARD = 10_000
 MIN_ROWS_PER_SHARD = ROWS_PER_BLOCK
 SHARDS_WANTED = 64
@@ -43,7 +42,7 @@ SHARDS_WANTED = 64
 
 @dataclass
 class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
-    """What is read; the cache also depends on what the source holds at the moment."""
+    """Options of the builder; the cache also depends on what the source holds at the moment."""
 
     tars: Mapping[str, Sequence[str]] | None = None
     """Tars by split, as they are named; `data_files` takes patterns of names."""
@@ -52,11 +51,11 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
     classes: Sequence[str] | None = None
     """Names of classes; None is all."""
     max_samples: int | None = None
-    """At most so many of each split."""
+    """Greatest number of samples of each split; None is all."""
     shuffle: bool = False
-    """Take them in a random order."""
+    """Take the samples in a random order."""
     seed: int = 0
-    """Of that order."""
+    """Changes the random order."""
     index: str | None = None
     """Path or URL of an index that lies elsewhere than in the source."""
     revision: str | None = None
@@ -68,10 +67,7 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
     def is_everything(self) -> bool:
         """Tell whether nothing is left out of the splits that are read, and nothing moved."""
         return Selection(
-            classes=self.classes,
-            max_samples=self.max_samples,
-            shuffle=self.shuffle,
-            seed=self.seed,
+            classes=self.classes, max_samples=self.max_samples, shuffle=self.shuffle
         ).is_everything
 
     def open(self) -> EmbeddingDataset:
@@ -94,7 +90,7 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
         config_id = super().create_config_id(config_kwargs, *args, **kwargs)
         layout = self.open().layout
         if layout.repository is not None and self.index is None:
-            # What a commit holds stays; it is found again where the Hub cannot be asked.
+            # A commit never changes, and is found again where the Hub cannot be asked.
             return f"{config_id}-{commit_of(layout.repository)[:16]}"
         return f"{config_id}-{fingerprint(layout)}"
 
@@ -122,13 +118,10 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         """Return one generator for each split; its shards are what workers share."""
         generators = []
         for split, part in self.parts.items():
-            shards: Sequence[IntArray | str] = part.layout.files[split]
             is_by_rows = part.needs_index or part.layout.kind == "loose"
-            if is_by_rows:
-                shards = cut_rows(part.rows)
-            names = shards
-            if not is_by_rows and all(map(is_remote, part.layout.files[split])):
-                shards = dl_manager.download(shards)
+            names: Sequence[Any] = cut_rows(part.rows) if is_by_rows else part.layout.files[split]
+            is_downloaded = not is_by_rows and all(map(is_remote, names))
+            shards = dl_manager.download(names) if is_downloaded else names
             kwargs = {"shards": shards, "names": names}
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs=kwargs))
         return generators
@@ -136,11 +129,11 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _generate_tables(
         self, shards: list[IntArray | str], names: list[IntArray | str]
     ) -> Iterator[tuple[str, pa.Table]]:
-        """Yield the rows in order as tables; the key is the table's place.
+        """Yield the samples in order as tables, each with its place.
 
         Args:
-            shards: rows of the index, or tars, which may be copies of remote ones.
-            names: what damage calls each of the tars.
+            shards: (n,) int64 rows of the index, or tars, which may be copies of remote ones.
+            names: the names that damage gives the tars.
         """
         for number, (shard, name) in enumerate(zip(shards, names, strict=True)):
             if isinstance(shard, np.ndarray):
@@ -151,20 +144,20 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 yield f"{number}#{place}", table
 
     def _read_rows(self, rows: IntArray) -> Iterator[pa.Table]:
-        """Yield the samples of some rows of the index."""
+        """Yield the samples of (n,) int64 rows of the index."""
         for block, results in self.dataset.read_blocks(rows):
             files = self.dataset.index.file_numbers[block.rows]
             names = [self.dataset.index.files[number] for number in files.tolist()]
             yield make_table(block.samples, results, names, self.schema, self.config.on_error)
 
     def _read_tar(self, tar: str, name: str) -> Iterator[pa.Table]:
-        """Yield the samples of a tar that no index knows."""
+        """Yield the samples of a tar that is in no index."""
         on_error = self.config.on_error
         samples = scan_shard(tar, on_error=on_error, name=name)
         while group := list(islice(samples, SAMPLES_PER_TABLE)):
             rows = [index_row("", placed.sample, name, placed[1:]) for placed in group]
             table = make_piece(rows, on_error)
-            # Rows that do not fit the columns are left out there.
+            # Rows that do not fit the columns are left out of the table.
             arrays = {offset: sample.embeddings for sample, offset, _ in group}
             results: Results = [arrays[offset] for offset in table.column("npy_offset").to_pylist()]
             samples_table = table.select(SAMPLE_COLUMNS)
@@ -174,7 +167,7 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 def select_parts(
     dataset: EmbeddingDataset, config: ClipKinetics700Config
 ) -> dict[str, EmbeddingDataset]:
-    """Return what is wanted of each split; `datasets` cannot prepare one without samples."""
+    """Return the samples wanted of each split; `datasets` cannot prepare a split without any."""
     selected = dataset.select(
         config.splits,
         classes=config.classes,
@@ -186,7 +179,7 @@ def select_parts(
 
 
 def cut_rows(rows: IntArray) -> list[IntArray]:
-    """Return rows in the pieces that workers share, in order."""
+    """Return (n,) int64 rows cut into the pieces that workers share, in order."""
     wanted = -(-len(rows) // SHARDS_WANTED)
     size = min(max(wanted, MIN_ROWS_PER_SHARD), MAX_ROWS_PER_SHARD)
     return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
@@ -198,9 +191,9 @@ def make_table(
     """Return samples as one table of the dataset's schema; damaged ones are raised or left out.
 
     Args:
-        samples: caption and meta.
-        results: their embeddings.
-        files: the file of each, named with damage.
+        samples: captions and meta.
+        results: embeddings of the samples.
+        files: the file of each sample, which damage names.
         schema: `data_schema` of the dataset.
         on_error: what to do about damage.
 

@@ -1,6 +1,6 @@
-"""Damage: what cannot be read has a name, a place and a reason, and is raised or left out.
+"""Names what cannot be read, by file, sample and reason, and raises it or leaves it out.
 
-It imports nothing of ours, so the `datasets` script can carry it.
+It imports nothing of ours, so that the `datasets` script can bring it along.
 """
 
 import logging
@@ -14,7 +14,7 @@ Whole = TypeVar("Whole")
 
 
 class DamageError(ValueError):
-    """A sample or a file of samples cannot be read: which one, where and why."""
+    """A sample or a file of samples cannot be read; the text says which one, where and why."""
 
     def __init__(self, path: str, key: str | None, offset: int | None, reason: str) -> None:
         """Name what is damaged.
@@ -30,12 +30,12 @@ class DamageError(ValueError):
         self.path, self.key, self.offset, self.reason = path, key, offset, reason
 
     def __reduce__(self) -> tuple[type["DamageError"], tuple[str, str | None, int | None, str]]:
-        """Workers of a DataLoader send it to their parent."""
+        """Let the workers of a DataLoader send it to their parent."""
         return DamageError, (self.path, self.key, self.offset, self.reason)
 
 
 def report_damage(error: DamageError, on_error: OnError) -> None:
-    """Raise the damage, or say what is left out because of it.
+    """Raise damage, or log what is left out because of it.
 
     Raises:
         DamageError: `on_error` is `raise`.
@@ -46,7 +46,7 @@ def report_damage(error: DamageError, on_error: OnError) -> None:
 
 
 def keep_whole(results: Iterable["Whole | DamageError"], on_error: OnError) -> Iterator[Whole]:
-    """Yield what is not damaged; damage among it is raised, or left out with a warning.
+    """Yield the results that are not damaged; raise damage, or leave it out with a warning.
 
     Raises:
         DamageError: there is damage and `on_error` is `raise`.
@@ -59,7 +59,7 @@ def keep_whole(results: Iterable["Whole | DamageError"], on_error: OnError) -> I
 
 
 def check_on_error(on_error: str) -> OnError:
-    """Return what to do about damage.
+    """Return an option that says what to do about damage.
 
     Raises:
         ValueError: it is neither `raise` nor `skip`.

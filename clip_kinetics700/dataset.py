@@ -1,7 +1,6 @@
-"""The one reader under everything: a source becomes a sequence of samples, read when asked for.
+"""Opens a source as a sequence of samples, each of which is read when it is asked for.
 
-In: a directory, a Hub repository, a URL, or named tars. Out: an `EmbeddingDataset`, of which
-`load_dataset`, `batches` and `EmbeddingWebDatasetReader` are layers.
+`load_dataset`, `batches` and `EmbeddingWebDatasetReader` are layers of this one reader.
 """
 
 import operator
@@ -25,7 +24,7 @@ from .selection import Selection, resolve_splits, select_rows
 
 
 class OpenSource:
-    """A source, and what has been learned of it so far; all views of a dataset share one."""
+    """A source, and what has been learned about it so far; all views of a dataset share one."""
 
     def __init__(self, layout: Layout, on_error: OnError) -> None:
         """Read nothing yet."""
@@ -39,7 +38,7 @@ class OpenSource:
 
     @cached_property
     def arrays(self) -> Arrays:
-        """What reads the embeddings."""
+        """The reader of the embeddings."""
         return open_arrays(self.index, kind=self.layout.kind)
 
     @property
@@ -50,7 +49,7 @@ class OpenSource:
 
 
 class EmbeddingDataset:
-    """Samples of a source in order: all of them, a split, or a selection; reading copies nothing.
+    """Samples of a source in order: all of them, a split, or a selection.
 
     `dataset[3]` and `dataset["vid_000000003"]` are samples, `dataset[2:9]` and `dataset[[5, 1]]`
     datasets of these. Arrays are read-only views of memory maps where the source is local.
@@ -59,12 +58,12 @@ class EmbeddingDataset:
     def __init__(
         self, source: OpenSource, splits: Sequence[str], rows: IntArray | None = None
     ) -> None:
-        """Use `open`; this is a view of what it has opened.
+        """View what `open` has opened.
 
         Args:
-            source: what is read.
-            splits: whose samples these are.
-            rows: of the index, in order; None is all of the splits.
+            source: shared by all views.
+            splits: the splits of these samples.
+            rows: (n,) int64 rows of the index, in order; None is all rows of the splits.
         """
         self._source = source
         self._splits = tuple(splits)
@@ -82,7 +81,7 @@ class EmbeddingDataset:
 
     @property
     def on_error(self) -> OnError:
-        """What is done about damage."""
+        """Whether damage is raised or skipped."""
         return self._source.on_error
 
     @cached_property
@@ -96,17 +95,17 @@ class EmbeddingDataset:
 
     @property
     def needs_index(self) -> bool:
-        """Tell whether reading these goes by the index: there is one, or they are a selection."""
+        """Tell whether these are read by the index: there is one, or they are a selection."""
         return self._given_rows is not None or self._source.has_index
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether there is no sample; upstream may end with a tar of none."""
+        """Tell whether there is no sample; upstream's last tar may hold none."""
         return len(self) == 0 if self.needs_index else next(iter(self), None) is None
 
     @property
     def splits(self) -> dict[str, "EmbeddingDataset"]:
-        """The dataset of each split, `train`, `validation` and `test`, those that there are."""
+        """The dataset of each split that there is: `train`, `validation`, `test`."""
         if self._given_rows is None:
             return {split: EmbeddingDataset(self._source, [split]) for split in self._splits}
         groups = {split: np.isin(self.rows, self.index.rows_of(split)) for split in self._splits}
@@ -125,14 +124,14 @@ class EmbeddingDataset:
         """Columns of the embeddings.
 
         Raises:
-            ValueError: there is no sample to tell.
+            ValueError: no manifest says it, and there is no sample.
         """
         if self.layout.width is not None:
             return self.layout.width
         samples = iter(EmbeddingDataset(self._source, tuple(self.layout.files)))
         first = next(samples, None)
         if first is not None:
-            # One without frames has none to tell; upstream's may have a width of its own.
+            # A sample without frames does not tell; upstream gives it a width of its own.
             telling = next((s for s in chain([first], samples) if len(s.embeddings)), first)
             return int(telling.embeddings.shape[1])
         raise ValueError(f"{self.layout.root}: no samples, so nothing tells how wide they are")
@@ -153,10 +152,10 @@ class EmbeddingDataset:
             classes: names of classes, as the captions have them; None is all.
             max_samples: at most so many of each split, fewer where there are fewer.
             shuffle: take them in a random order instead of the first ones in order.
-            seed: of that order.
+            seed: changes that order.
 
         Raises:
-            ValueError: there is no such split or class; the nearest names are told.
+            ValueError: there is no such split or class; it gives the nearest names.
         """
         splits = resolve_splits(split, self._splits, self.layout.root or "the source")
         how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
@@ -168,7 +167,7 @@ class EmbeddingDataset:
         return EmbeddingDataset(self._source, splits, np.concatenate([*selected.values()]))
 
     def __len__(self) -> int:
-        """Count the samples, as `list` does too; without an index that reads all of them once."""
+        """Count the samples; without an index that reads all of them once."""
         return len(self.rows)
 
     @overload
@@ -203,7 +202,7 @@ class EmbeddingDataset:
         return self._read(self.rows[as_places(places)])
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield the samples in order; without an index, of a whole split, it needs none.
+        """Yield the samples in order; samples of whole splits need no index.
 
         Raises:
             DamageError: a sample or a tar is damaged and `on_error` is `raise`.
@@ -211,8 +210,8 @@ class EmbeddingDataset:
         if not self.needs_index:
             files = {split: self.layout.files[split] for split in self._splits}
             layout = replace(self.layout, files=files)
-            for scanned in scan_samples(layout, on_error=self.on_error):
-                yield scanned.placed.sample
+            for _, _, placed in scan_samples(layout, on_error=self.on_error):
+                yield placed.sample
             return
         yield from keep_whole(self.read_rows(self.rows), self.on_error)
 
@@ -257,7 +256,7 @@ class EmbeddingDataset:
 
 
 def as_places(places: Sequence[int] | Sequence[str] | npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return places, or one bool for each sample, as an array that indexes rows.
+    """Return places, or one bool for each sample, as an (n,) array that indexes rows.
 
     Raises:
         TypeError: they are neither.

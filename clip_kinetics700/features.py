@@ -1,7 +1,7 @@
-"""The columns of every table of a dataset: as `datasets` features and as Arrow schemas.
+"""Gives the columns of every table of a dataset, as `datasets` features and as Arrow schemas.
 
-In: the width of the embeddings and the class names. Out: what readers and writers agree on;
-it imports `schema` alone of ours, so the `datasets` script can carry it.
+Builder and reader share them: a change here changes published files. Of ours it imports `schema`
+alone, so that the `datasets` script can bring it along.
 """
 
 import json
@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from .schema import Float16Array
+from .schema import META_DTYPES, Float16Array
 
 
 def features_dict(width: int, class_names: Sequence[str] | None) -> dict[str, Any]:
     """Return the dataset's features in the JSON form of `datasets`.
-
-    The type name is `Sequence`, because `List`, which datasets >= 4 writes, cannot be
-    read by 2.21 and 3.6.
 
     Args:
         width: columns of the embeddings, 512 for ViT-B/32.
@@ -28,48 +26,23 @@ def features_dict(width: int, class_names: Sequence[str] | None) -> dict[str, An
     def value(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "_type": "Value"}
 
+    # datasets >= 4 writes `List` instead, which 2.21 and 3.6 cannot read.
     def sequence(feature: dict[str, Any], length: int = -1) -> dict[str, Any]:
         return {"feature": feature, "length": length, "_type": "Sequence"}
 
-    label = value("int64")
+    meta = {name: value(dtype) for name, dtype in META_DTYPES.items()}
+    meta["timestamps"] = sequence(meta["timestamps"])
     if class_names is not None:
-        label = {"names": list(class_names), "_type": "ClassLabel"}
+        meta["label_id"] = {"names": list(class_names), "_type": "ClassLabel"}
     return {
         "embeddings": sequence(sequence(value("float16"), width)),
         "caption": value("string"),
-        "meta": {
-            "key": value("string"),
-            "youtube_id": value("string"),
-            "time_start": value("int64"),
-            "time_end": value("int64"),
-            "label_id": label,
-            "n_frames": value("int64"),
-            "timestamps": sequence(value("float32")),
-            "duration": value("float64"),
-            "fps": value("float64"),
-            "width": value("int64"),
-            "height": value("int64"),
-            "extra": value("string"),
-        },
+        "meta": meta,
     }
 
 
-META_TYPE = pa.struct(
-    [
-        ("key", pa.string()),
-        ("youtube_id", pa.string()),
-        ("time_start", pa.int64()),
-        ("time_end", pa.int64()),
-        ("label_id", pa.int64()),
-        ("n_frames", pa.int64()),
-        ("timestamps", pa.list_(pa.float32())),
-        ("duration", pa.float64()),
-        ("fps", pa.float64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("extra", pa.string()),
-    ]
-)
+META_TYPES = {name: pa.type_for_alias(dtype) for name, dtype in META_DTYPES.items()}
+META_TYPE = pa.struct(META_TYPES | {"timestamps": pa.list_(META_TYPES["timestamps"])})
 
 
 def embeddings_type(width: int) -> pa.DataType:
@@ -92,6 +65,32 @@ def embeddings_array(
     rows = pa.FixedSizeListArray.from_arrays(pa.array(frames.reshape(-1)), width)
     offsets = np.cumsum([0, *(map(len, arrays) if lengths is None else lengths)], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), rows)
+
+
+def column_list(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column as Python values, many times faster than `to_pylist`.
+
+    Lists of numbers become (n,) arrays of the numbers' own dtype.
+    """
+    dtype = column.type
+    if column.null_count == len(column):
+        return [None] * len(column)
+    if pa.types.is_string(dtype) or (not column.null_count and not pa.types.is_nested(dtype)):
+        return list(column.to_numpy(zero_copy_only=False).tolist())
+    if pa.types.is_list(dtype):
+        return [value for chunk in column.chunks for value in _split_lists(chunk)]
+    return list(column.to_pylist())
+
+
+def _split_lists(lists: pa.ListArray) -> list[npt.NDArray[Any] | None]:
+    """Return each list of numbers as a view of their common array, a missing one as None."""
+    offsets = lists.offsets.to_numpy().tolist()
+    values = lists.values.to_numpy()
+    valid = lists.is_valid().to_numpy(zero_copy_only=False).tolist()
+    return [
+        values[begin:end] if is_there else None
+        for begin, end, is_there in zip(offsets, offsets[1:], valid, strict=False)
+    ]
 
 
 def data_schema(width: int, class_names: Sequence[str] | None) -> pa.Schema:
@@ -118,8 +117,8 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 
-# The columns of the index that a sample has besides its embeddings.
-SAMPLE_COLUMNS = ("caption", *META_TYPE.names)
+# The columns of the index that describe a sample, without those that say where it lies.
+SAMPLE_COLUMNS = ("caption", *META_DTYPES)
 
 FAILURES_SCHEMA = pa.schema(
     [

@@ -1,7 +1,6 @@
-"""Repositories of the Hub: what names one, at which commit it is, what of it is in the cache.
+"""Finds repositories of the Hub: the commit one is at, and what the Hub's cache has of it.
 
-In: a URL `hf://datasets/OWNER/NAME@REVISION`. Out: the same at a commit, or why it cannot be read,
-in words that say what to do. No token is ever part of them.
+What cannot be read is reported with what to do about it, in a text that never holds a token.
 """
 
 import logging
@@ -29,18 +28,18 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_PREFIX = "hf://datasets/"
-# Repository, revision and directory of what follows the prefix; a revision may hold slashes as
-# `%2F`, and pull requests and converted files have some as they are.
+# What follows the prefix: repository, revision, directory. A revision holds its slashes as `%2F`,
+# but for those of pull requests and of converted files.
 HUB_PATH = re.compile(r"([^/@]+/[^/@]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/]+))?(/.*)?")
-# What the Hub's client raises: of names that cannot be one of a repository, and of requests or
-# httpx, whichever it is built on.
+# What the Hub's client raises: ValueError for names that no repository can have, and the errors of
+# requests or httpx, whichever it is built on.
 HUB_ERRORS: tuple[type[BaseException], ...] = (ValueError, OSError, *HfHubHTTPError.__bases__)
 UNAUTHORIZED = 401
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 class RepositoryUrl(NamedTuple):
-    """What follows the prefix of a repository's URL."""
+    """The parts of `hf://datasets/OWNER/NAME@REVISION/DIRECTORY`."""
 
     repository: str
     revision: str | None
@@ -58,7 +57,7 @@ class Pinned(NamedTuple):
 
 
 def parse_repository_url(url: str) -> RepositoryUrl | None:
-    """Return what the URL of a repository names; None where it is another URL or a path."""
+    """Return the parts of a repository's URL; None for another URL or a path."""
     match = HUB_PATH.fullmatch(url.removeprefix(HUB_PREFIX))
     if match is None or not url.startswith(HUB_PREFIX):
         return None
@@ -75,80 +74,80 @@ def find_source(source: str | os.PathLike[str], revision: str | None = None) -> 
         return str(Path(text).expanduser().absolute())
     else:
         url = f"{HUB_PREFIX}{text}"
-    place = parse_repository_url(url)
-    if revision is None or place is None or place.revision:
+    parsed = parse_repository_url(url)
+    if revision is None or parsed is None or parsed.revision:
         return url
-    return f"{HUB_PREFIX}{place.repository}@{quote(revision, safe='')}{place.directory}"
+    return f"{HUB_PREFIX}{parsed.repository}@{quote(revision, safe='')}{parsed.directory}"
 
 
 def commit_of(url: str) -> str:
     """Return the commit in the URL of a repository that is pinned."""
-    place = parse_repository_url(url)
-    return place.revision or "" if place else ""
+    parsed = parse_repository_url(url)
+    return parsed.revision or "" if parsed else ""
 
 
 def pin_commit(url: str) -> Pinned | None:
     """Return a repository at its commit, since a branch may move meanwhile; None for another URL.
 
-    One that cannot be asked, because there is no network or HF_HUB_OFFLINE is set, is that of the
-    Hub's cache.
+    Where the Hub cannot be asked, or HF_HUB_OFFLINE is set, the Hub's cache tells.
 
     Raises:
-        FileNotFoundError: there is no such repository or revision, or it cannot be asked for and
-            is not in the cache.
+        FileNotFoundError: there is no such repository or revision, or the Hub cannot be asked and
+            the cache has nothing of it.
     """
-    place = parse_repository_url(url)
-    if place is None:
+    parsed = parse_repository_url(url)
+    if parsed is None:
         return None
+    repository, revision, directory = parsed
     try:
         if constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
-        ask = partial(HfApi().dataset_info, place.repository, revision=place.revision)
+        ask = partial(HfApi().dataset_info, repository, revision=revision)
         commit, cache = str(retry(ask, url).sha), None
     except HUB_ERRORS as error:
-        cache = find_cached(place) if isinstance(error, ConnectionError) else None
+        cache = find_cached(repository, revision) if isinstance(error, ConnectionError) else None
         if cache is None:
             raise refuse_repository(url, error) from error
         commit = Path(cache).name
         logger.warning(
             "%s cannot be asked for (%s): what the Hub's cache has of commit %s is read",
-            place.repository, describe_refusal(error), commit,
+            repository, describe_refusal(error), commit,
         )  # fmt: skip
-        cache += place.directory
-    return Pinned(f"{HUB_PREFIX}{place.repository}@{commit}{place.directory}", cache)
+        cache += directory
+    return Pinned(f"{HUB_PREFIX}{repository}@{commit}{directory}", cache)
 
 
-def find_cached(place: RepositoryUrl) -> str | None:
+def find_cached(repository: str, revision: str | None) -> str | None:
     """Return the directory of a repository's files in the Hub's cache, whichever these are."""
     try:
+        # Patterns that match nothing, since it would raise if a file that matches were not there.
         return snapshot_download(
-            place.repository,
+            repository,
             repo_type="dataset",
-            revision=place.revision,
+            revision=revision,
             local_files_only=True,
-            # With patterns that match nothing no file is missed.
             allow_patterns=[],
         )
     except (ValueError, OSError):
         return None
 
 
-def keep_in_cache(place: RepositoryUrl, names: Iterable[str]) -> None:
+def keep_in_cache(url: RepositoryUrl, names: Iterable[str]) -> None:
     """Put small files into the Hub's cache, by which a repository is found again without network.
 
-    Those that cannot be had are left out: what needs them works as long as the Hub answers.
+    Files that cannot be had are left out: they are needed only once the Hub does not answer.
 
     Args:
-        place: the repository, at the revision as it is asked for: the cache notes its commit.
-        names: of the files.
+        url: the repository at the revision that the user named: the cache notes its commit.
+        names: the files.
     """
-    for name in names if not place.directory else ():
+    for name in names if not url.directory else ():
         with suppress(*HUB_ERRORS):
-            hf_hub_download(place.repository, name, repo_type="dataset", revision=place.revision)
+            hf_hub_download(url.repository, name, repo_type="dataset", revision=url.revision)
 
 
 def refuse_repository(url: str, error: BaseException) -> FileNotFoundError:
-    """Return the error of what is neither a directory nor a repository, in one line."""
+    """Return the one-line error for a name that is neither a directory nor a repository."""
     name, reason = url.removeprefix(HUB_PREFIX), describe_refusal(error)
     if isinstance(error, ConnectionError):
         reason += "; nothing of it is in the Hub's cache"
@@ -171,6 +170,6 @@ def describe_refusal(error: BaseException) -> str:
         return "there is none, or it is private and the account of your token may not read it"
     if status == UNAUTHORIZED:
         return f"it refuses your token, of HF_TOKEN or of `hf auth login`: {LOG_IN}"
-    # A token that is no valid header is quoted by some of the libraries under the client.
+    # Some libraries under the client quote a token that is no valid header.
     text = str(error).replace(get_token() or "\0", "<token>")
     return SIGNATURE.sub("", f"{' '.join(text.split()):.200}")

@@ -1,7 +1,7 @@
-"""A source -> which files hold the samples of which split, their width and the class names.
+"""Finds out which files of a source hold the samples of which split.
 
-In: a directory, a Hub repository, an fsspec URL, or named tars. Out: a `Layout` of one of three
-dialects: tars (ours and upstream's), Parquet, or loose files of a processed dataset.
+A source is a directory, a repository of the Hub, an fsspec URL, or tars by name; it is of one of
+three kinds: tars (ours and upstream's), Parquet, or the loose files of a processed dataset.
 """
 
 import hashlib
@@ -34,20 +34,37 @@ from .schema import (
 from .shards import is_tar, split_tars
 from .streams import read_if_there
 
+logger = logging.getLogger(__name__)
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+Paths: TypeAlias = AnyPath | Sequence[AnyPath]
+Source: TypeAlias = Paths | Mapping[str, Paths]
+"""A directory, repository or URL; or tars, alone (`train`) or by split."""
+Kind = Literal["tars", "parquet", "loose"]
+
+# `data/train/ds_000000.tar` is as deep as any dialect lays a file.
+MAX_DEPTH = 3
+CSV_NAMES = (SPLITS_CSV_NAME, f"data/{SPLITS_CSV_NAME}")
+# The fields by which file systems (local, Hub, HTTP, S3) tell two states of a file apart.
+STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag", "Last-Modified", "sha256")
+SPLIT_WORDS = "|".join(SPLIT_OF_WORD)
+PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
+LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
+
 
 def list_local(root: str, *, max_depth: int) -> dict[str, dict[str, Any]]:
-    """Return size and time of each file of a directory, by name relative to it, hidden ones aside.
+    """Return size and time of each file of a directory by its relative name, without hidden files.
 
     Args:
         root: the directory.
-        max_depth: 1 is its own files only.
+        max_depth: 1 stops at the directory's own files.
 
     Raises:
         FileNotFoundError: there is no such directory.
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no directory {root}")
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for folder, folders, names in os.walk(root, followlinks=True):
         inside = os.path.relpath(folder, root)
         depth = 1 if inside == "." else 2 + inside.count("/")
@@ -61,17 +78,11 @@ def list_local(root: str, *, max_depth: int) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def decode_name(name: str) -> str:
-    """Return the name of a file in a web server's listing, unless no URL could be made of it."""
-    plain = unquote(name)
-    return name if set("%?#") & set(plain) else plain
-
-
 def parse_manifest(text: str | None, root: str) -> dict[str, Any]:
     """Return the manifest's object, empty where there is no manifest.
 
     Raises:
-        ValueError: the text is something else.
+        ValueError: the text is not that of a manifest.
     """
     try:
         manifest = {} if text is None else json.loads(text)
@@ -85,10 +96,10 @@ def parse_manifest(text: str | None, root: str) -> dict[str, Any]:
 def describe_data(
     manifest: Mapping[str, Any], root: str
 ) -> tuple[tuple[str, ...] | None, int | None]:
-    """Return class names by label id, and the width of the embeddings; None where it says nothing.
+    """Return class names by label id and the width of the embeddings, each None if not given.
 
     Raises:
-        ValueError: they are no names, or no width.
+        ValueError: the manifest gives something else for them.
     """
     names = manifest.get("class_names")
     if names is not None and not (
@@ -102,28 +113,9 @@ def describe_data(
     return None if names is None else tuple(names), width
 
 
-logger = logging.getLogger(__name__)
-
-AnyPath: TypeAlias = str | os.PathLike[str]
-Paths: TypeAlias = AnyPath | Sequence[AnyPath]
-Source: TypeAlias = Paths | Mapping[str, Paths]
-"""A directory, repository or URL; or tars, alone (`train`) or by split."""
-Kind = Literal["tars", "parquet", "loose"]
-Listing: TypeAlias = Mapping[str, Mapping[str, Any]]
-
-# `data/train/ds_000000.tar` is the deepest that any dialect lays a file.
-MAX_DEPTH = 3
-CSV_NAMES = (SPLITS_CSV_NAME, f"data/{SPLITS_CSV_NAME}")
-# What differs between two states of a file, by file system: local, Hub, HTTP and S3.
-STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag", "Last-Modified", "sha256")
-SPLIT_WORDS = "|".join(SPLIT_OF_WORD)
-PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
-LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a source holds, by the names of its files."""
+    """Which files of a source hold samples, and what the manifest says about these."""
 
     root: str
     """Absolute path or URL of the directory; empty where files were named."""
@@ -138,8 +130,7 @@ class Layout:
     index: str | None
     """Path or URL of the index; None where there is none."""
     repository: str | None = None
-    """URL of a repository of the Hub at its commit, also where its files are read from the Hub's
-    cache; None for anything else."""
+    """URL of a Hub repository at its commit, even if its files are read from the Hub's cache."""
 
     def relative(self, path: str) -> str:
         """Return the name of a file as index and messages have it."""
@@ -151,7 +142,7 @@ class Layout:
 
 
 def list_files(root: str) -> dict[str, dict[str, Any]]:
-    """Return what is known of each file of a source, by name relative to it.
+    """Return what is known about each file of a source, by its relative name.
 
     Raises:
         FileNotFoundError: there is no such directory or repository.
@@ -165,7 +156,7 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
             return {**files, MANIFEST_NAME: {}}
     file_system, path = fsspec.core.url_to_fs(root)
     if not root.startswith(HUB_PREFIX):
-        file_system.invalidate_cache(path)  # Some remember listings; a commit stays as it is.
+        file_system.invalidate_cache(path)  # of listings, which only for a commit stay the same
     try:
         if not retry(lambda: file_system.isdir(path), root):
             raise FileNotFoundError(f"no directory {root}, or its server does not list it")
@@ -174,8 +165,12 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
         if not root.startswith(HUB_PREFIX):
             raise
         raise refuse_repository(root, error) from error
-    decode = decode_name if root.startswith(HTTP_PREFIXES) else str
-    return {decode(posixpath.relpath(name, path)): dict(found[name]) for name in sorted(found)}
+    files = {posixpath.relpath(name, path): dict(found[name]) for name in sorted(found)}
+    if not root.startswith(HTTP_PREFIXES):
+        return files
+    # Listings of web servers quote names; some names could not be put into a URL once unquoted.
+    plain = {name: unquote(name) for name in files}
+    return {n if set("%?#") & set(plain[n]) else plain[n]: info for n, info in files.items()}
 
 
 def read_layout(source: Source, *, revision: str | None = None) -> Layout:
@@ -206,7 +201,7 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
 
 
 def read_pinned(root: str) -> Layout:
-    """Return the layout of one directory, that of a repository at the commit it has now."""
+    """Return the layout of one directory, or of a repository at the commit that it has now."""
     pinned = pin_commit(root)
     if pinned is None:
         return read_directory(root)
@@ -215,7 +210,7 @@ def read_pinned(root: str) -> Layout:
 
 
 def read_cached(cache: str) -> Layout:
-    """Return the layout of a repository that cannot be asked: by its manifest, if that is cached.
+    """Return the layout of a repository that cannot be asked for, by its manifest if it is cached.
 
     Args:
         cache: directory of its files in the Hub's cache; some may not be there.
@@ -227,7 +222,7 @@ def read_cached(cache: str) -> Layout:
     text = read_text(cache, MANIFEST_NAME) if MANIFEST_NAME in files else None
     listed = parse_manifest(text, cache).get("files")
     names = {**(listed if isinstance(listed, dict) else {}), **files}
-    # Who has loaded the Parquet files has no tars.
+    # Whoever has loaded the Parquet files has no tars.
     without_tars = {name: names[name] for name in names if not is_tar(name)}
     try:
         layouts = [read_directory(cache, some) for some in (names, without_tars) if some]
@@ -249,10 +244,10 @@ def read_cached(cache: str) -> Layout:
 
 
 def check_url(url: str, revision: str | None) -> None:
-    """Refuse a URL without the revision that is wanted, or with a query behind a directory.
+    """Refuse a URL that is not at the revision wanted, or has a query behind a directory.
 
     Raises:
-        ValueError: it is such a one.
+        ValueError: it is such a URL.
     """
     if revision is not None and f"@{quote(revision, safe='')}" not in url:
         raise ValueError(f"revision {revision!r} is asked for, but {url} is no repository at it")
@@ -265,7 +260,7 @@ def expand_tars(path: str | os.PathLike[str], *, revision: str | None = None) ->
 
     Raises:
         FileNotFoundError: there is no such file, or no tar in the directory.
-        ValueError: it has no such revision.
+        ValueError: a revision is wanted that it cannot have.
     """
     root = find_source(path, revision)
     check_url(root, revision)
@@ -278,8 +273,8 @@ def expand_tars(path: str | os.PathLike[str], *, revision: str | None = None) ->
     return tars
 
 
-def read_directory(root: str, files: Listing | None = None) -> Layout:
-    """Return the layout of one directory; its listing may be given."""
+def read_directory(root: str, files: Collection[str] | None = None) -> Layout:
+    """Return the layout of one directory; the names of its files may be given."""
     files = list_files(root) if files is None else files
     text = read_text(root, MANIFEST_NAME) if MANIFEST_NAME in files else None
     names, width = describe_data(parse_manifest(text, root), root)
@@ -295,22 +290,21 @@ def read_directory(root: str, files: Listing | None = None) -> Layout:
 
 
 def group_files(root: str, files: Collection[str]) -> tuple[Kind, dict[str, list[str]]]:
-    """Return what holds the samples of a directory and its names by split: tars before Parquet.
+    """Return what holds the samples of a directory, and its files by split: tars before Parquet.
 
     Raises:
-        ValueError: there is none, or nothing says which tar belongs to which split.
+        ValueError: there are none, or nothing says which tar belongs to which split.
     """
     if any(map(is_tar, files)):
         return "tars", find_tars(root, files)
-    for kind, pattern in (("parquet", PARQUET), ("loose", LOOSE)):
-        groups = group_by_split(files, pattern)
-        if kind == "parquet":
-            for group in groups.values():
-                total = int(group[0].rpartition("-of-")[2].partition(".")[0])
-                if total != len(group):
-                    raise ValueError(f"{root} has {len(group)} of {total} files like {group[0]}")
-        if groups:
-            return kind, groups  # type: ignore[return-value]  # mypy widens the tuple's strings
+    parquet = group_by_split(files, PARQUET)
+    for group in parquet.values():
+        total = int(group[0].rpartition("-of-")[2].partition(".")[0])
+        if total != len(group):
+            raise ValueError(f"{root} has {len(group)} of {total} files like {group[0]}")
+    loose = group_by_split(files, LOOSE)
+    if parquet or loose:
+        return ("parquet", parquet) if parquet else ("loose", loose)
     own_name = posixpath.basename(root).lower()
     arrays = sorted(name for name in files if name.endswith(".npy") and "/" not in name)
     if own_name in SPLIT_OF_WORD and arrays:
@@ -346,7 +340,7 @@ def find_tars(root: str, files: Collection[str]) -> dict[str, list[str]]:
 
 
 def describe_file(path: str) -> dict[str, Any]:
-    """Return what the file system says of one file."""
+    """Return what the file system says about one file."""
     file_system, name = fsspec.core.url_to_fs(path)
     return dict(retry(lambda: file_system.info(name), path))
 
@@ -364,7 +358,7 @@ def fingerprint(layout: Layout) -> str:
     paths = [path for group in layout.files.values() for path in group]
     paths += [] if layout.index is None else [layout.index]
     known = {path: state_of(listing.get(layout.relative(path), {})) for path in paths}
-    # The listings of web servers hold names alone.
+    # Listings of web servers hold nothing but names.
     unknown = [path for path, state in known.items() if not any(state)]
     with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
         known |= zip(unknown, map(state_of, pool.map(describe_file, unknown)), strict=True)
@@ -377,5 +371,5 @@ def fingerprint(layout: Layout) -> str:
 
 
 def state_of(info: dict[str, Any]) -> list[str]:
-    """Return what of the description of a file differs between two states of it."""
+    """Return the fields of a file's description by which two states of it differ."""
     return [str(info.get(field) or "") for field in STATE_FIELDS]

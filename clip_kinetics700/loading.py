@@ -1,6 +1,6 @@
-"""`load_dataset` for people: the Parquet files where all is wanted, else the builder class.
+"""Loads a dataset as `datasets` does: from its Parquet files, or by our builder class.
 
-In: any source, and what is wanted of it. Out: what `datasets` returns.
+Plain `datasets` loads whole Parquet files best; what it cannot do is select samples by the index.
 """
 
 import os
@@ -22,7 +22,7 @@ from .selection import Selection, resolve_split
 # The words of `train[:10%]+val` that name splits.
 SPLIT_NAME = re.compile(r"(?:^|(?<=\+))\w+")
 CARD_NAME = "README.md"
-# By these a repository is opened, and what was loaded of it is found again, without network.
+# With these files in the Hub's cache a repository can be opened without network.
 KEPT_NAMES = (CARD_NAME, MANIFEST_NAME, SPLITS_CSV_NAME, INDEX_NAME)
 
 
@@ -49,23 +49,23 @@ def load_dataset(
         source: a local directory, the id of a Hub repository, an fsspec URL of a directory, or
             tars: one, several (they are `train`), or several by split.
         split: `train`, `validation`, `test` or another word for one, also sliced or added as
-            `datasets` does (`train[:10%]+val`); None is all of them, by name; a list gives a list.
+            `datasets` does (`train[:10%]+val`); None is all splits, by name; a list gives a list.
         classes: names of classes, as the captions have them; None is all.
         max_samples: at most so many of each split, fewer where there are fewer.
         shuffle: take them in a random order instead of the first ones in the dataset's order.
-        seed: of that order.
+        seed: changes that order.
         streaming: read while iterating instead of preparing a local copy first.
         index: path or URL of an index that lies elsewhere than in the source.
         on_error: `raise` damage, naming file, key and reason, or `skip` it with a warning.
         revision: branch, tag or commit of a Hub repository.
-        kwargs: `cache_dir`; besides, for Parquet, what `datasets.load_dataset` takes, and else
-            what `download_and_prepare` takes.
+        kwargs: `cache_dir`; besides, for Parquet, what `datasets.load_dataset` takes, else what
+            `download_and_prepare` takes.
 
     Raises:
         FileNotFoundError: there is no such source.
         DamageError: a sample or a file is damaged, and `on_error` is `raise`.
-        ValueError: there are no samples in it, or no such split or class; the nearest names are
-            told.
+        ValueError: there are no samples in it, or no such split or class; it gives the nearest
+            names.
     """
     check_on_error(on_error)
     if "token" in kwargs:
@@ -84,7 +84,8 @@ def load_dataset(
             options = {"split": split, "streaming": streaming, **kwargs}
             return load_parquet(layout, files, parquet, options)
     config = {
-        # The URL where the files are read from the Hub's cache, so that `datasets` knows it again.
+        # A repository's URL even if its files are read from the Hub's cache, so that `datasets`
+        # finds what it has prepared.
         "data_dir": layout.repository or layout.root or None,
         "tars": None if layout.root else layout.files,
         "splits": None if split is None else list(split_names(split)),
@@ -102,12 +103,12 @@ def load_dataset(
 def load_built(
     builder: ClipKinetics700, split: str | list[str] | None, *, streaming: bool, **kwargs: Any
 ) -> Any:
-    """Load what the builder class reads; splits of which nothing was selected are empty."""
+    """Load what the builder class reads; a split is empty if nothing of it was selected."""
     if not streaming and builder.parts:
         try:
             builder.download_and_prepare(**kwargs)
         except datasets.exceptions.DatasetGenerationError as error:
-            # Its own text says nothing; the reason is ours and names file and sample.
+            # The text of `datasets` says nothing; the cause is ours and names file and sample.
             raise error.__cause__ or error from None
     if isinstance(split, list):
         return [load_split(builder, word, streaming=streaming) for word in split]
@@ -121,7 +122,7 @@ def load_built(
 
 def load_split(builder: ClipKinetics700, split: str, *, streaming: bool) -> Any:
     """Load one split expression."""
-    # Nothing may have come out of a part but damage that was skipped.
+    # A split is prepared without samples if all of them were damaged and skipped.
     prepared = {} if streaming or not builder.parts else builder.info.splits
     empty = {name for name, info in prepared.items() if not info.num_examples}
     there = {*builder.parts, "all"} - empty
@@ -148,36 +149,36 @@ def load_parquet(
 ) -> Any:
     """Load all of the Parquet files with plain `datasets`."""
     root = layout.root
-    place = parse_repository_url(layout.repository or "")
+    url = parse_repository_url(layout.repository or "")
     if has_card(root, files):
-        if place is not None and not place.directory:
-            return load_repository(layout, place, options)
+        if url is not None and not url.directory:
+            return load_repository(layout, url, options)
         if not is_remote(root):
             return datasets.load_dataset(root, **options)
     paths = {split: [f"{root}/{name}" for name in names] for split, names in parquet.items()}
     return datasets.load_dataset("parquet", data_files=paths, **options)
 
 
-def load_repository(layout: Layout, place: RepositoryUrl, options: Mapping[str, Any]) -> Any:
+def load_repository(layout: Layout, url: RepositoryUrl, options: Mapping[str, Any]) -> Any:
     """Load all of a repository at a commit with plain `datasets`.
 
-    Where the Hub cannot be asked `datasets` gives the latest commit that it has prepared. It is
-    taken if it is the right one; else the files in the Hub's cache are prepared anew.
+    Where the Hub cannot be asked, `datasets` gives the latest commit that it has prepared. If that
+    is another commit, the files in the Hub's cache are prepared anew.
     """
     is_cached = layout.root != layout.repository
     try:
-        loaded = datasets.load_dataset(place.repository, revision=place.revision, **options)
+        loaded = datasets.load_dataset(url.repository, revision=url.revision, **options)
     except (OSError, ValueError):
         if not is_cached:
             raise
         loaded = None
-    if not is_cached or (loaded is not None and is_prepared_from(loaded, str(place.revision))):
+    if not is_cached or (loaded is not None and is_prepared_from(loaded, str(url.revision))):
         return loaded
     return datasets.load_dataset(layout.root, **options)
 
 
 def is_prepared_from(loaded: Any, commit: str) -> bool:
-    """Tell whether all of what was loaded lies where `datasets` keeps what it makes of a commit."""
+    """Tell whether all that was loaded lies where `datasets` keeps what it makes of a commit."""
     if isinstance(loaded, dict):
         loaded = list(loaded.values())
     parts = loaded if isinstance(loaded, list) else [loaded]
@@ -197,7 +198,7 @@ def resolve_expression(
     """Return a split expression in the words of `datasets`.
 
     Raises:
-        ValueError: it names a split that is not there; the nearest names are told.
+        ValueError: it names a split that is not there; it gives the nearest names.
     """
     if split is None:
         return None

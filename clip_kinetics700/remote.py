@@ -1,7 +1,6 @@
-"""Byte ranges of remote files, tried again after failures in passing; what paths and URLs are.
+"""Reads byte ranges of remote files, and tries again what failed only in passing.
 
-In: fsspec URLs. Out: bytes, or an error that says what is not there or cannot be reached.
-It imports nothing of ours, so the `datasets` script can carry it.
+It imports nothing of ours, so that the `datasets` script can bring it along.
 """
 
 import asyncio
@@ -11,9 +10,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
@@ -27,17 +27,22 @@ Result = TypeVar("Result")
 BUFFER_SIZE = 1 << 20
 HTTP_PREFIXES = ("http://", "https://")
 ATTEMPTS = 4
-# Before the second attempt; twice as long before each one after.
+# The pause before the second attempt; it doubles before each one after.
 PAUSE_SECONDS = 0.5
-# What a server that is asked too much may make us wait before the next attempt, by `Retry-After`.
+# The longest pause that a server may ask for by `Retry-After`.
 MAX_PAUSE_SECONDS = 60.0
-# Of a connection on which nothing comes; one range is a few megabytes.
+# A connection that is silent for so long is given up; one range is a few megabytes.
 SILENCE_SECONDS = 30
 PARTIAL_CONTENT, NOT_FOUND, RANGE_NOT_SATISFIABLE = 206, 404, 416
 TRY_AGAIN = (408, 429)
-# What makes a link to a file as good as a password for a while.
+# The query of a signed link is as good as a password for a while: no message may show it.
 SIGNATURE = re.compile(r"(?<=\S)\?\S+")
 CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+# Pieces of a file that lie nearer than this are read as one range: at 50 ms and 100 MB/s a request
+# costs as much as 5 MB, but sixteen run at once.
+MAX_GAP_BYTES = 128 << 10
+MAX_RANGE_BYTES = 4 << 20
+MAX_IN_FLIGHT = 16
 
 
 class NoRangesError(OSError):
@@ -54,13 +59,45 @@ class Location(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Bytes of a remote file, and what its server says of all of it."""
+    """The first bytes of a remote file, and what its server says about all of it."""
 
     data: bytes
     size: int | None
-    """Of the whole file; None where the server does not say."""
+    """Bytes of the whole file; None where the server does not say."""
     version: str | None
-    """Its ETag, or when it was changed last: two answers that differ are of two files."""
+    """Its ETag, or when it was changed last: files whose versions differ are not the same."""
+
+
+class Piece(NamedTuple):
+    """Bytes that are wanted: `[begin, end)` of a file."""
+
+    path: str
+    begin: int
+    end: int
+
+
+@dataclass(slots=True)
+class ByteRange:
+    """One request: `[begin, end)` of a file, and which wanted pieces lie in it."""
+
+    path: str
+    begin: int
+    end: int
+    pieces: list[int]
+    """Indices of the pieces."""
+
+
+Views: TypeAlias = list[memoryview | ValueError]
+
+
+class Request(NamedTuple):
+    """One range that a thread is to read."""
+
+    location: Location
+    begin: int
+    end: int
+    answer: "weakref.ref[Future[bytes]]"
+    """Gone where nobody waits for it any more; then nothing is asked for."""
 
 
 def is_remote(path: str) -> bool:
@@ -80,68 +117,62 @@ def is_gzip_name(path: str) -> bool:
 
 def locate(url: str) -> Location:
     """Return a remote file with the file system of its URL."""
-    file_system, name = fsspec.core.url_to_fs(url)
-    return Location(url, file_system, name)
+    return Location(url, *fsspec.core.url_to_fs(url))
 
 
 def read_range(location: Location, begin: int, end: int) -> bytes:
-    """Return `[begin, end)` of a remote file, less where it ends before.
+    """Return `[begin, end)` of a remote file, less where the file ends before.
 
     Raises:
         FileNotFoundError: there is no such file.
         NoRangesError: its server knows no byte ranges.
-        OSError: it cannot be read, also not after several attempts.
+        OSError: it cannot be read, not even after several attempts.
     """
-    file_system, name = location.file_system, location.name
+    url, file_system, name = location
     if end <= begin:
         return b""
-    if location.url.startswith(HTTP_PREFIXES):
+    if url.startswith(HTTP_PREFIXES):
         return _read_http(location, begin, end).data
-    # A file of the Hub would read five megabytes ahead.
-    options = {"cache_type": "none"} if location.url.startswith("hf://") else {}
-    return retry(
-        lambda: bytes(file_system.cat_file(name, start=begin, end=end, **options)), location.url
-    )
+    # Without this option a file of the Hub would read five megabytes ahead.
+    options = {"cache_type": "none"} if url.startswith("hf://") else {}
+    read = partial(file_system.cat_file, name, start=begin, end=end, **options)
+    return retry(lambda: bytes(read()), url)
 
 
-def read_begin(location: Location, nbytes: int, *, begin: int = 0) -> Answer:
-    """Return bytes of a remote file from `begin` on, and what its server says of all of it.
+def read_head(location: Location, nbytes: int) -> Answer:
+    """Return the first bytes of a remote file and what its server says about all of it.
 
     Raises:
         FileNotFoundError: there is no such file.
         NoRangesError: its server knows no byte ranges.
-        OSError: it cannot be read, also not after several attempts.
+        OSError: it cannot be read, not even after several attempts.
     """
     if location.url.startswith(HTTP_PREFIXES):
-        return _read_http(location, begin, begin + nbytes)
+        return _read_http(location, 0, nbytes)
     info = retry(lambda: location.file_system.info(location.name), location.url)
     version = info.get("ETag") or info.get("LastModified")
-    data = read_range(location, begin, begin + nbytes)
+    data = read_range(location, 0, nbytes)
     return Answer(data, info["size"], None if version is None else str(version))
 
 
 def _read_http(location: Location, begin: int, end: int) -> Answer:
-    """Return `[begin, end)` of a file of a web server and what it says of all of it."""
-    file_system, name = location.file_system, location.name
-
-    def read() -> Answer:
-        answer: Answer = sync(file_system.loop, _request_range, file_system, name, begin, end)
-        return answer
-
-    return retry(read, location.url)
+    """Return `[begin, end)` of a file of a web server and what it says about all of it."""
+    url, file_system, name = location
+    ask: Callable[[], Answer] = partial(
+        sync, file_system.loop, _request_range, file_system, name, begin, end
+    )
+    return retry(ask, url)
 
 
 async def _request_range(file_system: Any, url: str, begin: int, end: int) -> Answer:
-    """Return what a web server answers; fsspec would fetch all of a file to look at the answer."""
+    """Return what a web server answers; fsspec would fetch the whole file to look at the answer."""
     from aiohttp import ClientTimeout
 
     options = dict(file_system.kwargs)
     asked = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
     options["headers"] = {**options.get("headers", {}), **asked}
-    options.setdefault(
-        "timeout",
-        ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS),
-    )
+    timeout = ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS)
+    options.setdefault("timeout", timeout)
     session = await file_system.set_session()
     async with session.get(file_system.encode_url(url), **options) as response:
         if response.status == NOT_FOUND:
@@ -154,32 +185,34 @@ async def _request_range(file_system: Any, url: str, begin: int, end: int) -> An
         response.raise_for_status()
         if response.status == PARTIAL_CONTENT and found and found[1] == str(begin):
             return Answer(await response.read(), size, version)
+        # The server sends the whole file; that will do if it is no more than was asked for.
         size = response.content_length
         if begin or size is None or size > end:
             raise NoRangesError(f"{url}: its server knows no byte ranges")
         return Answer(await response.read(), size, version)
 
 
-def retry(read: Callable[[], Result], path: str) -> Result:
+def retry(read: Callable[[], Result], path: str, attempt: int = 1) -> Result:
     """Return what a read of a remote file returns, tried again after a failure in passing.
 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it is refused, or the last attempt failed too.
     """
-    attempt = 1
-    while isinstance(answer := _attempt(read), BaseException):
-        if isinstance(answer, FileNotFoundError | NoRangesError):
-            raise answer
+    try:
+        return read()
+    except (FileNotFoundError, NoRangesError):
+        raise
+    except network_errors() as error:
         is_last = attempt == ATTEMPTS
-        if is_last or not is_passing(answer):
-            reason = SIGNATURE.sub("", " ".join(str(answer).split())) or type(answer).__name__
+        if is_last or not is_passing(error):
+            reason = SIGNATURE.sub("", " ".join(str(error).split())) or type(error).__name__
             kind = ConnectionError if is_last else OSError
-            kind = PermissionError if isinstance(answer, PermissionError) else kind
-            raise kind(f"{path}: {reason} (attempt {attempt})") from answer
-        time.sleep(max(PAUSE_SECONDS * 2 ** (attempt - 1), _asked_pause(answer)))
-        attempt += 1
-    return answer
+            kind = PermissionError if isinstance(error, PermissionError) else kind
+            raise kind(f"{path}: {reason} (attempt {attempt})") from error
+        pause_seconds = max(PAUSE_SECONDS * 2 ** (attempt - 1), _find_asked_pause(error))
+    time.sleep(pause_seconds)
+    return retry(read, path, attempt + 1)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -191,8 +224,8 @@ def is_passing(error: BaseException) -> bool:
     return not isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError)
 
 
-def _asked_pause(error: BaseException) -> float:
-    """Return the seconds a server asks to be left alone, by number or by date; 0 if it does not."""
+def _find_asked_pause(error: BaseException) -> float:
+    """Return the seconds that a server asks to be left alone, by number or by date, or 0."""
     response = getattr(error, "response", None)
     headers = getattr(error, "headers", None) or getattr(response, "headers", None) or {}
     text = headers.get("Retry-After", "")
@@ -202,63 +235,14 @@ def _asked_pause(error: BaseException) -> float:
     return min(max(seconds, 0.0), MAX_PAUSE_SECONDS)
 
 
-def _attempt(read: Callable[[], Result]) -> Result | BaseException:
-    """Return what a read returns, or what the network made of it."""
-    try:
-        return read()
-    except network_errors() as error:
-        return error
-
-
 def network_errors() -> tuple[type[BaseException], ...]:
-    """Return what connections raise: those of fsspec's HTTP and of the Hub are no OSErrors."""
+    """Return what connections raise: the errors of aiohttp and of the Hub are no OSErrors."""
+    from aiohttp import ClientError
     from huggingface_hub.errors import HfHubHTTPError
 
-    # Of requests or httpx, whichever huggingface_hub is built on.
-    errors = (OSError, TimeoutError, asyncio.TimeoutError, *HfHubHTTPError.__bases__)
-    try:
-        from aiohttp import ClientError
-    except ImportError:
-        return errors
-    return (*errors, ClientError)
-
-
-# Byte ranges of a remote file nearer than this are read as one: at 50 ms and 100 MB/s a request
-# costs as much as 5 MB, but sixteen run at once.
-MAX_GAP_BYTES = 128 << 10
-MAX_RANGE_BYTES = 4 << 20
-MAX_IN_FLIGHT = 16
-
-Views: TypeAlias = list[memoryview | ValueError]
-
-
-class Piece(NamedTuple):
-    """Bytes that are wanted: `[begin, end)` of a file."""
-
-    path: str
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """One request: `[begin, end)` of a file, and which wanted pieces lie in it."""
-
-    path: str
-    begin: int
-    end: int
-    pieces: tuple[int, ...]
-    """Indices of the pieces."""
-
-
-class Request(NamedTuple):
-    """What a thread is to do."""
-
-    location: Location
-    begin: int
-    end: int
-    answer: "weakref.ref[Future[bytes]]"
-    """Gone where nobody waits for it any more; then nothing is asked for."""
+    # The Hub's errors are those of requests or httpx, whichever huggingface_hub is built on.
+    hub_errors = HfHubHTTPError.__bases__
+    return (OSError, TimeoutError, asyncio.TimeoutError, ClientError, *hub_errors)
 
 
 def merge_pieces(
@@ -267,47 +251,40 @@ def merge_pieces(
     max_gap_bytes: int = MAX_GAP_BYTES,
     max_range_bytes: int = MAX_RANGE_BYTES,
 ) -> list[ByteRange]:
-    """Return the requests that bring all pieces, near ones of one file merged.
+    """Return the requests that bring all pieces, near pieces of one file merged.
 
     A range is cut before it grows beyond `max_range_bytes`; a piece is never cut.
     """
     ranges: list[ByteRange] = []
-    group: list[int] = []
-    path, begin, end = "", 0, 0
     for number in sorted(range(len(pieces)), key=pieces.__getitem__):
-        piece = pieces[number]
-        is_near = group and piece.path == path and piece.begin - end <= max_gap_bytes
-        if is_near and max(end, piece.end) - begin <= max_range_bytes:
-            end = max(end, piece.end)
+        path, begin, end = pieces[number]
+        last = ranges[-1] if ranges else ByteRange("", 0, 0, [])
+        is_near = last.path == path and begin - last.end <= max_gap_bytes
+        if is_near and max(last.end, end) - last.begin <= max_range_bytes:
+            last.end = max(last.end, end)
+            last.pieces.append(number)
         else:
-            if group:
-                ranges.append(ByteRange(path, begin, end, tuple(group)))
-            group = []
-            path, begin, end = piece
-        group.append(number)
-    if group:
-        ranges.append(ByteRange(path, begin, end, tuple(group)))
+            ranges.append(ByteRange(path, begin, end, [number]))
     return ranges
 
 
 class RangeReader:
     """Reads byte ranges of remote files, sixteen at a time.
 
-    Its threads are daemons, which a program does not wait for at its end; a forked process begins
-    with none and starts its own.
+    Its threads are daemons, which a program does not wait for at its end; a forked process starts
+    threads of its own.
     """
 
     def __init__(self, max_in_flight: int = MAX_IN_FLIGHT) -> None:
-        """Start nothing yet."""
+        """Start no thread yet."""
         self._max_in_flight = max_in_flight
-        self._begin()
+        self._forget_threads()
 
     def __reduce__(self) -> tuple[type["RangeReader"], tuple[int]]:
-        """Threads stay in their process."""
+        """Leave the threads in their process."""
         return RangeReader, (self._max_in_flight,)
 
-    def _begin(self) -> None:
-        """Begin without threads."""
+    def _forget_threads(self) -> None:
         self._process = os.getpid()
         self._n_threads = 0
         self._requests: SimpleQueue[Request | None] = SimpleQueue()
@@ -315,17 +292,17 @@ class RangeReader:
         ending.atexit = False
 
     def start(self, pieces: Sequence[Piece]) -> Callable[[], Views]:
-        """Ask for pieces; the function that is returned waits for them.
+        """Ask for pieces; return the function that waits for them.
 
-        Dropped before, it takes back what was not sent yet. A piece that its file ends before, or
-        whose file is not there, is a ValueError in its place. The function raises OSError where a
-        file cannot be read.
+        If it is dropped before, requests that were not sent yet never are. It returns a ValueError
+        in place of a piece that its file ends before, or whose file is not there, and raises
+        OSError where a file cannot be read.
         """
         ranges = merge_pieces(pieces)
         if os.getpid() != self._process:
-            self._begin()
-        places = {path: locate(path) for path in dict.fromkeys(r.path for r in ranges)}
-        futures = [self._submit(places[r.path], r.begin, r.end) for r in ranges]
+            self._forget_threads()
+        locations = {path: locate(path) for path in dict.fromkeys(r.path for r in ranges)}
+        futures = [self._submit(locations[r.path], r.begin, r.end) for r in ranges]
         return lambda: _cut_pieces(pieces, ranges, futures)
 
     def _submit(self, location: Location, begin: int, end: int) -> Future[bytes]:
@@ -349,51 +326,38 @@ def _answer_requests(requests: "SimpleQueue[Request | None]") -> None:
     while (request := requests.get()) is not None:
         future = request.answer()
         if future is not None:
-            with HandOver(future):
+            with ExitStack() as stack:
+                stack.push(partial(_hand_over, future))
                 future.set_result(read_range(request.location, request.begin, request.end))
-        # What was read is not to be kept while waiting.
+        # The bytes of a range must not be kept while this thread waits for the next request.
         del future, request
 
 
-class HandOver:
-    """Hands whatever is raised inside to who waits for the result."""
-
-    def __init__(self, future: Future[bytes]) -> None:
-        """Settle this one."""
-        self._future = future
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        """Hand over an error."""
-        if error is not None:
-            self._future.set_exception(error)
-        return True
+def _hand_over(
+    future: Future[bytes],
+    _kind: type[BaseException] | None,
+    error: BaseException | None,
+    _traceback: TracebackType | None,
+) -> bool:
+    """Raise whatever a block raised where the future is waited for, not in this thread."""
+    if error is not None:
+        future.set_exception(error)
+    return True
 
 
 def _cut_pieces(
     pieces: Sequence[Piece], ranges: Iterable[ByteRange], futures: Iterable[Future[bytes]]
 ) -> Views:
     """Return a view of each piece, in the order they were asked for."""
-    views: Views = [memoryview(b"")] * len(pieces)
+    views: Views = [ValueError("the file is not there")] * len(pieces)
     for byte_range, future in zip(ranges, futures, strict=True):
-        try:
+        with suppress(FileNotFoundError):
             data = memoryview(future.result())
-        except FileNotFoundError:
             for number in byte_range.pieces:
-                views[number] = ValueError("the file is not there")
-            continue
-        for number in byte_range.pieces:
-            _, begin, end = pieces[number]
-            view = data[begin - byte_range.begin : end - byte_range.begin]
-            size = byte_range.begin + len(data)
-            views[number] = view if len(view) == end - begin else file_ends(size)
+                _, begin, end = pieces[number]
+                view = data[begin - byte_range.begin : end - byte_range.begin]
+                size = byte_range.begin + len(data)
+                views[number] = view if len(view) == end - begin else file_ends(size)
     return views
 
 

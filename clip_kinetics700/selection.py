@@ -1,7 +1,7 @@
-"""Which rows: splits, classes, at most so many of each split, in which order. Pure.
+"""Selects rows of an index by split, class and number, in order or shuffled.
 
-In: an `Index` and a `Selection`. Out: row numbers by split. The words and their meaning are
-FiftyOne's, so that what is downloaded, encoded and read is asked for in one way.
+Words and their meaning are FiftyOne's, so that clips to download, to encode and to read are asked
+for in one way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Selection:
     shuffle: bool = False
     """Take them in a random order instead of the first ones in the dataset's order."""
     seed: int = 0
-    """Of that order."""
+    """Changes the random order."""
 
     def __post_init__(self) -> None:
         """Refuse what selects nothing by mistake."""
@@ -51,10 +51,10 @@ def resolve_splits(
     Args:
         split: a word, several, or None for all.
         splits: those that there are.
-        source: named in the error.
+        source: the name that an error gives the source.
 
     Raises:
-        ValueError: there is no such split; the nearest names are told.
+        ValueError: there is no such split; it gives the nearest names.
     """
     words = [split] if isinstance(split, str) else split
     if words is None or "all" in words:
@@ -63,15 +63,15 @@ def resolve_splits(
 
 
 def resolve_split(word: str, splits: Sequence[str], source: str) -> str:
-    """Return the split of a word.
+    """Return the split that a word means.
 
     Raises:
-        ValueError: there is no such split; the nearest names are told.
+        ValueError: there is no such split; it gives the nearest names.
     """
     split = SPLIT_OF_WORD.get(word.strip().lower())
     if split is not None and split in splits:
         return split
-    # A word for a split that is not here has no near ones.
+    # A word for a split that is not here is no misspelling.
     near = [] if split else get_close_matches(word.lower(), SPLIT_OF_WORD, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"no split {word!r} in {source}; there are {', '.join(splits)}{hint}")
@@ -83,16 +83,16 @@ def select_rows(
     selection: Selection,
     class_names: Sequence[str] | None,
 ) -> dict[str, IntArray]:
-    """Return the selected rows of each split, in the order they are to be read.
+    """Return the (n,) int64 selected rows of each split, in the order they are to be read.
 
     Args:
-        index: of the dataset.
-        rows: those to select from, by split.
+        index: the dataset's.
+        rows: (n,) int64 rows to select from, by split.
         selection: what is wanted of each split.
-        class_names: those that there are, where the manifest says; else the captions are.
+        class_names: all names, where the manifest says; else the captions are these.
 
     Raises:
-        ValueError: there is no such class; the nearest names are told.
+        ValueError: there is no such class; it gives the nearest names.
     """
     selected = dict(rows)
     if selection.classes is not None:
@@ -107,10 +107,10 @@ def select_rows(
 def match_classes(
     index: Index, classes: Sequence[str], class_names: Sequence[str] | None
 ) -> npt.NDArray[np.bool_]:
-    """Return (n,) bool: which rows are of these classes.
+    """Return (n,) bool that tells which rows of an index have one of these classes.
 
     Raises:
-        ValueError: there is no such class; the nearest names are told.
+        ValueError: there is no such class; it gives the nearest names.
     """
     captions = index.samples.column("caption")
     known = class_names

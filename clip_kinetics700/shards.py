@@ -1,7 +1,7 @@
-"""One embedding tar -> its samples in order; and which tar belongs to which split.
+"""Reads the samples of a tar, or of a loose file, and tells which tar belongs to which split.
 
-In: tars of ours, of upstream or of WebDataset; the text of `splits.csv`. Out: `Sample`s, splits.
-Under every way of reading the tars, so damage is named here, once, and never passed over.
+Tars may be ours, upstream's or any other of WebDataset's form. Every way of reading tars goes
+through here, so that damage is named once and never passed over.
 """
 
 import csv
@@ -11,11 +11,14 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from .damage import DamageError, OnError, report_damage
 from .remote import strip_query
 from .schema import SPLIT_OF_WORD, SPLITS, Sample, decode_sample, normalize_split, split_member_name
+from .streams import read_if_there, read_whole
 from .tars import Member, open_tar, read_members
 
 logger = logging.getLogger(__name__)
@@ -29,9 +32,9 @@ class PlacedSample(NamedTuple):
 
     sample: Sample
     npy_offset: int
-    """Where the `.npy` member begins in the tar (in what gzip holds, for a `.tar.gz`)."""
+    """First byte of the `.npy` member in the tar (in what gzip holds, for a `.tar.gz`)."""
     npy_nbytes: int
-    """How long that member is."""
+    """Length of that member."""
 
 
 def read_shard(path: str | os.PathLike[str], *, on_error: OnError = "raise") -> Iterator[Sample]:
@@ -42,7 +45,7 @@ def read_shard(path: str | os.PathLike[str], *, on_error: OnError = "raise") -> 
         on_error: `raise` what is damaged, or `skip` it with a warning.
 
     Raises:
-        DamageError: a sample or the tar itself is damaged or cut short: which, where and how.
+        DamageError: a sample or the tar itself is damaged or cut short.
     """
     return (placed.sample for placed in scan_shard(path, on_error=on_error))
 
@@ -55,10 +58,10 @@ def scan_shard(
     Args:
         path: of the tar, or its URL.
         on_error: what to do about damage.
-        name: what damage calls it; None is its path.
+        name: how damage names the tar; None is its path.
 
     Raises:
-        DamageError: a sample or the tar itself is damaged or cut short: which, where and how.
+        DamageError: a sample or the tar itself is damaged or cut short.
     """
     path = os.fspath(path)
     name = path if name is None else name
@@ -82,41 +85,59 @@ def scan_shard(
         report_damage(DamageError(name, None, None, f"{error}{after}"), on_error)
 
 
-def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
-    """Yield (key, [(extension, member), ...]) for each run of members with one key.
+def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:
+    """Yield the one sample of a `NAME.npy` with a `NAME.txt` and a `NAME.json` beside it.
 
-    Runs that hold none of a sample's members, such as a stray README, are passed over, and so are
-    the hidden files that macOS puts between all others.
+    Raises:
+        DamageError: it cannot be read, and `on_error` is `raise`.
     """
-    current, is_sample = "", False
-    group: list[tuple[str, Member]] = []
-    for member in members:
-        key, extension = split_member_name(member.name)
-        if not key or key[-1] == "/":
-            continue
-        if key != current:
-            if is_sample:
-                yield current, group
-            current, group, is_sample = key, [], False
-        group.append((extension, member))
-        is_sample = is_sample or extension in SAMPLE_MEMBERS
-    if is_sample:
-        yield current, group
+    stem, _ = posixpath.splitext(path)
+    key = posixpath.basename(stem)
+    members = {"npy": read_whole(path)}
+    for extension in ("json", "txt", "cap"):
+        data = read_if_there(f"{stem}.{extension}")
+        if data is not None:
+            members[extension] = data
+    try:
+        sample = decode_sample(key, members)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"sample {key}: ")
+        report_damage(DamageError(path, key, None, reason), on_error)
+        return
+    yield PlacedSample(sample, 0, len(members["npy"]))
+
+
+def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
+    """Yield (key, [(extension, member), ...]) for consecutive members with one key.
+
+    What belongs to no sample is passed over, such as a stray README, and so are the hidden files
+    that macOS puts between all others.
+    """
+
+    def name_visible() -> Iterator[tuple[str, str, Member]]:
+        for member in members:
+            key, extension = split_member_name(member.name)
+            if key and key[-1] != "/":
+                yield key, extension, member
+
+    for key, group in groupby(name_visible(), itemgetter(0)):
+        same_key = [(extension, member) for _, extension, member in group]
+        if not SAMPLE_MEMBERS.isdisjoint(dict(same_key)):
+            yield key, same_key
 
 
 def decode_members(key: str, members: list[tuple[str, Member]]) -> PlacedSample:
-    """Return the sample of one run of members.
+    """Return the sample of the members with one key.
 
     Raises:
-        ValueError: it holds two members of one extension, or one that cannot be read.
+        ValueError: two of them have one extension, or one cannot be read.
     """
     by_extension = dict(members)
     if len(by_extension) < len(members):
         extensions = [extension for extension, _ in members]
         twice = next(name for name in extensions if extensions.count(name) > 1)
         raise ValueError(f"two members `.{twice}`")
-    data = {extension: member.data for extension, member in members}
-    sample = decode_sample(key, data)
+    sample = decode_sample(key, {extension: member.data for extension, member in members})
     npy = by_extension["npy"]
     return PlacedSample(sample, npy.offset, len(npy.data))
 
@@ -127,7 +148,7 @@ def is_tar(name: str) -> bool:
 
 
 def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[str]]:
-    """Return the tars of each split, by their directory or else by the text of `splits.csv`.
+    """Return the tars of each split, as their directories or else `splits.csv` say.
 
     Args:
         tars: paths of all tars, relative to the dataset's directory.
@@ -149,13 +170,13 @@ def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[st
 
 
 def read_splits_csv(text: str, tars: Sequence[str]) -> dict[str, list[str]]:
-    """Return the tars of each split by the text of a `splits.csv`, ours or upstream's.
+    """Return the tars of each split as the text of a `splits.csv` says, ours or upstream's.
 
     Upstream once wrote a literal `ds_{tar_count+i:06}` for every name; such rows take, in order,
     the tars that no row names.
 
     Raises:
-        ValueError: a row is no row, names a tar that is not there, or one that was named before.
+        ValueError: a row is malformed, or names a tar that is not there or was named before.
     """
     tar_of_stem = {tar_stem(tar): tar for tar in tars}
     if len(tar_of_stem) < len(tars):

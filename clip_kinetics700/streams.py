@@ -1,7 +1,7 @@
-"""Files read from first to last, or at random, wherever they lie.
+"""Reads files from first to last, or at random, wherever they lie.
 
-In: paths or fsspec URLs. Out: streams; remote ones are read in ranges that are tried again by
-themselves, the next ones being fetched meanwhile.
+A remote file is read in ranges that are tried again by themselves, the next ones being fetched
+meanwhile: one failure late in a long file must not cost all of it.
 """
 
 import gzip
@@ -12,10 +12,10 @@ import shutil
 import tempfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from io import FileIO
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 from .remote import (
     BUFFER_SIZE,
@@ -28,21 +28,39 @@ from .remote import (
     is_remote,
     locate,
     network_errors,
-    read_begin,
+    read_head,
     retry,
 )
 
-# Who looks at the begin only shall not pay for megabytes: ranges grow from this by that factor, and
-# more of them are on their way while one is used.
+# Whoever looks at the start of a file only must not pay for megabytes: ranges grow from this size
+# by this factor, and so does the number of those that are on their way.
 FIRST_RANGE_BYTES = 128 << 10
 GROWTH = 8
 MAX_RANGES_AHEAD = 4
+# Maps of local files are kept for the next read up to this many bytes: pages of a map count as
+# resident memory, and a full-size dataset is 8 GB.
+MAX_MAPPED_BYTES = 256 << 20
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 def open_stream(path: str) -> io.BufferedReader:
     """Open a local file, or one at any fsspec URL, to be read from first to last."""
     raw = ChunkStream(read_chunks(path)) if is_remote(path) else io.FileIO(path)
     return io.BufferedReader(raw, BUFFER_SIZE)
+
+
+@contextmanager
+def open_unpacked(path: str) -> Iterator[io.BufferedReader]:
+    """Open what a file holds, be it packed by gzip or not.
+
+    Its name does not tell: some web servers unpack what they send.
+    """
+    with open_stream(path) as raw:
+        if raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC:
+            with gzip.GzipFile(fileobj=raw) as unpacked:
+                yield io.BufferedReader(unpacked, BUFFER_SIZE)
+        else:
+            yield raw
 
 
 def read_whole(path: str) -> bytes:
@@ -76,7 +94,7 @@ def read_chunks(url: str) -> Iterator[bytes | memoryview]:
     """
     location = locate(url)
     try:
-        data, size, _ = read_begin(location, FIRST_RANGE_BYTES)
+        data, size, _ = read_head(location, FIRST_RANGE_BYTES)
     except NoRangesError:
         data, size = b"", None
     if size is None:
@@ -101,33 +119,38 @@ def read_rest(url: str, begin: int, size: int) -> Iterator[memoryview]:
             end = min(begin + nbytes, size)
             ahead.append(reader.start([Piece(url, begin, end)]))
             begin = end
-        (view,) = ahead.popleft()()
+        yield from _require_whole(url, ahead.popleft()())
+        n_ahead = min(2 * n_ahead, MAX_RANGES_AHEAD)
+
+
+def _require_whole(url: str, views: Views) -> list[memoryview]:
+    """Return pieces of a file, or raise OSError where it has ended before one of them."""
+    for view in views:
         if isinstance(view, ValueError):
             raise OSError(f"{url}: has become shorter while it was read: {view}")
-        yield view
-        n_ahead = min(2 * n_ahead, MAX_RANGES_AHEAD)
+    return cast("list[memoryview]", views)
 
 
 def _read_in_one(location: Location) -> Iterator[bytes]:
     """Yield a file whose server knows no ranges; a failure in the middle is final."""
-    file = retry(lambda: location.file_system.open(location.name, "rb", block_size=0), location.url)
-    with file:
+    url, file_system, name = location
+    with retry(lambda: file_system.open(name, "rb", block_size=0), url) as file:
         while True:
             try:
                 data = file.read(BUFFER_SIZE)
             except network_errors() as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise ConnectionError(f"{location.url}: {reason}") from error
+                raise ConnectionError(f"{url}: {reason}") from error
             if not data:
                 return
             yield data
 
 
 class ChunkStream(io.RawIOBase):
-    """Chunks as a stream."""
+    """Makes a stream of chunks of bytes."""
 
     def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
-        """Read these."""
+        """Read these chunks, one after another."""
         self._chunks = chunks
         self._rest = memoryview(b"")
 
@@ -150,17 +173,17 @@ class ChunkStream(io.RawIOBase):
 
 
 class RangeFile(io.RawIOBase):
-    """A remote file read at random: what is asked for is fetched, in several ranges at once."""
+    """Reads a remote file at random: what is asked for is fetched, in several ranges at once."""
 
     def __init__(self, url: str) -> None:
-        """Ask for its size.
+        """Ask for the size of the file.
 
         Raises:
             FileNotFoundError: there is no such file.
             OSError: it cannot be read, or its server does not say how long it is.
         """
         self._url = url
-        size = read_begin(locate(url), 1).size
+        size = read_head(locate(url), 1).size
         if size is None:
             raise OSError(f"{url}: its server does not say how long it is")
         self._size = size
@@ -191,56 +214,41 @@ class RangeFile(io.RawIOBase):
         end = self._size if nbytes is None or nbytes < 0 else min(begin + nbytes, self._size)
         cuts = range(begin, end, MAX_RANGE_BYTES)
         pieces = [Piece(self._url, cut, min(cut + MAX_RANGE_BYTES, end)) for cut in cuts]
-        views = self._reader.start(pieces)()
-        for view in views:
-            if isinstance(view, ValueError):
-                raise OSError(f"{self._url}: has become shorter while it was read: {view}")
+        data = b"".join(_require_whole(self._url, self._reader.start(pieces)()))
         self._at = end
-        return b"".join(view for view in views if isinstance(view, memoryview))
-
-
-# Maps of local files are kept for the next read up to this many bytes; pages of a map count as
-# resident memory, and a full-size dataset is 8 GB.
-MAX_MAPPED_BYTES = 256 << 20
-GZIP_MAGIC = b"\x1f\x8b"
+        return data
 
 
 def map_file(path: str) -> memoryview:
     """Return a read-only view of a local file, in memory only where it is touched."""
-    with FileIO(path) as file:
+    with io.FileIO(path) as file:
         return _map_open_file(file.fileno())
 
 
 def _map_open_file(descriptor: int) -> memoryview:
-    """Return a read-only view of an open file; an empty one cannot be mapped."""
+    # An empty file cannot be mapped.
     if os.fstat(descriptor).st_size == 0:
         return memoryview(b"")
     return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
 
 
 def view_file(path: str) -> memoryview:
-    """Return a view of a file, of what it holds where gzip wrote it, whatever its name says."""
+    """Return a view of a local file; of a remote or packed one, of a copy of what it holds.
+
+    The copy lies on disk, in a file without a name, until the view is dropped.
+    """
     if not is_remote(path):
         view = map_file(path)
-        return unpack_file(path) if view[: len(GZIP_MAGIC)] == GZIP_MAGIC else view
-    return unpack_file(path)
-
-
-def unpack_file(path: str) -> memoryview:
-    """Return a view of what gzip holds, on disk in a file without a name until it is dropped."""
-    with open_stream(path) as raw, tempfile.TemporaryFile() as unpacked:
-        if raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC:
-            with gzip.GzipFile(fileobj=raw) as source:
-                shutil.copyfileobj(source, unpacked, BUFFER_SIZE)
-        else:
-            # Some web servers unpack what they send.
-            shutil.copyfileobj(raw, unpacked, BUFFER_SIZE)
+        if view[: len(GZIP_MAGIC)] != GZIP_MAGIC:
+            return view
+    with open_unpacked(path) as source, tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(source, unpacked, BUFFER_SIZE)
         unpacked.flush()
         return _map_open_file(unpacked.fileno())
 
 
 class Buffers:
-    """Views of whole files, the most recent ones kept."""
+    """Gives views of whole files, and keeps the most recent ones."""
 
     def __init__(self, max_bytes: int = MAX_MAPPED_BYTES) -> None:
         """Keep at most so many bytes mapped, and always the last file."""
@@ -249,11 +257,11 @@ class Buffers:
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[type["Buffers"], tuple[int]]:
-        """Another process maps the files itself."""
+        """Let another process map the files itself."""
         return Buffers, (self._max_bytes,)
 
     def view(self, path: str) -> memoryview:
-        """Return a view of a local file, or of what a compressed one holds.
+        """Return what `view_file` returns.
 
         Raises:
             OSError: there is no such file, or it is not what gzip writes.

@@ -1,11 +1,10 @@
-"""The members of a tar, read from first to last, strictly.
+"""Reads the members of a tar from first to last, strictly.
 
-In: a stream of USTAR, GNU or PAX blocks, gzip or not. Out: name, place and bytes of each file.
-`tarfile` takes a damaged header or a missing end for the end of the archive; this does not.
+`tarfile` takes a damaged header, or a missing end, for the end of the archive, so that samples
+would be lost without a word; here both are errors. USTAR, GNU and PAX are read, also through gzip.
 """
 
 import gzip
-import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeAlias
 
 from .remote import BUFFER_SIZE, is_remote
-from .streams import GZIP_MAGIC, map_file, open_stream
+from .streams import GZIP_MAGIC, map_file, open_unpacked
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
@@ -25,10 +24,10 @@ MAX_MEMBER = 1 << 33
 NAME_NBYTES = 100
 FILE = tarfile.REGTYPE[0]
 GNU_LONG_NAME = tarfile.GNUTYPE_LONGNAME[0]
-# A file with holes in it: what is stored are pieces, so its bytes are not the file's.
+# A file with holes in it is stored in pieces: the bytes in the tar are not the file's.
 SPARSE = tarfile.GNUTYPE_SPARSE[0]
 PAX_OF_ONE_FILE = (tarfile.XHDTYPE[0], tarfile.SOLARIS_XHDTYPE[0])
-# Headers that only extend the next one: PAX, and GNU's long names.
+# Headers that only extend the next one: those of PAX, and GNU's long names.
 EXTENSIONS_OF_ONE_FILE = frozenset({*PAX_OF_ONE_FILE, GNU_LONG_NAME, tarfile.GNUTYPE_LONGLINK[0]})
 EXTENSIONS = EXTENSIONS_OF_ONE_FILE | {tarfile.XGLTYPE[0]}
 PLAIN_KINDS = EXTENSIONS | {FILE}
@@ -48,7 +47,7 @@ class Member(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a tar says of the bytes that follow."""
+    """What a tar says about the bytes that follow."""
 
     kind: int
     """The type flag, `FILE` for every spelling of a regular file."""
@@ -59,11 +58,11 @@ class Header(NamedTuple):
 
 
 Refuse: TypeAlias = Callable[[Header], bool]
-"""Tells whether a member is to be passed over unread: a file, a link, a device, a directory."""
+"""Tells whether a member of any kind is to be passed over unread."""
 
 
 class Stream(Protocol):
-    """What members are read from: a file, or a view of one in memory."""
+    """Gives the bytes of a tar: a file, or a view of one in memory."""
 
     def read(self, nbytes: int, /) -> bytes | memoryview:
         """Return the next bytes, fewer only where the tar ends."""
@@ -71,10 +70,10 @@ class Stream(Protocol):
 
 
 class ViewStream:
-    """Reads a buffer from its begin without copying it."""
+    """Reads a buffer from its start without copying it."""
 
     def __init__(self, view: memoryview) -> None:
-        """Read that buffer."""
+        """Read this buffer."""
         self._view = view
         self._at = 0
 
@@ -88,16 +87,13 @@ class ViewStream:
 @contextmanager
 def open_tar(path: str) -> Iterator[Stream]:
     """Open a tar: memory-mapped where local, streamed at any fsspec URL or through gzip."""
-    view = None if is_remote(path) else map_file(path)
-    if view is not None and view[: len(GZIP_MAGIC)] != GZIP_MAGIC:
-        yield ViewStream(view)
-        return
-    with open_stream(path) as raw:
-        if raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC:
-            with gzip.GzipFile(fileobj=raw) as unzipped:
-                yield io.BufferedReader(unzipped, BUFFER_SIZE)
-        else:
-            yield raw
+    if not is_remote(path):
+        view = map_file(path)
+        if view[: len(GZIP_MAGIC)] != GZIP_MAGIC:
+            yield ViewStream(view)
+            return
+    with open_unpacked(path) as stream:
+        yield stream
 
 
 def read_members(stream: Stream, *, refuse: Refuse | None = None) -> Iterator[Member]:
@@ -105,11 +101,11 @@ def read_members(stream: Stream, *, refuse: Refuse | None = None) -> Iterator[Me
 
     Args:
         stream: the tar.
-        refuse: is asked of every member before its bytes are read; those it refuses never are in
-            memory, however large they say they are.
+        refuse: is asked about every member before its bytes are read; those it refuses never are
+            in memory, however large they say they are.
 
     Raises:
-        ValueError: a header is damaged, or the tar ends before its end mark, and at which byte.
+        ValueError: a header is damaged, or the tar ends before its end mark; it names the byte.
     """
     try:
         yield from _read_strictly(stream, refuse)
@@ -118,27 +114,26 @@ def read_members(stream: Stream, *, refuse: Refuse | None = None) -> Iterator[Me
 
 
 def _read_strictly(stream: Stream, refuse: Refuse | None) -> Iterator[Member]:
-    """Yield the files of a tar; what gzip says of its stream goes on upwards."""
-    read, offset = stream.read, 0
+    """Yield the files of a tar; errors of gzip pass through."""
+    offset = 0
+    # The fields of the extensions that came since the last file, and whether one came just now.
     extended: dict[str, str] = {}
     is_extension = False
-    while (block := bytes(read(BLOCK))) != ZERO_BLOCK:
+    while (block := bytes(stream.read(BLOCK))) != ZERO_BLOCK:
         _check_whole(block, BLOCK, offset)
         kind, name, nbytes = _read_plain_header(block) or _read_odd_header(block, offset)
         if extended and kind == FILE:
             name, nbytes = extended.get("path", name), _parse_size(extended, name, nbytes)
         kind = SPARSE if SPARSE_FIELD in extended else kind
-        if (
-            refuse is not None
-            and kind not in EXTENSIONS
-            and refuse(Header(kind, extended.get("path", name), nbytes))
-        ):
-            offset = _pass_over(stream, offset + BLOCK, nbytes)
-            extended, is_extension = {}, False
-            continue
+        padded = (nbytes + BLOCK - 1) & -BLOCK
+        if refuse is not None and kind not in EXTENSIONS:
+            header = Header(kind, extended.get("path", name), nbytes)
+            if refuse(header):
+                offset = _pass_over(stream, offset + BLOCK, padded)
+                extended, is_extension = {}, False
+                continue
         _check_kind(kind, nbytes, offset)
         offset += BLOCK
-        padded = (nbytes + BLOCK - 1) & -BLOCK
         data = _read_data(stream, padded)
         _check_whole(data, padded, offset)
         if kind == FILE:
@@ -153,11 +148,12 @@ def _read_strictly(stream: Stream, refuse: Refuse | None) -> Iterator[Member]:
         is_extension = kind in EXTENSIONS_OF_ONE_FILE
         offset += padded
     if is_extension:
-        raise ValueError(f"the member is missing that a header before byte {offset} is of")
+        raise ValueError(f"a header announces a member at byte {offset}, but none follows")
     _check_end(stream, offset)
 
 
 def _check_kind(kind: int, nbytes: int, offset: int) -> None:
+    """Refuse a member that cannot be read, or is longer than any that is meant."""
     if kind == SPARSE:
         raise ValueError(f"a sparse tar member at byte {offset}")
     if nbytes > (MAX_MEMBER if kind == FILE else MAX_LONG_HEADER):
@@ -166,7 +162,7 @@ def _check_kind(kind: int, nbytes: int, offset: int) -> None:
 
 
 def _read_data(stream: Stream, nbytes: int) -> bytes | memoryview:
-    """Return the next bytes, fewer where the tar ends; a size that is a lie costs no memory."""
+    """Return the next bytes, fewer where the tar ends; a false size costs no memory."""
     if nbytes <= BUFFER_SIZE or isinstance(stream, ViewStream):
         return stream.read(nbytes)
     pieces = []
@@ -177,8 +173,8 @@ def _read_data(stream: Stream, nbytes: int) -> bytes | memoryview:
 
 
 def _pass_over(stream: Stream, offset: int, nbytes: int) -> int:
-    """Read on behind the data of a member, in pieces; return the offset of the next header."""
-    end = offset + ((nbytes + BLOCK - 1) & -BLOCK)
+    """Read on behind the padded data of a member; return the offset of the next header."""
+    end = offset + nbytes
     while offset < end:
         wanted = min(BUFFER_SIZE, end - offset)
         _check_whole(stream.read(wanted), wanted, offset)
@@ -187,7 +183,7 @@ def _pass_over(stream: Stream, offset: int, nbytes: int) -> int:
 
 
 def _check_whole(data: bytes | memoryview, nbytes: int, offset: int) -> None:
-    """Refuse fewer bytes than were asked for: a stream that ends before is a truncated tar."""
+    """Refuse fewer bytes than were asked for: the tar is truncated."""
     if len(data) < nbytes:
         raise ValueError(f"truncated: ends at byte {offset + len(data)}, before its end mark")
 
@@ -200,9 +196,9 @@ def _check_end(stream: Stream, offset: int) -> None:
 
 
 def _read_plain_header(block: bytes) -> Header | None:
-    """Return the header that nearly every block is, or None where it is anything but plain.
+    """Return the header of a file as most writers have it, or None where it is anything else.
 
-    This takes a twentieth of the time of `tarfile`, which reads the others.
+    This takes a twentieth of the time of `tarfile`, which reads the other headers.
     """
     plain = _read_after_name(block[NAME_NBYTES:])
     name = block[:NAME_NBYTES]
@@ -214,12 +210,12 @@ def _read_plain_header(block: bytes) -> Header | None:
 
 @lru_cache(maxsize=4096)
 def _read_after_name(rest: bytes) -> tuple[int, int, int] | None:
-    """Return kind, size, and what the bytes of the name must add up to, of a plain header.
+    """Return kind, size, and the sum that the bytes of the name must have, of a plain header.
 
-    Headers of one tar differ in little but the name, so nearly all of these are known already.
+    Headers of one tar differ in little but the name, so the cache knows nearly all of them.
     """
     kind, size, checksum = rest[56], rest[24:36], rest[48:56]
-    # A file or an extension by its type, a size in octal digits, no prefix to the name.
+    # Plain means: a file or an extension, a size in octal digits, no prefix to the name.
     if kind not in PLAIN_KINDS or size[0] & 0x80 or rest[245]:
         return None
     try:
@@ -246,7 +242,7 @@ def _read_odd_header(block: bytes, offset: int) -> Header:
 
 
 def _parse_size(extended: dict[str, str], name: str, nbytes: int) -> int:
-    """Return the size of a file, of its extension where that has one."""
+    """Return the size of a file, taken from its extension where that has one."""
     text = extended.get("size", str(nbytes))
     if not text.isascii() or not text.isdigit():
         raise ValueError(f"member {name!r}: no size: {text!r}")
@@ -254,7 +250,7 @@ def _parse_size(extended: dict[str, str], name: str, nbytes: int) -> int:
 
 
 def _decode_name(name: bytes) -> str:
-    """Return a member's name, by Latin-1 where it is no UTF-8: any name is text and another's."""
+    """Return a member's name, read as Latin-1 where it is no UTF-8: no two names become one."""
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:

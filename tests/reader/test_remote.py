@@ -79,9 +79,9 @@ def test_near_pieces_are_one_request() -> None:
     pieces = [Piece("a", 90, 100), Piece("a", 0, 10), Piece("a", 15, 20), Piece("b", 20, 25)]
     ranges = merge_pieces(pieces, max_gap_bytes=5, max_range_bytes=50)
     assert [(r.path, r.begin, r.end, r.pieces) for r in ranges] == [
-        ("a", 0, 20, (1, 2)),
-        ("a", 90, 100, (0,)),
-        ("b", 20, 25, (3,)),
+        ("a", 0, 20, [1, 2]),
+        ("a", 90, 100, [0]),
+        ("b", 20, 25, [3]),
     ]
     assert len(merge_pieces(pieces, max_gap_bytes=99, max_range_bytes=50)) == 3
 

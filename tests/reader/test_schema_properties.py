@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clip_kinetics700.schema import (
     KEY_NAME,
-    META_FIELDS,
+    META_DTYPES,
     UPSTREAM_FIELDS,
     Float16Array,
     Sample,
@@ -67,8 +67,8 @@ def test_standard_tools_read_the_members(sample: Sample) -> None:
     assert bits_of(loaded) == bits_of(sample.embeddings)
     assert members["txt"].decode("utf-8") == sample.caption
     document = json.loads(members["json"])
-    assert tuple(document) == UPSTREAM_FIELDS + META_FIELDS
-    assert repr({name: document[name] for name in META_FIELDS}) == repr(sample.meta)
+    assert tuple(document) == (*UPSTREAM_FIELDS, *META_DTYPES)
+    assert repr({name: document[name] for name in META_DTYPES}) == repr(sample.meta)
     assert document["videoID"] == sample.youtube_id
     times = [parse_time(document[name]) for name in ("start_time", "end_time")]
     if all(abs(time or 0) < 2**53 for time in (sample.time_start, sample.time_end)):

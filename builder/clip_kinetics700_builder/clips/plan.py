@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_kinetics700.index import column_list
+from clip_kinetics700.features import column_list
 from clip_kinetics700.schema import SPLITS
 from clip_kinetics700_builder.system.files import atomic_path
 from clip_kinetics700_builder.types import Clip, InputError, Part

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from clip_kinetics700.remote import NoRangesError, is_remote, locate, read_begin
+from clip_kinetics700.remote import NoRangesError, is_remote, locate, read_head
 from clip_kinetics700.streams import read_chunks, read_rest
 from clip_kinetics700_builder.sources.archive import (
     ARCHIVE_ERRORS,
@@ -95,7 +95,7 @@ def fetch_archive(archive: Archive, store: Store) -> Path:
     path = store.archive(archive)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _, size, version = read_begin(locate(archive.path), 1)
+        _, size, version = read_head(locate(archive.path), 1)
     except NoRangesError:
         size, version = None, None
     except ARCHIVE_ERRORS as error:

@@ -17,10 +17,10 @@ import numpy as np
 from clip_kinetics700.arrays import make_samples
 from clip_kinetics700.damage import DamageError, OnError
 from clip_kinetics700.dataset import EmbeddingDataset, OpenSource, open_dataset
-from clip_kinetics700.index import Block, read_parquet_columns, scan_loose
+from clip_kinetics700.index import Block, read_parquet_columns
 from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest, read_text
 from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode_npy
-from clip_kinetics700.shards import decode_members, group_members, tar_stem
+from clip_kinetics700.shards import decode_members, group_members, scan_loose, tar_stem
 from clip_kinetics700.tars import Member, open_tar, read_members
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, read_manifest

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from clip_kinetics700.classes import class_names
-from clip_kinetics700.remote import is_remote, locate, network_errors, read_begin
+from clip_kinetics700.remote import is_remote, locate, network_errors, read_head
 from clip_kinetics700.schema import SPLITS
 from clip_kinetics700.streams import read_whole
 from clip_kinetics700_builder.clips.releases import RELEASES, SPLIT_FOLDERS, Release, end_with_slash
@@ -244,6 +244,6 @@ def measure_archive(archive: Archive) -> int | None:
     try:
         if not is_remote(archive.path):
             return Path(archive.path).stat().st_size
-        return read_begin(locate(archive.path), 1).size
+        return read_head(locate(archive.path), 1).size
     except network_errors() as error:
         raise explain(error, archive.path) from error
