@@ -1,18 +1,25 @@
 """Every option of every command stands here once: its default, its help and what it may be.
 
-`cli/options.py` makes the options of the command line of these fields. `Option` says how a field
-is spelt there; fields without one are arguments of their commands, or for Python alone.
+`cli/options.py` makes the options of the command line of these fields. Fields without an `option`
+are arguments of their commands, or for Python alone.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clip_kinetics700.damage import OnError
 from clip_kinetics700.schema import SAMPLES_PER_SHARD, normalize_split
 from clip_kinetics700.texts import PROTOCOLS, Protocol
+from clip_kinetics700_builder.option import (
+    option,
+    parse_date,
+    parse_device,
+    parse_formats,
+    parse_splits,
+    parse_words,
+)
+from clip_kinetics700_builder.types import FORMATS
 
 CVDF_URL = "https://s3.amazonaws.com/kinetics/"
 DEEPMIND_URL = "https://storage.googleapis.com/deepmind-media/Datasets/"
@@ -21,7 +28,6 @@ DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 # The default repository holds only pickled weights on its main branch; the safetensors
 # conversion of the same weights is its pull request 15.
 DEFAULT_MODEL_REVISION = "refs/pr/15"
-FORMATS = ("parquet", "webdataset")
 # A task is at most this many frames of one clip, so memory is bounded for any video.
 FRAMES_PER_TASK = 64
 # An 8-hour file of 4K takes less than half of it.
@@ -33,64 +39,6 @@ MOST = 10**9
 
 ProbeProtocol = Literal["card", "mean-pooled"]
 PROBE_PROTOCOLS: tuple[str, ...] = get_args(ProbeProtocol)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """How the command line spells a field."""
-
-    text: str
-    flag: str | None = None
-    """None is the field's name with dashes."""
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    is_open: bool = False
-    """`low` itself is not allowed."""
-    metavar: str | None = None
-    parse: Callable[[str], Any] | None = None
-    """Reads the value; raises a ValueError that says what came and what is allowed."""
-    bare: str | None = None
-    """What the option means without a value; None for one that must have one."""
-
-
-def option(text: str, *, default: Any, **more: Any) -> Any:
-    """Return a field that is an option with this help; `more` are other fields of `Option`."""
-    return field(default=default, metadata={"option": Option(text=text, **more)})
-
-
-def parse_words(text: str) -> tuple[str, ...]:
-    """Read `yoga,clean and jerk`: no class of Kinetics has a comma in its name."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def parse_splits(text: str) -> tuple[str, ...]:
-    """Read `train,val` as names of splits."""
-    return tuple(dict.fromkeys(normalize_split(word) for word in text.split(",") if text))
-
-
-def parse_formats(text: str) -> tuple[str, ...]:
-    """Read `parquet,webdataset`, in any order."""
-    words = set(text.split(","))
-    if words - set(FORMATS):
-        raise ValueError(f"{text!r}: allowed are {', '.join(FORMATS)}")
-    return tuple(name for name in FORMATS if name in words)
-
-
-def parse_device(text: str) -> str:
-    """Read `auto`, `cpu`, `cuda` or `cuda:N`."""
-    index = text.removeprefix("cuda:")
-    if text in ("auto", "cpu", "cuda") or (text != index and index.isdecimal()):
-        return text
-    raise ValueError(f"{text!r}: allowed are auto, cpu, cuda, cuda:N")
-
-
-def parse_date(text: str) -> str:
-    """Read a date like 2026-01-31."""
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError as error:
-        raise ValueError(f"{text!r}: a date like 2026-01-31") from error
 
 
 # What several commands take.

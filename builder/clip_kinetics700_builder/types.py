@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+FORMATS = ("parquet", "webdataset")
+"""What a dataset's samples are published as."""
 # A dataset does not tell from which source its clips came, so neither do these.
 NO_FILE = "no source holds a file of this clip"
 NO_BYTES = "the file of this clip holds 0 bytes"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_h
 
 import click
 
-from clip_kinetics700_builder.config import Option
+from clip_kinetics700_builder.option import Option
 
 if TYPE_CHECKING:
     from clip_kinetics700_builder.system.progress import Progress
@@ -44,7 +44,7 @@ class FiniteRange(click.FloatRange):
 
 
 def read_with(parse: Callable[[str], Any]) -> Callable[..., Any]:
-    """Return the callback of an option whose words a function of `config.py` reads."""
+    """Return the callback of an option whose words a function of `option.py` reads."""
 
     def read(_context: click.Context, option: click.Parameter, value: str | None) -> Any:
         try:

@@ -21,14 +21,13 @@ from clip_kinetics700.schema import (
     SPLITS_CSV_NAME,
 )
 from clip_kinetics700.streams import read_if_there
-from clip_kinetics700_builder.config import FORMATS
 from clip_kinetics700_builder.dataset.layout import FIGURES, README_NAME
 from clip_kinetics700_builder.dataset.problems import DamagedFileError
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME, Shard, plan_shards
 from clip_kinetics700_builder.dataset.totals import Totals, add_totals
 from clip_kinetics700_builder.parts.canary import Canary, Variant, describe_canary
 from clip_kinetics700_builder.system.files import format_json, hash_file, write_json
-from clip_kinetics700_builder.types import InputError
+from clip_kinetics700_builder.types import FORMATS, InputError
 
 FORMAT_NAME = "clip-kinetics700/1"
 FORMAT_FAMILY = "clip-kinetics700/"
