@@ -7,19 +7,16 @@ numerical libraries it needs numpy alone: the text model was run by who made the
 import io
 import zipfile
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .hub import find_source, pin_commit
 from .layout import AnyPath
-from .schema import CLASS_TEXTS_NAME
+from .schema import CLASS_TEXTS_NAME, PROTOCOLS, Float32Array, Protocol
 from .streams import read_if_there
 
-Protocol = Literal["card", "mean-embedding", "center-frame"]
-Float32Array = npt.NDArray[np.float32]
-PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 # CLIP's own logit scale: the temperature that its probabilities are of.
 LOGIT_SCALE = np.float32(100)
 # Unpacked; texts of 700 classes take 1.5 MB.

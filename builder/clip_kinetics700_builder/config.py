@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clip_kinetics700.damage import OnError
-from clip_kinetics700.schema import SAMPLES_PER_SHARD, normalize_split
-from clip_kinetics700.texts import PROTOCOLS, Protocol
+from clip_kinetics700.schema import PROTOCOLS, SAMPLES_PER_SHARD, Protocol, normalize_split
 from clip_kinetics700_builder.option import (
     option,
     parse_date,

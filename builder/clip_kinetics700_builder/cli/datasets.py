@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,9 +24,10 @@ from clip_kinetics700_builder.config import (
     PushConfig,
     SourceConfig,
 )
-from clip_kinetics700_builder.dataset.layout import WORK_NAME
-from clip_kinetics700_builder.dataset.manifest import Manifest
-from clip_kinetics700_builder.dataset.problems import Problem
+
+if TYPE_CHECKING:
+    from clip_kinetics700_builder.dataset.manifest import Manifest
+    from clip_kinetics700_builder.dataset.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def build_command(output: Path, **options: Any) -> int:
     """Encode videos and assemble the dataset: encode and assemble in one."""
     from clip_kinetics700_builder import build
     from clip_kinetics700_builder.cli import tables
+    from clip_kinetics700_builder.dataset.layout import WORK_NAME
 
     encode_config = make_config(EncodeConfig, options, work=output / WORK_NAME)
     # What orders and numbers the rows is in the plan.
@@ -276,7 +278,9 @@ def dry_run(config: EncodeConfig, formats: Sequence[str]) -> None:
     tables.print_cost(model, cost.predict_cost(model, n_clips, formats))
 
 
-def print_verified(title: str, directory: Path, problems: Sequence[Problem], *, quiet: bool) -> int:
+def print_verified(
+    title: str, directory: Path, problems: Sequence["Problem"], *, quiet: bool
+) -> int:
     """Print what verification found, or that all is well; return the exit code."""
     from clip_kinetics700_builder.dataset.manifest import require_manifest
 
@@ -290,7 +294,7 @@ def print_verified(title: str, directory: Path, problems: Sequence[Problem], *, 
     return 0
 
 
-def print_problems(title: str | Path, problems: Sequence[Problem]) -> int:
+def print_problems(title: str | Path, problems: Sequence["Problem"]) -> int:
     """Print what verification found, file by file; return exit code 1."""
     for problem in problems:
         click.echo(f"{problem.file}: {problem.message}", err=True)
@@ -298,7 +302,7 @@ def print_problems(title: str | Path, problems: Sequence[Problem]) -> int:
     return 1
 
 
-def check_failures(manifest: Manifest, max_failures: float) -> int:
+def check_failures(manifest: "Manifest", max_failures: float) -> int:
     """Return exit code 1 where a larger share of clips failed than is allowed."""
     totals = manifest.totals
     share = totals.failures / totals.rows
