@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from clip_kinetics700.texts import ClassTexts, Protocol, score_clips
+from clip_kinetics700.schema import Protocol
+from clip_kinetics700.texts import ClassTexts, score_clips
 from clip_kinetics700_builder.config import ZeroShotConfig
 from clip_kinetics700_builder.evaluate.class_texts import TextTarget, find_class_texts
 from clip_kinetics700_builder.evaluate.clips import ClipBatch, open_evaluation
