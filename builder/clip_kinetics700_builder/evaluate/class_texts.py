@@ -18,7 +18,6 @@ from clip_kinetics700.schema import CLASS_TEXTS_NAME, MANIFEST_NAME
 from clip_kinetics700.streams import read_if_there
 from clip_kinetics700.texts import (
     ClassTexts,
-    Float32Array,
     decode_class_texts,
     encode_class_texts,
     normalize_rows,
@@ -43,7 +42,7 @@ from clip_kinetics700_builder.encode.model_files import ModelFiles, find_model
 from clip_kinetics700_builder.parts.canary import Canary, is_same_encoder
 from clip_kinetics700_builder.system.files import write_bytes, write_json
 from clip_kinetics700_builder.system.progress import Progress, no_progress
-from clip_kinetics700_builder.types import Failure, InputError
+from clip_kinetics700_builder.types import Failure, Float32Array, InputError
 
 if TYPE_CHECKING:
     from clip_kinetics700_builder.encode.text import TextEncoder
