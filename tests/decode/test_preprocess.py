@@ -13,8 +13,8 @@ import torch
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clip_kinetics700_builder.decode.preprocess import (
+    Normalize,
     Preprocessing,
-    normalize,
     resize_and_crop,
     resize_floats,
     resize_planes,
@@ -62,7 +62,7 @@ def process_ours(
     frames: UInt8Array, resize: Callable[[torch.Tensor], torch.Tensor]
 ) -> npt.NDArray[np.float32]:
     """Return (n, 3, 224, 224) by our normalisation of what `resize` gives."""
-    pixels: npt.NDArray[np.float32] = normalize(resize(torch.from_numpy(frames)), CLIP).numpy()
+    pixels: npt.NDArray[np.float32] = Normalize(CLIP)(resize(torch.from_numpy(frames))).numpy()
     return pixels
 
 

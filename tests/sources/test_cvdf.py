@@ -20,7 +20,7 @@ def test_names_with_blanks_become_addresses(mini_kinetics: MiniKinetics, tmp_pat
     labels = {archive.label for archive in archives}
     assert "passing American football (in game)" in labels
     assert all(" " not in archive.path for archive in archives)
-    assert all(sizes)
+    assert all(isinstance(size, int) and size for size in sizes)
     assert len({archive.name for archive in archives}) == len(archives)
 
 
