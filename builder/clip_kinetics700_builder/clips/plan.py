@@ -34,7 +34,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("extra", pa.string()),
     ]
 )
-# Columns that repeat few different texts take far less memory as numbers of these.
+# Three columns repeat few different texts: as dictionaries they take far less memory.
 CODED_SCHEMA = pa.schema(
     field.with_type(pa.dictionary(pa.int32(), pa.string()))
     if field.name in ("split", "label", "caption")
