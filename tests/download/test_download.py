@@ -89,7 +89,7 @@ def test_what_does_not_come_has_a_reason(trees: dict[str, CvdfTree], tmp_path: P
 
 
 def test_a_second_run_asks_for_nothing(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
-    """Clips that are there or have failed are not fetched again; --retry-errors alone asks again."""
+    """Clips that are there or have failed are not fetched again; only --retry-errors asks again."""
     tree = trees["600"]
     with serve(tree.root) as served:
         get(tree, tmp_path, base_url=served.url)
