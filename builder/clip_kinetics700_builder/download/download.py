@@ -41,7 +41,7 @@ KNOWN_NAME = "clips.parquet"
 
 
 def read_clips_wanted(config: DownloadConfig) -> list[Clip]:
-    """Return the clips of the splits and classes that are wanted, in that order.
+    """Return the clips of the wanted splits and classes, in the order in which they are wanted.
 
     Raises:
         InputError: annotations or classes cannot be used.
