@@ -136,7 +136,7 @@ def test_ten_seconds_and_two_frames_give_eleven(plain_video: CodedVideo) -> None
 
 
 def test_frames_are_compact_bytes(plain_video: CodedVideo) -> None:
-    """What travels back from a worker is contiguous uint8, not much larger than its pixels."""
+    """A worker sends back contiguous uint8, not much larger than its pixels."""
     frames = decode_well(plain_video.path)
     assert frames.pixels.dtype == np.uint8
     assert frames.pixels.shape == (11, 48, 64, 3)
@@ -215,7 +215,7 @@ def test_long_videos_join_seamlessly(tmp_path: Path, suffix: str, options: Optio
 
 
 def test_grey_frames_are_not_taken_for_pictures(tmp_path: Path) -> None:
-    """MPEG-4 decoders begin anywhere: a seek into a long group of frames must not show."""
+    """MPEG-4 decoders start anywhere: a seek into a long group of frames must not show."""
     options = ("-c:v", "mpeg4", "-g", "600", "-bf", "2", "-q:v", "2")
     video = encode_coded(tmp_path / "long.ts", options=options, n_frames=560, rate="5")
     frames = decode_well(video.path, first=64)

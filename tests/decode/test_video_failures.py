@@ -84,7 +84,7 @@ def make_header_only(path: Path) -> None:
 
 
 def make_truncated_mp4(path: Path) -> None:
-    """Make half an mp4 whose index lies at its begin."""
+    """Make half an mp4 whose index lies at its start."""
     encode_coded(path, options=(*H264, "-movflags", "+faststart"))
     truncate_file(path, share=0.6)
 

@@ -52,7 +52,7 @@ def list_clips(output: Path) -> dict[str, bytes]:
 
 
 def whole_clips(tree: CvdfTree) -> dict[str, bytes]:
-    """Return what is to come of a tree: its annotated clips with bytes in them."""
+    """Return what a download of a tree must bring: its annotated clips that are not empty."""
     return {name: data for name, data in tree.clips.items() if data}
 
 
@@ -89,7 +89,7 @@ def test_what_does_not_come_has_a_reason(trees: dict[str, CvdfTree], tmp_path: P
 
 
 def test_a_second_run_asks_for_nothing(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
-    """What is there, and what has failed, is not fetched again; only --retry-errors asks again."""
+    """Clips that are there or have failed are not fetched again; only --retry-errors asks again."""
     tree = trees["600"]
     with serve(tree.root) as served:
         get(tree, tmp_path, base_url=served.url)
@@ -117,7 +117,7 @@ def test_what_a_kill_left_unchecked_does_not_count(
 
 
 def test_a_larger_request_fetches_what_is_new(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
-    """Of two requests the second asks for archives of the new classes alone."""
+    """A second request asks only for the archives of its new classes."""
     tree = trees["600"]
     with serve(tree.root) as served:
         get(tree, tmp_path, base_url=served.url, classes=("yoga",))
@@ -154,7 +154,7 @@ def test_max_samples_counts_what_is_there(trees: dict[str, CvdfTree], tmp_path: 
 
 
 def test_a_failed_archive_is_made_up_for(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
-    """In the place of clips of a damaged archive others come, and none is called absent."""
+    """Other clips come in the place of those of a damaged archive, and none is called absent."""
     tree = trees["600"]
     with serve(tree.root) as served:
         served.fail("train/yoga.tar", 404)
@@ -167,7 +167,7 @@ def test_a_failed_archive_is_made_up_for(trees: dict[str, CvdfTree], tmp_path: P
 def test_a_directory_makes_up_for_its_empty_files(
     trees: dict[str, CvdfTree], tmp_path: Path
 ) -> None:
-    """Of five files of which three are empty, two are got when two are wanted."""
+    """Two clips are wanted, and two come, although three of the five files are empty."""
     held, names = tmp_path / "held", sorted(whole_clips(trees["600"]))
     held.mkdir()
     train = [
@@ -214,7 +214,7 @@ def test_clips_fall_through_to_the_next_source(
 def test_youtube_is_the_last_to_be_asked(
     trees: dict[str, CvdfTree], plain_video: CodedVideo, tmp_path: Path
 ) -> None:
-    """What no archive has is cut out of its video; a row that nobody has keeps each reason."""
+    """A clip that no archive has is cut out of its video; one that nobody has keeps each reason."""
     tree, videos = trees["600"], tmp_path / "videos"
     videos.mkdir()
     (videos / "--3ouPhoy2A.mp4").write_bytes(plain_video.path.read_bytes())
@@ -223,7 +223,7 @@ def test_youtube_is_the_last_to_be_asked(
             tree, tmp_path / "out", source=("cvdf", "youtube"), youtube_interval=0.0,
             youtube_address=served.url + "/{id}.mp4", splits=("validation", "test"),
         )  # fmt: skip
-    # Its segment begins where the video has ended.
+    # The segment starts where the video has ended.
     attempts = [a for a in read_ledger(tmp_path / "out") if a.youtube_id == "--3ouPhoy2A"]
     assert [(a.source, a.reason) for a in attempts] == [
         ("cvdf", "not_in_archive"),
@@ -378,7 +378,7 @@ def test_what_is_running_is_not_run_twice(trees: dict[str, CvdfTree], tmp_path: 
 def test_misuse_is_one_line(
     options: tuple[str, ...], message: str, trees: dict[str, CvdfTree], tmp_path: Path
 ) -> None:
-    """What cannot be meant ends with exit code 2 and one line."""
+    """An option that makes no sense ends with exit code 2 and one line."""
     tree = trees["600"]
     words = ["--version", "600", "--base-url", str(tree.root), "--output", str(tmp_path / "out")]
     outcome = run_cli("download", "--annotations", *tree.annotations, *words, *options)

@@ -79,7 +79,7 @@ def make_clip(video_id: str = IDS[0], start: int = 5, end: int = 9) -> Clip:
 
 @pytest.mark.parametrize("video_id", IDS)
 def test_only_the_segment_comes(video_id: str, videos: Path, tmp_path: Path) -> None:
-    """Four seconds of twenty, from the right one on, whatever the id begins with."""
+    """Four of twenty seconds come, the right ones, whatever the id begins with."""
     with serve(videos) as served:
         open_youtube(served).fetch(make_clip(video_id), tmp_path / "clip.mp4")
     decoder = VideoDecoder(tmp_path / "clip.mp4")
@@ -140,7 +140,7 @@ def test_what_goes_wrong_while_it_is_cut_has_a_reason(
 
 
 def test_a_video_that_ends_early_gives_what_it_has(videos: Path, tmp_path: Path) -> None:
-    """Of seconds 17 to 27 a video of 20 has three."""
+    """A video of 20 seconds gives three of the seconds 17 to 27."""
     with serve(videos) as served:
         open_youtube(served).fetch(make_clip(start=17, end=27), tmp_path / "clip.mp4")
     decoder = VideoDecoder(tmp_path / "clip.mp4")
@@ -177,7 +177,7 @@ def test_a_kill_leaves_nothing_under_a_final_name(videos: Path, tmp_path: Path) 
 
 
 def test_downloads_keep_their_distance(videos: Path, tmp_path: Path) -> None:
-    """The second begins no earlier than `seconds_between` after the first."""
+    """The second starts no earlier than `seconds_between` after the first."""
     with serve(videos) as served:
         youtube = open_youtube(served, seconds_between=1.0)
         begin = time.monotonic()
@@ -203,7 +203,7 @@ def test_a_run_of_refusals_ends_with_advice(videos: Path, tmp_path: Path) -> Non
 
 
 def test_a_segment_behind_the_end_is_no_clip(videos: Path, tmp_path: Path) -> None:
-    """A video that ends before its segment begins is said to."""
+    """The error of a segment that starts after the end of the video says so."""
     with serve(videos) as served, pytest.raises(FetchError, match=r"ends at 20\.0 s") as error:
         open_youtube(served).fetch(make_clip(start=30, end=40), tmp_path / "clip.mp4")
     assert error.value.reason == "cut_failed"

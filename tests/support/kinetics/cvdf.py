@@ -1,7 +1,6 @@
-"""A tree like CVDF's bucket that holds the miniature Kinetics, with the traps of the real one.
+"""Writes a tree like CVDF's bucket with the miniature Kinetics and the traps of the real one.
 
-In: the miniature, a release. Out: lists, annotations and archives below a directory, and what a
-right download of them must bring.
+`CvdfTree` says what a right download of the tree must bring.
 """
 
 import gzip
@@ -37,12 +36,12 @@ class CvdfTree:
     """Where the tree lies, and what a right download of all its rows must bring."""
 
     root: Path
-    """Takes the place of CVDF's address."""
+    """The directory that takes the place of CVDF's address."""
     version: str
     annotations: list[Path]
     """Local CSV files: CVDF's of the tree where it has some, else DeepMind's dialect."""
     archives: list[Path]
-    """Those that the lists name, in their order; train, validation, test."""
+    """The archives that the lists name, in their order; train, validation, test."""
     overlays: list[Path]
     """Archives whose clips are to be taken instead of the others'."""
     clips: dict[str, bytes]
@@ -60,7 +59,7 @@ class Content:
     split: str
     file_name: str
     folder: str
-    """Of the members; empty, or with a slash at its end."""
+    """Directory of the members; empty, or with a slash at its end."""
     clips: list[Member]
 
 
@@ -68,8 +67,8 @@ def make_cvdf_tree(directory: Path, kinetics: MiniKinetics, version: str) -> Cvd
     """Write a release as CVDF's bucket has it.
 
     Args:
-        directory: gets the bucket; DeepMind's annotations, of the releases without CVDF's, lie in
-            `deepmind` beside the archives.
+        directory: where the bucket is to be; releases without annotations of CVDF's have those of
+            DeepMind in `deepmind` beside the archives.
         kinetics: the miniature.
         version: `400`, `600`, `700` or `700-2020`; both 700s have the archives of 2020.
     """

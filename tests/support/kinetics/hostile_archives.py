@@ -1,7 +1,6 @@
-"""Archives that were made to do harm, or came to harm, for tests of what reads them.
+"""Makes archives that were built to do harm, or came to harm, for tests of what reads them.
 
-In: a good small clip. Out: bytes of a `.tar.gz` that holds it behind what is hostile, where that
-is possible; what each is comes by name from `HOSTILE`.
+`HOSTILE` has them by name; each holds a good small clip behind what is hostile, where possible.
 """
 
 import gzip
@@ -18,7 +17,7 @@ END_MARK = bytes(2 * BLOCK)
 EVIL_NAME = "evil-evil-1_000000_000010.mp4"
 """A clip's name that no test asks for."""
 EVIL_DIRECTORY = str(Path("/", "tmp", "evil_abs"))
-"""What no test may ever write to."""
+"""Directory that no test may ever write to."""
 OUTSIDE = "../../../../etc/passwd"
 GIGABYTE = 1 << 30
 BOMB_BYTES = 3 * GIGABYTE
@@ -108,18 +107,18 @@ def pack_bomb_member(name: str, data: bytes) -> bytes:
 
 
 def pack_huge_size(name: str, data: bytes) -> bytes:
-    """Return a clip that says that it has 10 GB, of which a few bytes are there."""
+    """Return a clip that states 10 GB and has a few bytes."""
     return pack(make_header(name, 10 * GIGABYTE), bytes(BLOCK), make_member(name, data))
 
 
 def pack_negative_size(name: str, data: bytes) -> bytes:
-    """Return the clip with -512 bytes: who goes on by its size reads its header for ever."""
+    """Return the clip with -512 bytes: a reader that goes on by them reads the header for ever."""
     size = (-BLOCK).to_bytes(12, "big", signed=True)
     return pack(patch_header(make_header(name), 124, size), make_member(name, data))
 
 
 def pack_sparse(name: str, data: bytes) -> bytes:
-    """Return GNU's sparse file of 10 GB under the clip's name, 4 bytes of it there."""
+    """Return GNU's sparse file of 10 GB under the clip's name, with 4 bytes of content."""
     header = make_header(name, 4, tarfile.GNUTYPE_SPARSE)
     header = patch_header(header, 386, b"%011o\0%011o\0" % (0, 4))
     # In base 256: octal digits do not reach so far.
@@ -128,7 +127,7 @@ def pack_sparse(name: str, data: bytes) -> bytes:
 
 
 def pack_sparse_pax(name: str, data: bytes) -> bytes:
-    """Return the same as PAX has it: the member's bytes are a map, and then what the map says."""
+    """Return PAX's sparse file: the member holds a map, and then the bytes that the map places."""
     fields = make_pax_fields(
         ("GNU.sparse.major", "1"),
         ("GNU.sparse.minor", "0"),
@@ -152,13 +151,13 @@ def make_pax_fields(*fields: tuple[str, str]) -> bytes:
 
 
 def pack_pax_huge_header(name: str, data: bytes) -> bytes:
-    """Return a PAX header that says that it has 10 GB itself."""
+    """Return a PAX header that states 10 GB for itself."""
     header = make_header("PaxHeaders/evil", 10 * GIGABYTE, PAX_HEADER)
     return pack(header, make_pax_fields(("comment", "evil")), make_member(name, data))
 
 
 def pack_pax_huge_size(name: str, data: bytes) -> bytes:
-    """Return a PAX header that says that the clip has 10 TB."""
+    """Return a PAX header that states 10 TB for the clip."""
     fields = make_pax_fields(("size", str(10 << 40)))
     header = make_member("PaxHeaders/evil", fields, PAX_HEADER)
     return pack(header, make_member(name, data), make_member(name, data))
@@ -267,4 +266,4 @@ SOUND = frozenset(
         "good_then_other",
     }
 )
-"""Those that are whole as gzip and as tar, so that the good clip is to be had."""
+"""The archives that are whole as gzip and as tar, so that the good clip can be had."""

@@ -1,4 +1,4 @@
-"""Damage to video files as pure functions: bytes and a seeded generator in, other bytes out.
+"""Damages video files: pure functions of bytes and a seeded generator.
 
 What the fields mean stands in the specifications of the containers; here they are places.
 """
@@ -17,7 +17,7 @@ CONTAINER_BOXES = {
 }  # fmt: skip
 HEADER_BYTES = 512
 EXTREMES = (0, 1, 2, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1)
-# What a file of each kind begins with; an mp4 says so behind four bytes.
+# The first bytes of a file of each kind; those of an mp4 stand behind four others.
 MAGICS = {
     "mkv": b"\x1aE\xdf\xa3", "avi": b"RIFF", "ts": b"G@", "mpg": b"\0\0\1\xba", "gif": b"GIF8",
 }  # fmt: skip
@@ -64,7 +64,7 @@ class Mutant:
     """A damaged file."""
 
     what: str
-    """Which source it is of, and what was done to it."""
+    """Name of the sound file, and what was done to it."""
     suffix: str
     data: bytes
 
@@ -77,7 +77,7 @@ class Box:
     begin: int
     end: int
     parents: tuple[int, ...]
-    """Where the boxes around it begin."""
+    """Where the boxes around it start."""
 
 
 def list_boxes(data: bytes) -> list[Box]:
@@ -113,7 +113,7 @@ def pick_box(data: bytes, rng: Random, kinds: Sequence[bytes] = ()) -> Box | Non
 
 
 def pick_span(data: bytes, rng: Random) -> tuple[int, int]:
-    """Return begin and end of a random piece, short ones as likely as long ones."""
+    """Return start and end of a random piece, a short one as likely as a long one."""
     length = min(len(data), int(2 ** rng.uniform(0, np.log2(len(data) + 1))))
     begin = int(rng.integers(len(data) - length + 1))
     return begin, begin + length
@@ -245,7 +245,7 @@ OPERATORS: tuple[Callable[[bytes, Random], bytes], ...] = (
     set_fields, flip_header, set_box_size, set_picture_size, swap_boxes, rearrange_box, flip_many,
     fill_block, cut_tail, cut_middle, repeat_block, cut_front, flip_one,
 )  # fmt: skip
-# How many of the operators one file meets, as often as it stands here.
+# How many operators damage one file, each number as likely as it is often here.
 STEPS = (1, 1, 1, 2, 3)
 SPLICE_SHARE = 0.06
 

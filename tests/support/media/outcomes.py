@@ -1,4 +1,4 @@
-"""Files in, what came of each out: decoded in worker processes, each outcome checked."""
+"""Decodes files in worker processes and checks what came of each."""
 
 import hashlib
 from collections import Counter

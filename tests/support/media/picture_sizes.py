@@ -1,7 +1,4 @@
-"""Absurd picture sizes, written where decoders look: into the headers of the streams themselves.
-
-In: a video file and a size. Out: the file with every header that we know stating that size.
-"""
+"""Writes absurd picture sizes where decoders look: into the headers of the streams themselves."""
 
 import re
 import struct

@@ -1,4 +1,4 @@
-"""Videos whose pixels tell their time, made with the ffmpeg program as the tests run.
+"""Makes videos whose pixels tell their time, with the ffmpeg program, while the tests run.
 
 Frame i is a grid of black and white blocks that spell i in binary, so a decoded frame says
 which one it is whatever codec, container, clock or crop it went through.
@@ -47,7 +47,7 @@ class CodedVideo:
     times: tuple[float, ...]
     """When each is displayed, in seconds since the first."""
     duration_seconds: float
-    """End of the last frame minus begin of the first."""
+    """End of the last frame minus start of the first."""
 
     def codes_at(self, seconds: Sequence[float]) -> list[int]:
         """Return the codes of the frames displayed at these times."""

@@ -1,4 +1,4 @@
-"""What decoding does beside decoding: time and memory, files that are opened, servers asked.
+"""Watches what decoding does besides: its time and memory, the files it opens, the servers it asks.
 
 Linux tells of files that are opened (inotify), whichever process or library opens them.
 """
@@ -9,10 +9,9 @@ import socket
 import struct
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from clip_kinetics700_builder.decode.video import DecodeTask, decode_frames
 from clip_kinetics700_builder.types import Failure, Frames
@@ -44,7 +43,7 @@ class Listener:
         self._socket.close()
 
 
-class OpenedFiles:
+class OpenedFiles(AbstractContextManager["OpenedFiles"]):
     """Names of files that are opened in one directory, in a `with` block."""
 
     def __init__(self, directory: Path) -> None:
@@ -54,16 +53,7 @@ class OpenedFiles:
         if min(self._descriptor, watch) < 0:
             raise OSError(ctypes.get_errno(), "inotify")
 
-    def __enter__(self) -> "OpenedFiles":
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Watch no more."""
         os.close(self._descriptor)
 
