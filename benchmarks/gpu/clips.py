@@ -50,9 +50,8 @@ def draw_frames(shape: ClipShape) -> Iterator[Picture]:
     for number in range(FRAMES_PER_SECOND * shape.seconds):
         if number % FRAMES_PER_CUT == 0:
             coarse = rng.integers(0, 256, (height // 12, width // 12, 3), np.uint8)
-            large = Image.fromarray(coarse).resize(
-                (2 * width, 2 * height), Image.Resampling.BICUBIC
-            )
+            size = (2 * width, 2 * height)
+            large = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
             world = np.asarray(large)
         x = int(width * (0.5 + 0.45 * math.sin(number / 40)))
         y = int(height * (0.5 + 0.45 * math.cos(number / 55)))
