@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_kinetics700.schema import CLASS_TEXTS_NAME, MANIFEST_NAME
+from clip_kinetics700.schema import CLASS_TEXTS_NAME, MANIFEST_NAME, Float32Array
 from clip_kinetics700.streams import read_if_there
 from clip_kinetics700.texts import (
     ClassTexts,
-    Float32Array,
     decode_class_texts,
     encode_class_texts,
     normalize_rows,
