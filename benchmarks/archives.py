@@ -169,7 +169,7 @@ def measure_builds(inputs: Inputs, url: str) -> dict[str, float]:
                 **source,  # type: ignore[arg-type]
             )
             config = AssembleConfig(source=output, output=output)
-            summary, _ = build(encode_config, config, quiet=True)
+            summary, _ = build(encode_config, config)
             rates[name].append(summary.n_clips / summary.seconds)
     return {name: median(each) for name, each in rates.items()}
 

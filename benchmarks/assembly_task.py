@@ -27,7 +27,7 @@ def main() -> None:
         "open_seconds": opened - imported,
         "assemble_seconds": time.perf_counter() - opened,
     }
-    print(json.dumps({**took, "samples": manifest["totals"]["samples"]}))
+    print(json.dumps({**took, "samples": manifest.totals.samples}))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def evaluate_validation(source: str) -> dict[str, Any]:
         raise SystemExit(f"{source}: no dataset")
     random = np.random.default_rng(0).standard_normal((N_CLASSES, FEATURE_WIDTH))
     texts = ClassTexts(
-        tuple(manifest["class_names"]),
+        tuple(manifest.class_names or ()),
         normalize_rows(random),
         read_prompts(None),
         "random",
@@ -112,13 +112,13 @@ def evaluate_validation(source: str) -> dict[str, Any]:
         SAME_WEIGHTS,
     )
     publish(Path(source), manifest, texts)
-    config = EvaluationConfig(source=SourceConfig(source=source), quiet=True)
+    config = EvaluationConfig(source=SourceConfig(source=source))
     begin = time.perf_counter()
     result = evaluate_zero_shot(ZeroShotConfig(evaluation=config)).result
     return {
         "seconds": time.perf_counter() - begin,
-        "clips": result["clips"]["counted"],
-        "top1": result["top1"],
+        "clips": result.counted,
+        "top1": result.top1.value,
     }
 
 
@@ -128,7 +128,7 @@ def read_train(source: str) -> dict[str, Any]:
     from clip_kinetics700_builder.evaluate.clips import open_evaluation
     from clip_kinetics700_builder.evaluate.linear_probe import read_features
 
-    config = EvaluationConfig(source=SourceConfig(source=source), quiet=True)
+    config = EvaluationConfig(source=SourceConfig(source=source))
     features = read_features(open_evaluation(config, "train"), is_card=False)
     return {"clips": len(features.labels)}
 

@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.generated_clips import FRAMES_PER_CLIP
-from clip_kinetics700_builder.config import FORMATS
 from clip_kinetics700_builder.engines.cost import CostModel, predict_cost
+from clip_kinetics700_builder.types import FORMATS
 
 N_CLIPS = 650_000
 CLIP_BYTES = 1_100_000

@@ -16,8 +16,9 @@ from clip_kinetics700.classes import class_names
 from clip_kinetics700.schema import KEY_NAME, Sample
 from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.assemble.shard_files import open_parquet_writer
-from clip_kinetics700_builder.config import FORMATS, AssembleConfig
-from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.config import AssembleConfig
+from clip_kinetics700_builder.dataset.totals import Totals
+from clip_kinetics700_builder.types import FORMATS
 
 WIDTH = 512
 N_FRAMES = 10

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from tokenize import TokenError
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ SPLITS_CSV_NAME = "splits.csv"
 INDEX_NAME = "index.parquet"
 FAILURES_NAME = "failures.parquet"
 CLASS_TEXTS_NAME = "class_text_embeddings.npz"
+Protocol = Literal["card", "mean-embedding", "center-frame"]
+"""How the frames of a clip become one zero-shot answer."""
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 SAMPLES_PER_SHARD = 10_000
 # Why a clip can have failed; a table of failures holds no other reason.
 REASONS = (

@@ -6,18 +6,16 @@ The text model was run by whoever published the file, so that zero-shot needs nu
 import io
 import zipfile
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .hub import find_source, pin_commit
 from .layout import AnyPath
-from .schema import CLASS_TEXTS_NAME, Float32Array
+from .schema import CLASS_TEXTS_NAME, PROTOCOLS, Float32Array, Protocol
 from .streams import read_if_there
 
-Protocol: TypeAlias = Literal["card", "mean-embedding", "center-frame"]
-PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 # The logit scale that CLIP itself has learned.
 LOGIT_SCALE = np.float32(100)
 # The unpacked file may be this large; texts of 700 classes take 1.5 MB.

@@ -199,7 +199,7 @@ def make_dataset(directory: Path) -> str:
     class_list.write_text("\n".join(names) + "\n", encoding="utf-8")
     output = directory / "dataset"
     config = AssembleConfig(source=processed, output=output, class_list=str(class_list))
-    assemble_directory(config, quiet=True)
+    assemble_directory(config)
     return str(output)
 
 

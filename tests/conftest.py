@@ -88,7 +88,7 @@ def illustrated(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The same dataset with its pictures, which take two seconds; tests only read it."""
     output = tmp_path_factory.mktemp("illustrated") / "dataset"
     config = AssembleConfig(source=dataset, output=output, samples_per_shard=SAMPLES_PER_SHARD)
-    assemble_directory(config, quiet=True)
+    assemble_directory(config)
     return output
 
 

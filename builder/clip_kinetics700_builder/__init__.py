@@ -1,4 +1,4 @@
-"""Makes the dataset: annotations and videos in, verified shards out. Run `clip-kinetics700`."""
+"""Makes the dataset: turns annotations and videos into verified shards. Run `clip-kinetics700`."""
 
 import importlib
 import sys

@@ -1,18 +1,15 @@
-"""The stages joined: encode (annotations and videos -> parts), assemble (parts -> dataset).
-
-In: one configuration of options. Out: what was done, in numbers.
-"""
+"""A build joins the stages: encode writes the parts, assemble makes the dataset of them."""
 
 import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from clip_kinetics700_builder.assemble.assemble import assemble_directory, refuse_other_assembly
 from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
 from clip_kinetics700_builder.dataset.layout import WORK_NAME, refuse_foreign
+from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.decode.video import check_ffmpeg
 from clip_kinetics700_builder.engines.cluster import make_portable
 from clip_kinetics700_builder.engines.local import (
@@ -26,7 +23,7 @@ from clip_kinetics700_builder.parts.part import PartReport, is_done
 from clip_kinetics700_builder.parts.retries import plan_retries
 from clip_kinetics700_builder.parts.work import parts_directory
 from clip_kinetics700_builder.system.files import check_directory, take_lock
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import Part
 
 log = logging.getLogger(__name__)
@@ -46,7 +43,7 @@ class EncodeSummary:
     """Wall time of decoding and encoding, without start-up."""
 
 
-def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
+def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeSummary:
     """Encode this rank's parts that are not finished.
 
     Raises:
@@ -59,7 +56,7 @@ def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
     job = plan_job(config)
     reports: list[PartReport] = []
     seconds = 0.0
-    with open_engine(config, job, quiet=quiet) as encode_parts:
+    with open_engine(config, job, progress=progress) as encode_parts:
         todo = list_todo(config, job)
         if todo:
             with lock_rank(config, job):
@@ -78,7 +75,7 @@ def encode(config: EncodeConfig, *, quiet: bool = False) -> EncodeSummary:
 
 
 def open_engine(
-    config: EncodeConfig, job: Job, *, quiet: bool
+    config: EncodeConfig, job: Job, *, progress: Progress
 ) -> AbstractContextManager[EncodeParts]:
     """Open what the options name: this machine, or a Ray cluster.
 
@@ -89,8 +86,8 @@ def open_engine(
     if config.engine == "ray":
         from clip_kinetics700_builder.engines.ray import open_cluster
 
-        return open_cluster(config, job, quiet=quiet)
-    return nullcontext(partial(run_parts, config, prepare_engine(config, job), quiet=quiet))
+        return open_cluster(config, job, progress=progress)
+    return nullcontext(partial(run_parts, config, prepare_engine(config, job), progress=progress))
 
 
 def list_todo(config: EncodeConfig, job: Job) -> list[Part]:
@@ -105,13 +102,13 @@ def list_todo(config: EncodeConfig, job: Job) -> list[Part]:
 
 
 def run_parts(
-    config: EncodeConfig, engine: LocalEngine, parts: list[Part], *, quiet: bool
+    config: EncodeConfig, engine: LocalEngine, parts: list[Part], *, progress: Progress
 ) -> tuple[list[PartReport], float]:
     """Encode parts on this machine, as `EncodeParts` says."""
     n_clips = count_clips(parts, len(engine.archive_rows))
     with start_engine(config, engine) as started:
         begin = time.monotonic()
-        with track_progress("encode", n_clips, unit="clips", quiet=quiet) as advance:
+        with progress("encode", n_clips, "clips") as advance:
             reports = list(engine.encode_parts(parts, replace(started, advance=advance)))
         return reports, time.monotonic() - begin
 
@@ -131,8 +128,11 @@ def lock_rank(config: EncodeConfig, job: Job) -> AbstractContextManager[object]:
 
 
 def build(
-    encode_config: EncodeConfig, assemble_config: AssembleConfig, *, quiet: bool = False
-) -> tuple[EncodeSummary, dict[str, Any] | None]:
+    encode_config: EncodeConfig,
+    assemble_config: AssembleConfig,
+    *,
+    progress: Progress = no_progress,
+) -> tuple[EncodeSummary, Manifest | None]:
     """Encode, then assemble once every rank's parts are there.
 
     Returns:
@@ -143,9 +143,9 @@ def build(
     check_directory("--output", output)
     refuse_foreign(output)
     refuse_other_assembly(assemble_config)
-    summary = encode(encode_config, quiet=quiet)
+    summary = encode(encode_config, progress=progress)
     if summary.n_parts_left:
         return summary, None
     # What orders and numbers the rows is in the plan.
     source = replace(assemble_config, source=output, seed=None, class_list=None)
-    return summary, assemble_directory(source, quiet=quiet, waits=True)
+    return summary, assemble_directory(source, progress=progress, waits=True)

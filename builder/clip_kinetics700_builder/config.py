@@ -1,212 +1,324 @@
-"""Every option of a build and its only default; the CLI and the pipeline read them here."""
+"""Every option of every command stands here once: its default, its help and what it may be.
+
+`cli/options.py` makes the options of the command line of these fields. Fields without an `option`
+are arguments of their commands, or for Python alone.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from clip_kinetics700.damage import OnError
-from clip_kinetics700.schema import SAMPLES_PER_SHARD
-from clip_kinetics700.texts import Protocol
+from clip_kinetics700.schema import PROTOCOLS, SAMPLES_PER_SHARD, Protocol, normalize_split
+from clip_kinetics700_builder.option import (
+    option,
+    parse_date,
+    parse_device,
+    parse_formats,
+    parse_splits,
+    parse_words,
+)
+from clip_kinetics700_builder.types import FORMATS
 
 CVDF_URL = "https://s3.amazonaws.com/kinetics/"
 DEEPMIND_URL = "https://storage.googleapis.com/deepmind-media/Datasets/"
-
+VERSIONS = ("400", "600", "700", "700-2020")
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 # The default repository holds only pickled weights on its main branch; the safetensors
 # conversion of the same weights is its pull request 15.
 DEFAULT_MODEL_REVISION = "refs/pr/15"
-FORMATS = ("parquet", "webdataset")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-COMPILE_CHOICES = ("auto", "yes", "no")
-DECODE_DEVICES = ("cpu", "cuda")
-ENGINES = ("local", "ray")
 # A task is at most this many frames of one clip, so memory is bounded for any video.
 FRAMES_PER_TASK = 64
-# Of a process that decodes, resident; an 8-hour file of 4K takes less than half of it.
+# An 8-hour file of 4K takes less than half of it.
 WORKER_MEMORY_MIB = 1536
 # torch and torchcodec take 330 before any work.
 MIN_WORKER_MEMORY_MIB = 512
+# More than anything counted here; beyond it, numbers stop fitting where they are used.
+MOST = 10**9
+
+ProbeProtocol = Literal["card", "mean-pooled"]
+PROBE_PROTOCOLS: tuple[str, ...] = get_args(ProbeProtocol)
+
+
+# What several commands take.
+_SPLITS: dict[str, Any] = {
+    "parse": parse_splits,
+    "text": "Comma-separated; default: every split there is.",
+}
+_VERSION: dict[str, Any] = {
+    "choices": VERSIONS,
+    "text": "Release of Kinetics; its annotations are fetched where none are given.",
+}
+_BASE_URL: dict[str, Any] = {
+    "metavar": "URL_OR_DIR",
+    "text": "Where CVDF's lists, archives and annotations are: a mirror or a directory.",
+}
+_ANNOTATIONS_URL: dict[str, Any] = {
+    "metavar": "URL_OR_DIR",
+    "text": "Where DeepMind's annotations are.",
+}
+_CACHE: dict[str, Any] = {
+    "text": "Directory of fetched annotations; default: clip-kinetics700 in the user's cache."
+}
+_RETRY_ERRORS: dict[str, Any] = {
+    "metavar": "[REASON,...]",
+    "parse": parse_words,
+    "bare": "",
+    "text": "Try again what failed, for all reasons or for some.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeConfig:
-    """Annotations and videos in, parts out."""
+    """Which clips are encoded, with what, and how the work is done."""
 
-    annotations: tuple[Path, ...] = ()
-    """Empty means those of the version, fetched."""
-    videos: Path | None = None
     work: Path
     """Directory of the stored configuration, the plan and the parts."""
-    clip_source: str | None = None
-    """`cvdf` streams its archives; the videos directory comes first where both are given."""
-    version: str | None = None
-    """Release of Kinetics: which archives there are, and which annotations to fetch."""
-    base_url: str = CVDF_URL
-    """CVDF's address, that of a mirror, or a directory with the same tree."""
-    cache: Path | None = None
-    """Directory of fetched annotations; None means the user's cache."""
-    annotations_url: str = DEEPMIND_URL
-    """Address of DeepMind's annotations, or a directory with them."""
-    retry_errors: tuple[str, ...] | None = None
-    """Reasons for which failed clips are tried again: empty for all, None for none."""
-    model: str = DEFAULT_MODEL
-    revision: str | None = None
-    splits: tuple[str, ...] = ()
-    """Empty means every split the annotations hold."""
-    class_list: str = "auto"
-    """`auto`, `400`, `600`, `700` or a text file with one class name a line."""
-    frames_per_second: float = 1.0
-    rows_per_part: int = 500
-    batch_size: int | None = None
-    dtype: str = "auto"
-    compile: str = "auto"
-    """`auto` compiles the model where there is a compiler and enough work to pay for it."""
-    device: str = "auto"
-    decode_device: str = "cpu"
-    """`cuda` decodes with NVDEC, where torchcodec was built with it."""
-    encode_lanes: int | None = None
-    """Batches in the encoder at a time; None means one for each core, or two on a GPU."""
-    decode_workers: int | None = None
-    """Processes that decode; None means as many as there are cores."""
-    task_timeout_seconds: float = 120.0
-    worker_memory_mib: int = WORKER_MEMORY_MIB
-    """Resident memory at which a process that decodes is stopped."""
-    seed: int = 0
-    rank: int | None = None
-    """None, like `world_size`, means what Slurm says, else 0 of 1."""
-    world_size: int | None = None
-    engine: str = "local"
-    """`ray` makes the parts tasks of a Ray cluster."""
-    ray_address: str | None = None
-    """HOST:PORT, `auto` or `local`; None means RAY_ADDRESS, the cluster that `ray start` began on
-    this machine, else one for this run."""
-    ray_cpus: int | None = None
-    """CPUs of one task; None means those of the smallest node, shared among its GPUs."""
+    annotations: tuple[Path, ...] = option(
+        "CSV, JSON or plain tables (path,caption,...), or directories of them; one or more.",
+        default=(),
+    )
+    videos: Path | None = option("Directory with the video files.", default=None)
+    clip_source: str | None = option(
+        "Where clips are that --videos has not: cvdf streams its archives.",
+        default=None,
+        flag="--source",
+        choices=("cvdf",),
+    )
+    version: str | None = option(default=None, **_VERSION)
+    base_url: str = option(default=CVDF_URL, **_BASE_URL)
+    annotations_url: str = option(default=DEEPMIND_URL, **_ANNOTATIONS_URL)
+    cache: Path | None = option(default=None, **_CACHE)
+    retry_errors: tuple[str, ...] | None = option(default=None, **_RETRY_ERRORS)
+    model: str = option("Hub id or directory of a CLIP.", default=DEFAULT_MODEL)
+    revision: str | None = option("Branch, tag or commit of a Hub model.", default=None)
+    splits: tuple[str, ...] = option(default=(), **_SPLITS)
+    class_list: str = option(
+        "auto, 400, 600, 700 or a file with a class name a line: numbers the labels.",
+        default="auto",
+    )
+    frames_per_second: float = option(
+        "How many frames are kept of a second of video.",
+        default=1.0,
+        low=0,
+        high=10**6,
+        is_open=True,
+    )
+    rows_per_part: int = option(
+        "Clips in a part, the unit that is never done twice.", default=500, low=1, high=MOST
+    )
+    batch_size: int | None = option(
+        "Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.",
+        default=None,
+        low=1,
+        high=MOST,
+    )
+    dtype: str = option(
+        "What the model computes in; the dataset is float16 always.",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    compile: str = option(
+        "Whether torch.compile makes the model faster; auto: where that pays for itself.",
+        default="auto",
+        choices=("auto", "yes", "no"),
+    )
+    device: str = option("auto, cpu, cuda or cuda:N.", default="auto", parse=parse_device)
+    decode_device: str = option(
+        "cuda decodes with NVDEC, where torchcodec was built with it.",
+        default="cpu",
+        choices=("cpu", "cuda"),
+    )
+    encode_lanes: int | None = option(
+        "Batches in the encoder at a time; default: one a core, two on a GPU.",
+        default=None,
+        low=1,
+        high=MOST,
+    )
+    decode_workers: int | None = option(
+        "Processes that decode; default: one a core.", default=None, low=1, high=MOST
+    )
+    task_timeout_seconds: float = option(
+        "Seconds after which decoding 64 frames of a clip is given up.",
+        default=120.0,
+        flag="--task-timeout",
+        low=0,
+        high=10**6,
+        is_open=True,
+    )
+    worker_memory_mib: int = option(
+        "MiB at which a process that decodes is stopped and its clip given up.",
+        default=WORKER_MEMORY_MIB,
+        flag="--worker-memory",
+        low=MIN_WORKER_MEMORY_MIB,
+    )
+    seed: int = option("Seed of the order.", default=0)
+    rank: int | None = option(
+        "Number of this process among several on one output; default: Slurm's, else 0.",
+        default=None,
+        low=0,
+    )
+    world_size: int | None = option(
+        "How many processes share the output; default: Slurm's, else 1.",
+        default=None,
+        low=1,
+        high=MOST,
+    )
+    engine: str = option(
+        "local: this machine, or this rank of several; ray: a Ray cluster.",
+        default="local",
+        choices=("local", "ray"),
+    )
+    ray_address: str | None = option(
+        "Or auto, or local; default: RAY_ADDRESS, else a cluster on this machine.",
+        default=None,
+        metavar="HOST:PORT",
+    )
+    ray_cpus: int | None = option(
+        "CPUs of one task; default: those of the smallest node, shared among its GPUs.",
+        default=None,
+        low=1,
+        high=MOST,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssembleConfig:
-    """Parts, or a processed dataset, in; the published layout out."""
+    """What becomes of parts, or of a processed dataset, in the published layout."""
 
     source: Path
     output: Path
-    samples_per_shard: int = SAMPLES_PER_SHARD
-    formats: tuple[str, ...] = FORMATS
-    seed: int | None = None
-    """Orders a processed dataset, 0 if None; parts come with the order of their plan."""
-    class_list: str | None = None
-    """Class list of a processed dataset, `auto` if None; parts come with theirs."""
-    max_failures: float = 0.5
-    date: str | None = None
-    """Written to the manifest as it is; None writes none, so that bytes do not tell the time."""
-    figures: bool = True
-    """The card's pictures are drawn; they need matplotlib."""
+    seed: int | None = option("Seed of the order of a processed dataset; default: 0.", default=None)
+    class_list: str | None = option(
+        "auto, 400, 600, 700 or a file: numbers labels that SOURCE does not number.", default=None
+    )
+    samples_per_shard: int = option(
+        "Samples in a tar and in a Parquet file.", default=SAMPLES_PER_SHARD, low=1, high=MOST
+    )
+    formats: tuple[str, ...] = option(
+        "What is written: parquet, webdataset.", default=FORMATS, parse=parse_formats
+    )
+    max_failures: float = option(
+        "Share of failed clips above which the exit code is 1.", default=0.5, low=0, high=1
+    )
+    date: str | None = option(
+        "Date for the manifest; none is written otherwise.", default=None, parse=parse_date
+    )
+    figures: bool = option(
+        "Draw the card's pictures, which takes matplotlib and two seconds.", default=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """A dataset of any dialect, to be read."""
+    """A dataset of any dialect that is read."""
 
     source: str
     """Directory, fsspec URL, repository of the Hub, or one tar."""
-    index: str | None = None
-    """Index of the source that lies elsewhere than in it."""
-    revision: str | None = None
-    """Branch, tag or commit of a repository."""
-    on_error: OnError = "raise"
+    index: str | None = option(
+        "Index of SOURCE that lies elsewhere than in it; path or URL.", default=None, metavar="FILE"
+    )
+    on_error: OnError = option(
+        "Whether damage ends the run, or costs the damaged samples alone.",
+        default="raise",
+        choices=get_args(OnError),
+    )
+    revision: str | None = option("Branch, tag or commit of a Hub repository.", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertConfig:
-    """A dataset of any dialect in, the published layout out."""
+    """A dataset of any dialect, and what becomes of it in the published layout."""
 
     source: SourceConfig
-    output: Path
-    class_list: str = "auto"
-    """`auto`, `400`, `600`, `700` or a text file, for a source that does not number its labels."""
-    samples_per_shard: int = SAMPLES_PER_SHARD
-    formats: tuple[str, ...] = FORMATS
-    max_failures: float = 0.5
-    date: str | None = None
-    figures: bool = True
+    assembly: AssembleConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadConfig:
-    """Which clips of Kinetics, from where, into which directory."""
+    """Which clips of Kinetics are fetched, from where, into which directory."""
 
     output: Path
-    annotations: tuple[Path, ...] = ()
-    """Empty means those of the version, fetched."""
-    version: str | None = None
-    splits: tuple[str, ...] = ()
-    """Empty means every split the annotations hold."""
-    classes: tuple[str, ...] = ()
-    """Empty means all."""
-    max_samples: int | None = None
-    """Of each split; what is on disk counts first."""
-    shuffle: bool = False
-    """Random clips instead of those that cost least to get."""
-    seed: int = 0
-    num_workers: int = 4
-    """Clips or archives at a time; YouTube is asked for one at a time."""
-    source: tuple[str, ...] = ("cvdf",)
-    """Directories, `cvdf`, `youtube`, in the order in which they are asked."""
-    base_url: str = CVDF_URL
-    annotations_url: str = DEEPMIND_URL
-    cache: Path | None = None
-    retry_errors: tuple[str, ...] | None = None
-    cookies: Path | None = None
-    """Netscape file of a browser that is signed in to YouTube."""
-    youtube_interval: float = 5.0
-    """Seconds between the begins of two downloads from YouTube."""
+    version: str | None = option(default=None, **_VERSION)
+    base_url: str = option(default=CVDF_URL, **_BASE_URL)
+    annotations_url: str = option(default=DEEPMIND_URL, **_ANNOTATIONS_URL)
+    cache: Path | None = option(default=None, **_CACHE)
+    annotations: tuple[Path, ...] = option(
+        "CSV or JSON of Kinetics, or directories of them, instead of those of --version.",
+        default=(),
+    )
+    splits: tuple[str, ...] = option(default=(), **_SPLITS)
+    classes: tuple[str, ...] = option(
+        "Comma-separated; default: all.", default=(), parse=parse_words
+    )
+    max_samples: int | None = option(
+        "Clips of each split; those that are there count first.", default=None, low=1
+    )
+    shuffle: bool = option("Random clips instead of those that cost least to get.", default=False)
+    seed: int = option("Seed of the random choice.", default=0)
+    num_workers: int = option("Clips or archives at a time.", default=4, low=1, high=64)
+    source: tuple[str, ...] = option(
+        "Where to look for a clip, one after the other.",
+        default=("cvdf",),
+        metavar="DIR,cvdf,youtube",
+        parse=parse_words,
+    )
+    cookies: Path | None = option(
+        "For YouTube: cookies of a browser that is signed in, a Netscape file.", default=None
+    )
+    youtube_interval: float = option(
+        "Seconds between the starts of two downloads from YouTube.", default=5.0, low=0, high=3600
+    )
     youtube_address: str = "https://www.youtube.com/watch?v={id}"
+    retry_errors: tuple[str, ...] | None = option(default=None, **_RETRY_ERRORS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushConfig:
-    """A finished dataset in, a repository of the Hub out."""
+    """A finished dataset, and the repository of the Hub that is to hold it."""
 
     directory: Path
     repository: str
     """NAMESPACE/NAME."""
-    private: bool = False
-    """Of a repository that is created; one that is there stays what it is."""
-    revision: str | None = None
-    """Branch, created from the main one if it is not there; None is the main one."""
-    message: str | None = None
-    """Of the commit; None tells the number of clips and the manifest."""
-    create_pr: bool = False
-    """A pull request instead of a commit on the branch."""
-    token_file: Path | None = None
-    """None means HF_TOKEN, else the token of `hf auth login`."""
-    max_workers: int = 3
-    """Files that are sent at a time; Xet holds about 150 MB for each."""
-    keep_extra: bool = False
-    """Files of the repository that are not of the dataset stay."""
-    dry_run: bool = False
+    private: bool = option("If the repository is created: for its members only.", default=False)
+    revision: str | None = option("Branch; created from main.", default=None)
+    message: str | None = option("Message of the commit.", default=None)
+    create_pr: bool = option("Open a pull request instead of committing.", default=False)
+    token_file: Path | None = option(
+        "Holds a token of the Hub; default: HF_TOKEN, or that of `hf auth login`.",
+        default=None,
+        metavar="FILE",
+    )
+    max_workers: int = option(
+        "Files that are sent at a time; Xet holds about 150 MB for each.",
+        default=3,
+        low=1,
+        high=MOST,
+    )
+    keep_extra: bool = option("Keep files there that are not of the dataset.", default=False)
+    dry_run: bool = option("Say what would be done; write nothing.", default=False)
     timeout_seconds: float = 120.0
-    """Of silence, after which a connection to the Hub is given up."""
+    """Seconds of silence after which a connection to the Hub is given up."""
     first_pause_seconds: float = 1.0
-    """Before the second attempt; twice as long before each one after."""
-
-
-ProbeProtocol = Literal["card", "mean-pooled"]
-PROBE_PROTOCOLS: tuple[str, ...] = get_args(ProbeProtocol)
+    """Pause before the second attempt; it doubles before each one after."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextConfig:
     """Which text model, and whether it must belong to the embeddings."""
 
-    model: str | None = None
-    """Hub id or directory of a whole CLIP; None is that of the published class texts, if there
-    are any, else the one that the manifest records, else the builds' default."""
-    model_revision: str | None = None
-    prompts: Path | None = None
-    """Text file with a prompt a line; None is OpenAI's list for Kinetics-700."""
-    force: bool = False
-    """Use a text model of another family than the embeddings."""
+    prompts: Path | None = option(
+        "A prompt a line, {} for the class name; default: OpenAI's 28.",
+        default=None,
+        metavar="FILE",
+    )
+    model: str | None = option(
+        "A whole CLIP; default: that of the published class texts, else of the frames.",
+        default=None,
+        metavar="ID_OR_DIR",
+    )
+    model_revision: str | None = option("Branch, tag or commit of a Hub model.", default=None)
+    force: bool = option("Take a text model of another family than the frames.", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,41 +326,48 @@ class EvaluationConfig:
     """What is common to every evaluation."""
 
     source: SourceConfig
-    split: str = "validation"
-    classes: str | None = None
-    """`400`, `600`, `700` or a text file; None is the manifest's list, or else that of 700."""
-    seed: int = 0
-    quiet: bool = False
+    split: str = option("Which clips are counted.", default="validation", parse=normalize_split)
+    classes: str | None = option(
+        "400, 600, 700 or a file; default: the manifest's classes, else 700.", default=None
+    )
+    seed: int = option("Seed of the intervals, and of what is drawn from train.", default=0, low=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZeroShotConfig:
-    """Frames and texts in, how often the nearest text is the class out."""
+    """An evaluation that takes the class whose text is nearest."""
 
     evaluation: EvaluationConfig
     text: TextConfig = TextConfig()
-    protocol: Protocol = "card"
+    protocol: Protocol = option(
+        "How the frames of a clip become one answer.", default="card", choices=PROTOCOLS
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeConfig:
-    """Frames of train and of another split in, how well a linear classifier tells classes out."""
+    """An evaluation that trains a linear classifier on the frames of train."""
 
     evaluation: EvaluationConfig
-    protocol: ProbeProtocol = "card"
-    train_fraction: float = 1.0
-    """Share of the labelled clips of train that is taken, at random."""
+    protocol: ProbeProtocol = option(
+        "Feature and classifier.", default="card", choices=PROBE_PROTOCOLS
+    )
+    train_fraction: float = option(
+        "Share of the clips of train that is taken, at random.",
+        default=1.0,
+        low=0,
+        high=1,
+        is_open=True,
+    )
     held_out: float = 0.1
-    """Share of those that chooses C, in the protocol `mean-pooled`."""
+    """Share of those clips that chooses C, in the protocol `mean-pooled`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
-    """Texts in, the clips of which a frame is nearest out."""
+    """Which frames are searched with which text model."""
 
     source: SourceConfig
     text: TextConfig = TextConfig()
-    split: str | None = None
-    """None is all."""
-    top: int = 20
-    quiet: bool = False
+    split: str | None = option("Default: all of them.", default=None, parse=normalize_split)
+    top: int = option("Clips for each text.", default=20, low=1, high=MOST)

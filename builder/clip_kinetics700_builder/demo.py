@@ -61,7 +61,7 @@ def main(directory: Path) -> int:
     problems = verify_dataset(output)
     for problem in problems:
         console.print(f"{problem.file}: {problem.message}", style="red")
-    console.print(f"{len(problems)} problems in {len(manifest['files'])} files")
+    console.print(f"{len(problems)} problems in {len(manifest.files)} files")
     console.rule("load_dataset(..., streaming=True)")
     print_samples(output)
     console.print(f"\nThe dataset lies in {output.resolve()}; open it with\n")

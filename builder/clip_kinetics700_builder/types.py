@@ -11,12 +11,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+FORMATS = ("parquet", "webdataset")
+"""What a dataset's samples are published as."""
 # A dataset does not tell from which source its clips came, so neither do these.
 NO_FILE = "no source holds a file of this clip"
 NO_BYTES = "the file of this clip holds 0 bytes"
-# The bits of a float16 without its sign; those from infinity's on are of no finite number.
-FLOAT16_MAGNITUDE = np.uint16(0x7FFF)
-FLOAT16_INFINITY = np.uint16(0x7C00)
 
 UInt8Array = npt.NDArray[np.uint8]
 Float16Array = npt.NDArray[np.float16]

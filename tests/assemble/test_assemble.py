@@ -54,7 +54,7 @@ def assemble(source: Path, output: Path, **options: Any) -> dict[str, Any]:
     config = AssembleConfig(
         source=source, output=output, samples_per_shard=2, figures=False, **options
     )
-    return assemble_directory(config, quiet=True)
+    return dict(assemble_directory(config).document)
 
 
 def test_a_processed_dataset_is_assembled(processed: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_whatever_is_assembled_verifies_and_comes_back(
     with temporary_path() as output:
         manifest = assemble(rows, config_of(output, n_per_shard, formats))
         assert problems_of(output) == {}
-        for split, totals in manifest["totals"]["splits"].items():
+        for split, totals in manifest.document["totals"]["splits"].items():
             assert totals["rows"] == totals["samples"] + totals["failures"]
             assert totals["rows"] == sum(clip.split == split for clip in rows.clips)
         failed = pq.read_table(output / "failures.parquet").to_pylist()

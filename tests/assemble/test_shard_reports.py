@@ -12,7 +12,7 @@ import pytest
 from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.assemble.rows import Result
 from clip_kinetics700_builder.config import AssembleConfig
-from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.system.files import write_json
 from clip_kinetics700_builder.types import Clip, EncodedClip

@@ -17,11 +17,11 @@ from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.card.figures import choose_numbers, draw, require_drawing
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.layout import CLASS_BALANCE, FIGURES, FRAMES_PER_CLIP
-from clip_kinetics700_builder.dataset.manifest import SampleTally, Totals, add_totals
+from clip_kinetics700_builder.dataset.totals import SampleTally, Totals, add_totals
 from clip_kinetics700_builder.types import BuildError, InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.damage.datasets import SmallRows, make_dataset
-from tests.support.datasets.builds import PROJECT
+from tests.support.datasets.builds import PROJECT, SOURCE_PATHS
 from tests.support.datasets.cards import load_manifest
 
 
@@ -100,7 +100,11 @@ def test_the_assembling_process_stays_small(tmp_path: Path) -> None:
         "print('matplotlib' in sys.modules, *sorted(p.name for p in out.glob('figures/*')))\n"
     )
     (tmp_path / "no_folder").touch()
-    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "no_folder")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": SOURCE_PATHS,
+        "MPLCONFIGDIR": str(tmp_path / "no_folder"),
+    }
     words = [sys.executable, "-c", program, str(tmp_path / "out")]
     result = subprocess.run(
         words, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True

@@ -1,6 +1,5 @@
 """The card: YAML that the Hub and `datasets` read, and figures that are the manifest's."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from clip_kinetics700_builder.card.facts import REASON_MEANINGS
 from clip_kinetics700_builder.card.header import categorize_size
 from clip_kinetics700_builder.card.render import REPOSITORY_PLACEHOLDER, render_card
 from clip_kinetics700_builder.config import AssembleConfig
-from clip_kinetics700_builder.dataset.manifest import canonical_json, hash_data
+from clip_kinetics700_builder.dataset.manifest import hash_json, parse_manifest, seal_manifest
 from tests.support.damage.datasets import make_dataset
 from tests.support.datasets.cards import (
     OwnRows,
@@ -138,7 +137,7 @@ def test_the_other_tables_are_the_manifests(dataset: Path) -> None:
     digest = manifest["configuration"]["weights_sha256"]["model.safetensors"]
     assert settings["weights_sha256.model.safetensors"] == digest
     assert f"sha256 `{digest}`" in text
-    assert f"`{hash_data(manifest)}`" in text
+    assert f"`{parse_manifest(manifest).data_sha256}`" in text
 
 
 def test_every_reason_is_explained() -> None:
@@ -162,7 +161,7 @@ def test_a_card_without_samples_has_no_configuration(dataset: Path) -> None:
     for totals in (manifest["totals"], *manifest["totals"]["splits"].values()):
         totals["samples"] = 0
     manifest["files"] = {}
-    document, text = split_card(render_card(manifest))
+    document, text = split_card(render_card(seal_manifest(manifest)))
     assert "configs" not in document
     assert "dataset_info" not in document
     assert "```python" not in text
@@ -171,7 +170,7 @@ def test_a_card_without_samples_has_no_configuration(dataset: Path) -> None:
 def test_a_card_is_the_same_every_time(illustrated: Path) -> None:
     """Rendering reads the manifest and nothing else: no clock, no path."""
     text = (illustrated / "README.md").read_text(encoding="utf-8")
-    assert render_card(load_manifest(illustrated)) == text
+    assert render_card(parse_manifest(load_manifest(illustrated))) == text
 
 
 def test_data_is_told_by_its_files(illustrated: Path, dataset: Path) -> None:
@@ -179,9 +178,9 @@ def test_data_is_told_by_its_files(illustrated: Path, dataset: Path) -> None:
     files = load_manifest(illustrated)["files"]
     names = [n for n in files if n.startswith(("ds_", "data/")) or n == "index.parquet"]
     digests = {name: files[name]["sha256"] for name in names}
-    expected = hashlib.sha256(canonical_json(digests)).hexdigest()
-    assert hash_data(load_manifest(illustrated)) == expected
-    assert hash_data(load_manifest(dataset)) == expected
+    expected = hash_json(digests)
+    assert parse_manifest(load_manifest(illustrated)).data_sha256 == expected
+    assert parse_manifest(load_manifest(dataset)).data_sha256 == expected
     assert len(names) == 11
 
 
@@ -219,7 +218,7 @@ def test_names_are_spelled_safely(dataset: Path) -> None:
     manifest["configuration"]["model"] = "a|b<c"
     manifest["configuration"]["seed"] = "![x](https://127.0.0.1/p.png)"
     manifest["class_names"] = [f'"{name}"' for name in manifest["class_names"]]
-    text = split_card(render_card(manifest))[1]
+    text = split_card(render_card(seal_manifest(manifest)))[1]
     (rows,) = read_tables(text, "How it was made")
     assert {"setting": "model", "value": "a|b&lt;c"} in rows
     assert "![x](" not in text

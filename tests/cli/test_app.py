@@ -298,12 +298,13 @@ def test_the_commands_defaults_are_the_configurations(command: str, kinds: tuple
             assert parameter.default == configs[parameter.name], parameter.name
 
 
-def test_help_needs_no_torch() -> None:
-    """`--help` answers without loading torch or transformers."""
+def test_help_needs_no_heavy_library() -> None:
+    """`--help` answers without loading torch, transformers, Arrow or the Hub's client."""
     program = (
         "import sys, clip_kinetics700_builder.cli.app as c\n"
         "c.cli.main(['build', '--help'], standalone_mode=False)\n"
-        "print([m for m in ('torch', 'transformers', 'torchcodec') if m in sys.modules])\n"
+        "heavy = {'torch', 'transformers', 'torchcodec', 'pyarrow', 'huggingface_hub', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],

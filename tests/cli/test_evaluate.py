@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from clip_kinetics700 import Sample
-from clip_kinetics700_builder.dataset.manifest import hash_data, read_manifest
+from clip_kinetics700_builder.dataset.manifest import read_manifest
 from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.text import load_text_encoder
 from clip_kinetics700_builder.system.files import hash_file
@@ -124,8 +124,8 @@ def test_a_result_says_what_it_is_of(tmp_path: Path, whole_clip: Path, dataset: 
     assert result["dataset"] == {
         "source": "dataset",
         "revision": None,
-        "manifest_sha256": manifest["self_sha256"],
-        "data_sha256": hash_data(manifest),
+        "manifest_sha256": manifest.self_sha256,
+        "data_sha256": manifest.data_sha256,
     }
     sha256 = hash_file(whole_clip / "model.safetensors")
     assert result["model"] == {"id": "whole_clip", "sha256": sha256}

@@ -13,11 +13,11 @@ import clip_kinetics700
 from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.config import AssembleConfig, ConvertConfig, SourceConfig
 from clip_kinetics700_builder.convert.convert import convert
-from clip_kinetics700_builder.dataset.manifest import read_manifest
 from clip_kinetics700_builder.types import Clip, EncodedClip, Failure
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.damage.datasets import SmallRows, make_dataset
 from tests.support.datasets.builds import published_hashes
+from tests.support.datasets.cards import load_manifest
 from tests.support.datasets.conversions import (
     assert_one_line,
     assert_same_rows,
@@ -44,7 +44,7 @@ def test_every_dialect_is_row_exact(dialect: str, tmp_path: Path) -> None:
     output = convert_to(tmp_path / "out", source)
     assert_same_rows(clip_kinetics700.open(source), output)
     assert verify_dataset(tmp_path / "out") == []
-    manifest = read_manifest(tmp_path / "out") or {}
+    manifest = load_manifest(tmp_path / "out")
     assert manifest["configuration"]["provenance"] == "unknown"
     assert manifest["totals"]["rows"] == manifest["totals"]["samples"] == len(output)
 
@@ -64,7 +64,7 @@ def test_our_own_layout_takes_other_shards(tmp_path: Path) -> None:
     options = ("--samples-per-shard", "7", "--formats", "webdataset")
     output = convert_to(tmp_path / "out", source, *options)
     assert_same_rows(clip_kinetics700.open(source), output)
-    before, after = read_manifest(source) or {}, read_manifest(tmp_path / "out") or {}
+    before, after = load_manifest(source), load_manifest(tmp_path / "out")
     assert after["configuration"] == {
         **before["configuration"], "samples_per_shard": 7, "formats": ["webdataset"]
     }  # fmt: skip
@@ -166,5 +166,8 @@ def test_a_given_date_is_in_the_manifest(tmp_path: Path) -> None:
     """The manifest holds the date of --date, and none by itself."""
     source = SourceConfig(source=str(write_foreign(tmp_path / "source")))
     for date in (None, "2026-01-02"):
-        config = ConvertConfig(source=source, output=tmp_path / "out", date=date, figures=False)
-        assert convert(config, quiet=True)[0]["date"] == date
+        assembly = AssembleConfig(
+            source=tmp_path / "source", output=tmp_path / "out", date=date, figures=False
+        )
+        config = ConvertConfig(source=source, assembly=assembly)
+        assert convert(config)[0].date == date

@@ -12,8 +12,8 @@ from clip_kinetics700.layout import Layout
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.convert.fetch import fetch_source
 from clip_kinetics700_builder.read.rows import list_source, open_source
+from clip_kinetics700_builder.system.progress import no_progress
 from clip_kinetics700_builder.types import InputError
-from clip_kinetics700_builder.verify.dataset import no_progress
 from tests.support.damage.datasets import make_dataset
 from tests.support.datasets.builds import published_hashes, run_cli
 from tests.support.datasets.conversions import (
@@ -160,7 +160,7 @@ def test_an_absolute_name_is_refused(tmp_path: Path) -> None:
     files = {"train": ["http://x//etc/evil.tar"]}
     layout = Layout("http://x", "tars", files, None, None, None)
     with pytest.raises(InputError, match=r"names a file outside of itself"):
-        fetch_source(layout, {}, tmp_path, track=no_progress)
+        fetch_source(layout, {}, tmp_path, progress=no_progress)
 
 
 def test_index_and_info_read_the_web(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_sidecars_are_fetched_with_their_arrays(tmp_path: Path) -> None:
     with serve(source) as served:
         dataset = open_source(SourceConfig(source=served.url))
         listing = list_source(dataset.layout)
-        layout = fetch_source(dataset.layout, listing, tmp_path / "copy", track=no_progress)
+        layout = fetch_source(dataset.layout, listing, tmp_path / "copy", progress=no_progress)
     assert layout.root == str(tmp_path / "copy")
     fetched = {p.relative_to(tmp_path / "copy") for p in (tmp_path / "copy").rglob("*.*")}
     there = {p.relative_to(source) for p in source.rglob("*.*") if p.suffix != ".md"}

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 
-from clip_kinetics700_builder.dataset.manifest import read_manifest
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.damage.datasets import make_dataset
+from tests.support.datasets.cards import load_manifest
 from tests.support.datasets.conversions import (
     assert_one_line,
     convert_to,
@@ -58,7 +58,7 @@ def test_what_is_no_sample_becomes_a_failure(tmp_path: Path) -> None:
     for number, (row, text) in enumerate(zip(rows, texts, strict=True), 10):
         assert f"sample vid_{number:05d}: " in row["message"]
         assert text in row["message"]
-    totals = (read_manifest(tmp_path / "out") or {})["totals"]
+    totals = load_manifest(tmp_path / "out")["totals"]
     assert (totals["rows"], totals["samples"], totals["failures"]) == (8, 4, 4)
 
 

@@ -13,7 +13,6 @@ from torchcodec.decoders._video_decoder import VideoDecoder
 from clip_kinetics700_builder.download.youtube import (
     BotWallError,
     Youtube,
-    YoutubeConfig,
     choose_format,
     open_downloader,
 )
@@ -31,8 +30,8 @@ FETCH = """
 import sys
 from pathlib import Path
 from clip_kinetics700_builder.types import Clip
-from clip_kinetics700_builder.download.youtube import Youtube, YoutubeConfig
-youtube = Youtube(YoutubeConfig(address=sys.argv[1], seconds_between=0.0))
+from clip_kinetics700_builder.download.youtube import Youtube
+youtube = Youtube(address=sys.argv[1], seconds_between=0.0)
 youtube.fetch(Clip("train", sys.argv[2], 5, 9, "yoga", "yoga"), Path(sys.argv[3]))
 """
 
@@ -62,14 +61,15 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another try comes at once."""
-    monkeypatch.setattr("clip_kinetics700_builder.download.youtube.PAUSES_SECONDS", (0.0, 0.0))
+    pauses = "clip_kinetics700_builder.download.youtube.YOUTUBE_PAUSES_SECONDS"
+    monkeypatch.setattr(pauses, (0.0, 0.0))
 
 
 def open_youtube(served: Served, **options: Any) -> Youtube:
     """Return the source with a server of the test's own in YouTube's place."""
     defaults: dict[str, Any] = {"seconds_between": 0.0, "timeout_seconds": 5.0}
     address = served.url + "/{id}.mp4"
-    return Youtube(YoutubeConfig(address=address, **{**defaults, **options}))
+    return Youtube(address=address, **{**defaults, **options})
 
 
 def make_clip(video_id: str = IDS[0], start: int = 5, end: int = 9) -> Clip:
@@ -161,7 +161,7 @@ def test_what_is_no_video_is_no_clip(content: bytes, tmp_path: Path) -> None:
 def test_a_kill_leaves_nothing_under_a_final_name(videos: Path, tmp_path: Path) -> None:
     """Killed while the video comes, a run leaves no clip; the next one gets it and cleans up."""
     final = tmp_path / "clip.mp4"
-    (tmp_path / f".{make_clip().file_stem}.youtube.0123abcd.mp4").write_bytes(b"half")
+    (tmp_path / "clip.mp4.partial").write_bytes(b"half")
     with serve(videos) as served:
         served._plan = MediaFaults([Fault(".mp4", "stall", 1)])
         address = served.url + "/{id}.mp4"
@@ -250,8 +250,7 @@ def test_the_smallest_that_is_large_enough_is_taken(
         {"width": width, "height": height, "protocol": "https", "vcodec": "avc1", "acodec": "none"}
         for width, height in sizes
     ]
-    best = choose_format(formats)
-    assert best is not None
+    (best,) = choose_format(formats)
     assert (best["width"], best["height"]) == chosen
 
 

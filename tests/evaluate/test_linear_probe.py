@@ -59,8 +59,8 @@ def write(directory: Path, train: Sequence[Sample], validation: Sequence[Sample]
 
 def probe(source: Path, **options: Any) -> dict[str, Any]:
     """Return the result of a probe."""
-    config = EvaluationConfig(source=SourceConfig(source=str(source)), quiet=True)
-    return evaluate_linear_probe(ProbeConfig(evaluation=config, **options)).result
+    config = EvaluationConfig(source=SourceConfig(source=str(source)))
+    return evaluate_linear_probe(ProbeConfig(evaluation=config, **options)).result.document()
 
 
 def take_centers(clips: Sequence[Sample]) -> Array:

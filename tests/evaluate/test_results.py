@@ -1,16 +1,19 @@
 """Places, accuracies and intervals are what counting by hand gives."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from clip_kinetics700_builder.card.results import ClassScore, ConfusedPair
+from clip_kinetics700_builder.config import EvaluationConfig, SourceConfig
+from clip_kinetics700_builder.evaluate.clips import open_evaluation
 from clip_kinetics700_builder.evaluate.results import (
     NEVER,
     NOTHING,
-    RESAMPLES,
+    Method,
     Outcomes,
-    Run,
-    bootstrap,
     list_confused,
     measure,
     measure_classes,
@@ -54,30 +57,31 @@ def test_places_by_hand(scores: list[float], label: int, place: int, predicted: 
 def test_metrics_by_hand() -> None:
     """One of four clips is first, three are among five: 0.25, 0.75 and their mean."""
     outcomes = make_outcomes([0, 0, 1, 2], [0, 4, 1, NEVER], [0, 1, 0, NOTHING])
-    assert measure(outcomes) == {"top1": 0.25, "top5": 0.75, "mean": 0.5}
-    assert measure_classes(outcomes, NAMES) == [
-        {"name": "a", "clips": 2, "top1": 0.5, "top5": 1.0},
-        {"name": "b", "clips": 1, "top1": 0.0, "top5": 1.0},
-        {"name": "c", "clips": 1, "top1": 0.0, "top5": 0.0},
-    ]
+    metrics = {name: metric.value for name, metric in measure(outcomes, seed=0).items()}
+    assert metrics == {"top1": 0.25, "top5": 0.75, "mean": 0.5}
+    assert measure_classes(outcomes, NAMES) == (
+        ClassScore("a", clips=2, top1=0.5, top5=1.0),
+        ClassScore("b", clips=1, top1=0.0, top5=1.0),
+        ClassScore("c", clips=1, top1=0.0, top5=0.0),
+    )
 
 
 def test_classes_without_clips_are_left_out() -> None:
     """A class that the split lacks has no accuracy, and one class alone is enough."""
     outcomes = make_outcomes([1], [0], [1])
-    assert measure_classes(outcomes, NAMES) == [{"name": "b", "clips": 1, "top1": 1.0, "top5": 1.0}]
+    assert measure_classes(outcomes, NAMES) == (ClassScore("b", 1, 1.0, 1.0),)
 
 
 def test_confused_pairs_by_hand() -> None:
     """Pairs come by count, then in the order of the list; right and missing answers are none."""
     labels, predicted = [0, 0, 1, 1, 2, 2, 0], [1, 1, 0, 1, 0, NOTHING, 2]
     outcomes = make_outcomes(labels, [1] * 7, predicted)
-    assert list_confused(outcomes, NAMES) == [
-        {"true": "a", "predicted": "b", "clips": 2},
-        {"true": "a", "predicted": "c", "clips": 1},
-        {"true": "b", "predicted": "a", "clips": 1},
-        {"true": "c", "predicted": "a", "clips": 1},
-    ]
+    assert list_confused(outcomes, NAMES) == (
+        ConfusedPair("a", "b", 2),
+        ConfusedPair("a", "c", 1),
+        ConfusedPair("b", "a", 1),
+        ConfusedPair("c", "a", 1),
+    )
 
 
 def resample(places: npt.NDArray[np.int32], seed: int) -> dict[str, list[float]]:
@@ -92,19 +96,18 @@ def test_intervals_are_those_of_resampled_clips() -> None:
     """Multinomial counts give the intervals of drawing clips, to what chance leaves."""
     places = np.random.default_rng(3).choice([0, 2, 9], 400, p=[0.3, 0.3, 0.4]).astype(np.int32)
     outcomes = make_outcomes([0] * 400, places.tolist(), [0] * 400)
-    found, expected = bootstrap(outcomes, 1), resample(places, 2)
+    found, expected = measure(outcomes, 1), resample(places, 2)
     for name, interval in expected.items():
-        np.testing.assert_allclose(found[name], interval, atol=0.01)
-    assert found == bootstrap(outcomes, 1)
-    assert found != bootstrap(outcomes, 2)
-    assert (found["level"], found["resamples"]) == (0.95, RESAMPLES)
+        np.testing.assert_allclose([found[name].low, found[name].high], interval, atol=0.01)
+    assert found == measure(outcomes, 1)
+    assert found != measure(outcomes, 2)
 
 
-def test_nothing_to_count_is_refused() -> None:
+def test_nothing_to_count_is_refused(dataset: Path) -> None:
     """An evaluation of no clip at all has no accuracy."""
-    run = Run(
-        task="zero-shot", protocol="card", split="test", dropped={}, model={}, seed=0,
-        dataset={"source": "toy"}, parameters={}, packages=(),
-    )  # fmt: skip
-    with pytest.raises(InputError, match="toy: no clip of split test can be counted"):
-        sum_up(run, make_outcomes([], [], []), NAMES)
+    source = open_evaluation(EvaluationConfig(source=SourceConfig(source=str(dataset))))
+    method = Method(
+        task="zero-shot", protocol="card", model="", model_sha256=None, parameters={}, packages=()
+    )
+    with pytest.raises(InputError, match="dataset: no clip of split validation can be counted"):
+        sum_up(source, method, make_outcomes([], [], []))

@@ -12,15 +12,8 @@ import numpy.typing as npt
 import pytest
 
 import clip_kinetics700
-from clip_kinetics700.schema import CLASS_TEXTS_NAME
-from clip_kinetics700.texts import (
-    PROTOCOLS,
-    ClassTexts,
-    Protocol,
-    decode_class_texts,
-    encode_class_texts,
-    score_clips,
-)
+from clip_kinetics700.schema import CLASS_TEXTS_NAME, PROTOCOLS, Protocol
+from clip_kinetics700.texts import ClassTexts, decode_class_texts, encode_class_texts, score_clips
 
 Array = npt.NDArray[Any]
 

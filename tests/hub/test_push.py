@@ -14,9 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
-from clip_kinetics700_builder.dataset.manifest import hash_manifest
+from clip_kinetics700_builder.dataset.manifest import (
+    describe_file,
+    require_manifest,
+    seal_manifest,
+    write_manifest,
+)
 from tests.support.datasets.builds import PROJECT, run_cli
+from tests.support.hub.hubs import ALICE
 from tests.support.hub.publishing import (
     REPOSITORY,
     PublishingHub,
@@ -50,12 +57,10 @@ def copy(layout: Path, tmp_path: Path) -> Path:
 
 def rewrite(directory: Path, name: str, data: bytes) -> None:
     """Give a file other bytes, and enter them in the manifest."""
-    from clip_kinetics700_builder.dataset.manifest import describe_file, write_manifest
-
     (directory / name).write_bytes(data)
-    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"][name] = describe_file(directory / name, rows=0)
-    write_manifest(directory, {**manifest, "self_sha256": hash_manifest(manifest)})
+    manifest = require_manifest(directory)
+    n_rows = manifest.files[name].rows if name in manifest.files else 0
+    write_manifest(directory, manifest.with_file(name, describe_file(directory / name, n_rows)))
 
 
 def assert_published(hub: PublishingHub, directory: Path, *, n_commits: int = 1) -> None:
@@ -64,6 +69,14 @@ def assert_published(hub: PublishingHub, directory: Path, *, n_commits: int = 1)
     assert tree.pop(ATTRIBUTES)
     assert tree == expect_tree(directory)
     assert hub.count_commits() == n_commits
+
+
+def upload(hub: PublishingHub, name: str) -> None:
+    """Put a file that is of no dataset into the repository, as somebody may by hand."""
+    api = HfApi(endpoint=hub.endpoint, token=ALICE)
+    api.upload_file(
+        path_or_fileobj=b"mine", path_in_repo=name, repo_id=REPOSITORY, repo_type="dataset"
+    )
 
 
 @pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
@@ -86,24 +99,26 @@ def test_a_dataset_is_published_by_one_commit(
 
 def test_only_what_changed_is_sent(hub: PublishingHub, copy: Path) -> None:
     """Another push after one file has changed sends that file, and deletes what is gone."""
+    picture = "figures/class_balance.png"
+    (copy / "figures").mkdir()
+    rewrite(copy, picture, b"a picture")
     assert hub.push(copy, REPOSITORY).returncode == 0
-    (copy / "data/train-00001-of-00002.parquet").rename(copy / "spare.parquet")
-    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
-    del manifest["files"]["data/train-00001-of-00002.parquet"]
-    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    document = dict(require_manifest(copy).document)
+    document["files"] = {n: entry for n, entry in document["files"].items() if n != picture}
+    write_manifest(copy, seal_manifest(document))
     rewrite(copy, "ds_000001.tar", b"other bytes" * 1000)
     n_puts = len(hub.list_requests("PUT "))
     outcome = hub.push(copy, REPOSITORY)
-    assert "2 files of 0.0 MB added, 1 deleted, 5 there already" in outcome.stdout
+    assert "2 files of 0.0 MB added, 1 deleted, 7 there already" in outcome.stdout
     assert len(hub.list_requests("PUT ")) == n_puts + 1
     assert_published(hub, copy, n_commits=2)
 
 
 @pytest.mark.slow
-def test_extra_files_go_unless_they_are_kept(hub: PublishingHub, copy: Path, layout: Path) -> None:
+def test_extra_files_go_unless_they_are_kept(hub: PublishingHub, layout: Path) -> None:
     """What is not of the dataset is deleted by the same commit, and stays with --keep-extra."""
-    rewrite(copy, "notes.txt", b"mine")
-    assert hub.push(copy, REPOSITORY).returncode == 0
+    assert hub.push(layout, REPOSITORY).returncode == 0
+    upload(hub, "notes.txt")
     kept = hub.push(layout, REPOSITORY, "--keep-extra")
     assert kept.returncode == 0
     assert "notes.txt" in hub.read_tree()
@@ -112,22 +127,22 @@ def test_extra_files_go_unless_they_are_kept(hub: PublishingHub, copy: Path, lay
 
 
 @pytest.mark.slow
-def test_a_loading_script_is_not_kept(hub: PublishingHub, copy: Path, layout: Path) -> None:
+def test_a_loading_script_is_not_kept(hub: PublishingHub, layout: Path) -> None:
     """--keep-extra is refused where it would keep the script that datasets >= 4 dies of."""
-    rewrite(copy, "CLIP-Kinetics700.py", b"print()")
-    assert hub.push(copy, REPOSITORY).returncode == 0
+    assert hub.push(layout, REPOSITORY).returncode == 0
+    upload(hub, "CLIP-Kinetics700.py")
     outcome = hub.push(layout, REPOSITORY, "--keep-extra")
     assert outcome.returncode == 2
     assert "holds CLIP-Kinetics700.py, for which datasets >= 4 refuses" in outcome.stderr
     assert hub.push(layout, REPOSITORY).returncode == 0
-    assert_published(hub, layout, n_commits=2)
+    assert_published(hub, layout, n_commits=3)
 
 
 def test_a_dry_run_writes_nothing(hub: PublishingHub, layout: Path) -> None:
     """It says what would be sent, and not even the repository is there afterwards."""
     outcome = hub.push(layout, REPOSITORY, "--dry-run")
     assert outcome.returncode == 0, outcome.stderr
-    assert "8 files of 0.4 MB added" in outcome.stdout
+    assert "9 files of 0.4 MB added" in outcome.stdout
     assert hub.repository() is None
     assert {entry["line"].split()[0] for entry in hub.list_requests()} == {"GET"}
 
@@ -311,7 +326,7 @@ def test_a_changed_file_is_not_published(hub: PublishingHub, copy: Path) -> None
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("manifest.json", "holds no dataset: there is no manifest.json"),
+        ("manifest.json", "holds no manifest.json, so it is no finished dataset"),
         ("README.md", "README.md: is missing"),
         ("ds_000001.tar", "ds_000001.tar: is missing; manifest.json lists it"),
     ],

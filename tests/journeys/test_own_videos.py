@@ -34,9 +34,9 @@ def build_table(
         batch_size=4,
         decode_workers=1,
     )
-    manifest = build(encode_config, AssembleConfig(source=output, output=output), quiet=True)[1]
+    manifest = build(encode_config, AssembleConfig(source=output, output=output))[1]
     assert manifest is not None
-    return output, manifest
+    return output, dict(manifest.document)
 
 
 def test_captions_and_other_columns_are_kept(

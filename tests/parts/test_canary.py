@@ -11,6 +11,8 @@ from filelock import FileLock
 
 from clip_kinetics700_builder.assemble.assemble import assemble_directory
 from clip_kinetics700_builder.config import AssembleConfig
+from clip_kinetics700_builder.dataset.manifest import parse_manifest
+from clip_kinetics700_builder.dataset.problems import DamagedFileError
 from clip_kinetics700_builder.parts.canary import (
     Canary,
     Variant,
@@ -22,6 +24,7 @@ from clip_kinetics700_builder.parts.part import PartReport
 from clip_kinetics700_builder.types import BuildError, InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.datasets.builds import SAMPLES_PER_SHARD, RunBuild
+from tests.support.datasets.cards import load_manifest
 
 WIDTH = 16
 
@@ -75,13 +78,15 @@ def test_another_encoder_is_no_neighbour(other: list[float]) -> None:
         compare_canaries([make_report("a", VECTOR), make_report("b", other)])
 
 
-def test_a_manifest_gives_back_what_it_was_given() -> None:
+def test_a_manifest_gives_back_what_it_was_given(dataset: Path) -> None:
     """A conversion carries the canary over; one that is no canary of ours is refused."""
     canary = Canary(VECTOR, (Variant(0.99995, 4, turn(VECTOR, 0.99995)),))
-    assert Canary.from_document(json.loads(json.dumps(describe_canary(canary)))) == canary
-    assert Canary.from_document({"canary": None}) is None
-    with pytest.raises(InputError, match="canary"):
-        Canary.from_document({"canary": VECTOR, "canary_variants": [{"cosine": 1}]})
+    document = load_manifest(dataset)
+    written = json.loads(json.dumps(describe_canary(canary)))
+    assert parse_manifest({**document, **written}).canary == canary
+    assert parse_manifest({**document, **describe_canary(None)}).canary is None
+    with pytest.raises(DamagedFileError, match="canary"):
+        parse_manifest({**document, "canary": VECTOR, "canary_variants": [{"cosine": 1}]})
 
 
 @pytest.fixture
@@ -113,10 +118,11 @@ def test_the_manifest_lists_near_encoders(own_dataset: Path, tmp_path: Path) -> 
         samples_per_shard=SAMPLES_PER_SHARD,
         figures=False,
     )
-    manifest = assemble_directory(config, quiet=True)
-    (variant,) = manifest["canary_variants"]
-    assert round(variant["cosine"], 5) == 0.99995
-    assert variant["n_rows"] == manifest["totals"]["splits"]["test"]["rows"]
+    manifest = assemble_directory(config)
+    assert manifest.canary is not None
+    (variant,) = manifest.canary.variants
+    assert round(variant.cosine, 5) == 0.99995
+    assert variant.n_rows == manifest.splits["test"].rows
     assert verify_dataset(tmp_path / "out") == []
 
 
@@ -135,4 +141,4 @@ def test_a_second_assembly_is_refused(own_dataset: Path, tmp_path: Path) -> None
     (tmp_path / "out/.build").mkdir(parents=True)
     held: Any = FileLock(tmp_path / "out/.build/assemble.lock")
     with held, pytest.raises(InputError, match="another process is assembling"):
-        assemble_directory(config, quiet=True)
+        assemble_directory(config)

@@ -32,7 +32,9 @@ def test_sound_dataset_has_no_problems(tmp_path: Path, formats: tuple[str, ...])
     """What assemble writes passes, in both formats and in each alone, and is counted."""
     done: list[int] = []
     assert (
-        verify_dataset(make_dataset(tmp_path, *formats), track=lambda _: nullcontext(done.append))
+        verify_dataset(
+            make_dataset(tmp_path, *formats), progress=lambda *_: nullcontext(done.append)
+        )
         == []
     )
     assert sum(done) == 19
@@ -46,7 +48,9 @@ def test_shards_are_read_in_batches(
     monkeypatch.setattr("clip_kinetics700_builder.verify.dataset.ROWS_PER_BATCH", 2)
     done: list[int] = []
     assert (
-        verify_dataset(make_dataset(tmp_path, *formats), track=lambda _: nullcontext(done.append))
+        verify_dataset(
+            make_dataset(tmp_path, *formats), progress=lambda *_: nullcontext(done.append)
+        )
         == []
     )
     assert sum(done) == 19
@@ -194,7 +198,7 @@ def test_truncated_file(dataset: Path, name: str, fraction: float) -> None:
         ("configuration.embedding_width", True, "embedding_width must be of type int"),
         ("configuration.formats", ["hdf5"], "formats are ['hdf5']"),
         ("class_names", [1], "class_names must be strings"),
-        ("files", [], "is not a manifest of format"),
+        ("files", [], "files must be of type dict, got []"),
         ("format", "other/2", "is not a manifest of format clip-kinetics700/1"),
     ],
 )

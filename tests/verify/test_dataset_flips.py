@@ -133,7 +133,7 @@ def test_flips_in_real_clips_are_named(dataset: Path, tmp_path: Path, formats: s
         formats=tuple(formats.split(",")),
         figures=False,
     )
-    assemble_directory(config, quiet=True)
+    assemble_directory(config)
     cases = draw_flips(output, REAL_SEED, count_cases(30, full=300))
     check_each(output, cases, f"flips, seed {REAL_SEED}, in a build of {formats},")
 

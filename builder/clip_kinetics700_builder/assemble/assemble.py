@@ -1,14 +1,14 @@
-"""Encoded clips in plan order in, the published layout out: pure I/O in constant memory.
+"""Assembly writes encoded clips, in the order of their plan, as the published layout.
 
-Shards hold exactly `samples_per_shard` samples whatever failed and however parts were cut,
-because their order and their cuts come from the plan alone.
+It is pure I/O in constant memory. Shards hold exactly `samples_per_shard` samples whatever failed
+and however parts were cut, because their order and their cuts come from the plan alone.
 """
 
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -21,15 +21,13 @@ from clip_kinetics700.schema import (
     MANIFEST_NAME,
     SPLITS,
     SPLITS_CSV_NAME,
-    SPLITS_CSV_WORD,
-    TAR_NAME,
     Sample,
 )
 from clip_kinetics700_builder.assemble.part_rows import PartRows
 from clip_kinetics700_builder.assemble.processed_rows import ProcessedRows, is_processed_dataset
 from clip_kinetics700_builder.assemble.rows import Rows, number_results
 from clip_kinetics700_builder.assemble.shard_files import TableFile, open_table_file, splits_csv
-from clip_kinetics700_builder.assemble.shard_reports import Shard, ShardReports
+from clip_kinetics700_builder.assemble.shard_reports import ShardReports
 from clip_kinetics700_builder.assemble.shards import SampleIndex, ShardLine, open_shard_line
 from clip_kinetics700_builder.card.figures import require_drawing, write_figures
 from clip_kinetics700_builder.card.render import render_card
@@ -38,50 +36,48 @@ from clip_kinetics700_builder.dataset.layout import (
     README_NAME,
     SHARDS_NAME,
     WORK_NAME,
-    is_complete,
     lock_dataset,
     refuse_foreign,
     remove_stale_files,
 )
 from clip_kinetics700_builder.dataset.manifest import (
-    Totals,
-    build_manifest,
+    FileEntry,
+    Manifest,
     describe_file,
+    make_manifest,
     read_manifest,
     write_manifest,
 )
-from clip_kinetics700_builder.parts.canary import describe_canary
+from clip_kinetics700_builder.dataset.shards import Shard, plan_shards
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.work import is_work_directory, refuse_differences
 from clip_kinetics700_builder.system.files import check_directory, write_text
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
 from clip_kinetics700_builder.types import InputError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Layout:
+class _Assembly:
     """State of one assembly: what was numbered and written so far."""
 
     rows: Rows
     config: AssembleConfig
-    advance: Callable[[int], None]
+    advance: Advance
     index: SampleIndex
     failures: TableFile
     reports: ShardReports
     line: ShardLine
     label_ids: Mapping[str, int]
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
     """The manifest's entry of each file that is finished."""
     n_samples: int = 0
     n_kept: int = 0
     """Shards that an earlier run had finished."""
-    tars: list[tuple[str, str]] = field(default_factory=list)
 
 
-def assemble(
-    rows: Rows, config: AssembleConfig, *, advance: Callable[[int], None] = lambda _: None
-) -> dict[str, Any]:
+def assemble(rows: Rows, config: AssembleConfig, *, advance: Advance = lambda _: None) -> Manifest:
     """Write the published layout and return its manifest, which is written last.
 
     Raises:
@@ -101,12 +97,12 @@ def assemble(
     if config.figures:
         files |= write_figures(config.output, totals, rows.class_names)
     remove_stale_files(config.output, files)
-    manifest = build_manifest(
+    manifest = make_manifest(
         configuration=configuration,
         class_names=rows.class_names,
-        totals=totals,
+        splits=totals,
         files=files,
-        canary=describe_canary(rows.canary),
+        canary=rows.canary,
         date=date,
     )
     write_text(config.output / README_NAME, render_card(manifest))
@@ -131,7 +127,7 @@ def check_output(
     """Refuse an output that holds a dataset of another configuration."""
     manifest = read_manifest(output)
     if manifest is not None:
-        stored = {**manifest["configuration"], "class_names": manifest["class_names"]}
+        stored = {**manifest.configuration, "class_names": manifest.class_names}
         refuse_differences(output, stored, {**configuration, "class_names": class_names})
 
 
@@ -143,7 +139,7 @@ def refuse_other_assembly(config: AssembleConfig) -> None:
     manifest = read_manifest(config.output)
     if manifest is not None:
         now = describe_options(config)
-        before = {name: manifest["configuration"].get(name) for name in now}
+        before = {name: manifest.configuration.get(name) for name in now}
         refuse_differences(config.output, before, now)
 
 
@@ -161,23 +157,30 @@ def resolve_date(config: AssembleConfig) -> str | None:
 
 
 def write_files(
-    rows: Rows, config: AssembleConfig, reports: ShardReports, advance: Callable[[int], None]
-) -> tuple[dict[str, dict[str, Any]], dict[str, Totals]]:
+    rows: Rows, config: AssembleConfig, reports: ShardReports, advance: Advance
+) -> tuple[dict[str, FileEntry], dict[str, Totals]]:
     """Write all the data; return the manifest's entry of each file, and the counts of splits."""
     output = config.output
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, FileEntry] = {}
 
-    def keep(shard: Shard, samples_sha256: str, entries: dict[str, dict[str, Any]]) -> None:
+    def keep(shard: Shard, samples_sha256: str, entries: dict[str, FileEntry]) -> None:
         reports.write(shard, samples_sha256, entries)
         files.update(entries)
 
     schema = data_schema(rows.width, rows.class_names)
+    shards = [
+        *plan_shards(
+            {split: totals.samples for split, totals in rows.totals.items()},
+            samples_per_shard=config.samples_per_shard,
+            formats=config.formats,
+        )
+    ]
     with (
         open_table_file(output / INDEX_NAME, INDEX_SCHEMA) as index_table,
         open_table_file(output / FAILURES_NAME, FAILURES_SCHEMA) as failures,
         open_shard_line(output, schema, keep) as line,
     ):
-        layout = _Layout(
+        assembly = _Assembly(
             rows=rows,
             config=config,
             advance=advance,
@@ -190,92 +193,75 @@ def write_files(
         )
         for split in SPLITS:
             if split in rows.totals:
-                write_split(layout, split)
-    if layout.n_kept:
-        log.info("%d shards were finished before", layout.n_kept)
+                write_split(assembly, split, [s for s in shards if s.split == split])
+    if assembly.n_kept:
+        log.info("%d shards were finished before", assembly.n_kept)
     n_failures = sum(counts.failures for counts in rows.totals.values())
-    files[INDEX_NAME] = describe_file(output / INDEX_NAME, layout.n_samples)
+    files[INDEX_NAME] = describe_file(output / INDEX_NAME, assembly.n_samples)
     files[FAILURES_NAME] = describe_file(output / FAILURES_NAME, n_failures)
     if "webdataset" in config.formats:
-        write_text(output / SPLITS_CSV_NAME, splits_csv(layout.tars))
-        files[SPLITS_CSV_NAME] = describe_file(output / SPLITS_CSV_NAME, len(layout.tars))
-    return files, layout.index.complete(rows.totals)
+        write_text(output / SPLITS_CSV_NAME, splits_csv(shards))
+        files[SPLITS_CSV_NAME] = describe_file(output / SPLITS_CSV_NAME, len(shards))
+    return files, assembly.index.complete(rows.totals)
 
 
-def write_split(layout: _Layout, split: str) -> None:
+def write_split(assembly: _Assembly, split: str, shards: Sequence[Shard]) -> None:
     """Write the shards of one split; failed rows go to their table as they come."""
-    first, per_shard = layout.n_samples, layout.config.samples_per_shard
-    n_shards = -(-layout.rows.totals[split].samples // per_shard)
-    samples = take_samples(layout, split)
-    for number in range(n_shards):
-        shard = name_shard(layout, split, number, n_shards)
-        finish_shard(layout, shard, islice(samples, per_shard), first)
-        if shard.tar is not None:
-            layout.tars.append((shard.tar.removesuffix(".tar"), SPLITS_CSV_WORD[split]))
+    samples = take_samples(assembly, split)
+    for shard in shards:
+        finish_shard(assembly, shard, islice(samples, shard.n_samples))
     # What follows the last sample can only be failures.
     deque(samples, maxlen=0)
 
 
-def name_shard(layout: _Layout, split: str, number: int, n_shards: int) -> Shard:
-    """Return the next shard, with the names of its files."""
-    formats = layout.config.formats
-    parquet = f"data/{split}-{number:05d}-of-{n_shards:05d}.parquet"
-    return Shard(
-        split=split,
-        number=number,
-        tar=TAR_NAME.format(len(layout.tars)) if "webdataset" in formats else None,
-        parquet=parquet if "parquet" in formats else None,
-    )
-
-
-def take_samples(layout: _Layout, split: str) -> Iterator[Sample]:
+def take_samples(assembly: _Assembly, split: str) -> Iterator[Sample]:
     """Yield the samples of a split under their keys, and put its failures into their table."""
-    first = layout.n_samples
-    for row in number_results(layout.rows, split, first=first, label_ids=layout.label_ids):
-        layout.advance(1)
+    first = assembly.n_samples
+    for row in number_results(assembly.rows, split, first=first, label_ids=assembly.label_ids):
+        assembly.advance(1)
         if isinstance(row, Sample):
-            layout.n_samples += 1
+            assembly.n_samples += 1
             yield row
         else:
-            layout.failures.add(row)
+            assembly.failures.add(row)
 
 
-def finish_shard(layout: _Layout, shard: Shard, samples: Iterator[Sample], first: int) -> None:
+def finish_shard(assembly: _Assembly, shard: Shard, samples: Iterator[Sample]) -> None:
     """Write a shard, or keep it where its report tells that it holds these very samples.
 
     Args:
-        layout: the assembly.
+        assembly: the state of it.
         shard: what is to be finished.
         samples: those of the shard.
-        first: number of the split's first sample.
     """
-    report = layout.reports.find(shard)
+    report = assembly.reports.find(shard)
     if report is None:
-        layout.line.write(shard, samples, layout.index)
-    elif report.samples_sha256 == layout.line.digest(shard, samples, layout.index):
-        layout.files |= report.files
-        layout.n_kept += 1
+        assembly.line.write(shard, samples, assembly.index)
+    elif report.samples_sha256 == assembly.line.digest(shard, samples, assembly.index):
+        assembly.files |= report.files
+        assembly.n_kept += 1
     else:
-        layout.reports.drop_from(shard)
-        layout.line.write(shard, read_again(layout, shard, first), None)
+        assembly.reports.drop_from(shard)
+        assembly.line.write(shard, read_again(assembly, shard), None)
 
 
-def read_again(layout: _Layout, shard: Shard, first: int) -> Iterator[Sample]:
+def read_again(assembly: _Assembly, shard: Shard) -> Iterator[Sample]:
     """Yield the samples of one shard from the source anew: no shard is held in memory."""
-    rows = number_results(layout.rows, shard.split, first=first, label_ids=layout.label_ids)
+    before = shard.number * assembly.config.samples_per_shard
+    first = shard.first - before
+    rows = number_results(assembly.rows, shard.split, first=first, label_ids=assembly.label_ids)
     samples = (row for row in rows if isinstance(row, Sample))
-    begin = shard.number * layout.config.samples_per_shard
-    return islice(samples, begin, begin + layout.config.samples_per_shard)
+    return islice(samples, before, before + shard.n_samples)
 
 
 def assemble_directory(
-    config: AssembleConfig, *, quiet: bool = False, waits: bool = False
-) -> dict[str, Any]:
+    config: AssembleConfig, *, progress: Progress = no_progress, waits: bool = False
+) -> Manifest:
     """Assemble a work directory or a processed dataset; return the manifest.
 
     Args:
         config: its options.
-        quiet: no progress bar.
+        progress: shows how many rows are done.
         waits: for another process that is assembling there, to find its work; ranks of a build
             may well finish at the same moment.
 
@@ -294,7 +280,7 @@ def assemble_directory(
         if manifest is not None:
             log.info("%s: is complete, nothing to do; `verify` checks its bytes", config.output)
             return manifest
-        with track_progress("assemble", n_rows, unit="rows", quiet=quiet) as advance:
+        with progress("assemble", n_rows, "rows") as advance:
             return assemble(rows, config, advance=advance)
 
 
@@ -318,11 +304,11 @@ def open_rows(config: AssembleConfig) -> PartRows | ProcessedRows:
     )
 
 
-def find_current(rows: PartRows | ProcessedRows, config: AssembleConfig) -> dict[str, Any] | None:
+def find_current(rows: PartRows | ProcessedRows, config: AssembleConfig) -> Manifest | None:
     """Return the manifest of the output if it is complete and these very parts made it."""
     manifest = read_manifest(config.output)
     if manifest is None or isinstance(rows, ProcessedRows):
         return None
     written_ns = (config.output / MANIFEST_NAME).stat().st_mtime_ns
-    is_current = rows.newest_report_ns <= written_ns and manifest["date"] == resolve_date(config)
-    return manifest if is_current and is_complete(config.output, manifest) else None
+    is_current = rows.newest_report_ns <= written_ns and manifest.date == resolve_date(config)
+    return manifest if is_current and manifest.is_complete(config.output) else None

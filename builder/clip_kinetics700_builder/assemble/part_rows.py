@@ -1,4 +1,4 @@
-"""Finished parts of a work directory in, results in plan order out: what assembly reads.
+"""A `PartRows` gives the results of a work directory's finished parts in the order of the plan.
 
 A row may lie in several parts: in that of the videos directory, in two archives, in another try.
 Which of them counts follows from what they hold, never from when they were made.
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_kinetics700_builder.clips.plan import PlanTable, cut_splits
-from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary, compare_canaries
 from clip_kinetics700_builder.parts.part import PartReport, is_done, report_path, split_name
 from clip_kinetics700_builder.parts.part_reader import (
@@ -95,7 +95,7 @@ class PartRows:
         self._rows = np.zeros(len(self.clips), ROW_TYPE)
         self._rows["part"] = NO_PART
         self.reports: list[PartReport] = []
-        """Those of all parts, in the order in which they are preferred."""
+        """Reports of all parts, in the order in which they are preferred."""
         self._failures: list[npt.NDArray[np.int32]] = []
         self._open_parts(names, units)
         self.canary: Canary | None = compare_canaries(self.reports)
@@ -169,7 +169,7 @@ class PartRows:
 def rank_results(
     failures: npt.NDArray[np.int32], shared: Shared, unit: int, attempt: int
 ) -> npt.NDArray[np.int64]:
-    """Return numbers of which the least of several is that of the result that counts.
+    """Return (n_rows,) int64 ranks: of several results of one row the least rank counts.
 
     A sample comes before a failure, one that says more than that a source has no file before one
     that does not, the videos directory before archives, these in their order, overlays first, and

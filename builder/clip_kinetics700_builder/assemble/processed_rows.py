@@ -1,7 +1,7 @@
-"""A *processed dataset* in, results in order out: what assembly reads besides parts.
+"""A `ProcessedRows` gives the results of a *processed dataset*, which upstream's tools leave.
 
-Upstream's tools leave `train/ val/ test/` directories of `NAME.npy`, `NAME.txt`, `NAME.json`
-triples; nothing tells what they were made with, and the manifest says so.
+It holds `train/ val/ test/` directories of `NAME.npy`, `NAME.txt`, `NAME.json` triples; nothing
+tells what they were made with, and the manifest says so.
 """
 
 import json
@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from clip_kinetics700.schema import SPLIT_OF_WORD, decode_npy, parse_time
-from clip_kinetics700_builder.clips.annotations import resolve_class_list
+from clip_kinetics700.schema import (
+    SPLIT_OF_WORD,
+    decode_npy,
+    find_not_finite,
+    parse_time,
+    to_float16,
+)
+from clip_kinetics700_builder.clips.classes import resolve_class_list
 from clip_kinetics700_builder.clips.plan import order_clips, plan_digest
-from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.types import Clip, EncodedClip, Failure, InputError
 
@@ -157,9 +161,8 @@ def read_embeddings(path: Path, row: int) -> EncodedClip | Failure:
         return Failure(row, "source", "unreadable", message)
     if len(array) == 0:
         return Failure(row, "source", "no_frames", "the array has 0 rows")
-    with np.errstate(over="ignore"):
-        halves = array.astype(np.float16)
-    if not np.isfinite(halves).all():
+    halves = to_float16(array)
+    if len(find_not_finite(halves)):
         message = "the array holds values that are not finite in float16"
         return Failure(row, "source", "unreadable", message)
     return EncodedClip(row, halves, None, None)

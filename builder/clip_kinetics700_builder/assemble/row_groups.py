@@ -1,4 +1,4 @@
-"""Samples in, columns of about a thousand of them out: for a row group of Parquet, for the index.
+"""A `RowGroups` gathers about a thousand samples as columns, for Parquet files and for the index.
 
 Column by column Arrow takes values in a fraction of the time that it takes rows of dictionaries.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clip_kinetics700.features import INDEX_SCHEMA, META_TYPE, SAMPLE_COLUMNS
+from clip_kinetics700.features import INDEX_SCHEMA, META_TYPE, SAMPLE_COLUMNS, embeddings_array
 from clip_kinetics700.schema import Float16Array, Float32Array, Sample
 from clip_kinetics700_builder.assemble.tar import Place
 
@@ -20,7 +20,7 @@ ROWS_PER_GROUP = 1000
 # one: at 16 MiB, or at what a thousand clips of sixteen frames are, but not above 64 MiB.
 LEAST_BYTES, MOST_BYTES = 16 << 20, 64 << 20
 FRAMES_PER_CLIP = 16
-# Of row groups that are not written yet.
+# Bytes of row groups that wait to be written, and of memory that is kept for the next ones.
 BYTES_WAITING = 32 << 20
 BYTES_KEPT = 24 << 20
 FEWEST_FRAMES = 1024
@@ -48,11 +48,7 @@ class RowGroup:
 
     def data_table(self, schema: pa.Schema) -> pa.Table:
         """Return the rows of the Parquet files."""
-        width = self.frames.shape[1]
-        halves = pa.array(self.frames.reshape(-1), pa.float16())
-        offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
-        frames = pa.FixedSizeListArray.from_arrays(halves, width)
-        embeddings = pa.ListArray.from_arrays(pa.array(offsets), frames)
+        embeddings = embeddings_array([self.frames], self.frames.shape[1], self.lengths)
         fields = [META_TYPE.field(index) for index in range(META_TYPE.num_fields)]
         meta = pa.StructArray.from_arrays(
             [self.columns[field.name] for field in fields], fields=fields
@@ -83,7 +79,7 @@ class FrameMemory:
         self._changed = Condition()
 
     def take(self) -> Float16Array:
-        """Return memory to fill."""
+        """Return (capacity, width) float16 memory to fill."""
         with self._changed:
             return self._free.pop() if self._free else np.empty((0, self.width), np.float16)
 

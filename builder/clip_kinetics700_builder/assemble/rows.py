@@ -1,7 +1,6 @@
-"""What can be assembled, and what its results are in the published files: samples, failed rows.
+"""Whatever is assembled gives its results as `Rows`; here they become samples and failed rows.
 
-In: the results of parts, of a processed dataset, or of any dataset that can be read. Out:
-`Sample`s under the keys of the dataset that is written, and rows of failures.parquet.
+A result is what encoding made of a clip, or a sample of another dataset that is whole already.
 """
 
 import json
@@ -13,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from clip_kinetics700.schema import KEY_NAME, Sample
-from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.types import Clip, EncodedClip, Failure
 

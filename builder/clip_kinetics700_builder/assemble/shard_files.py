@@ -1,11 +1,11 @@
-"""Samples in, published files out: one tar shard, one Parquet shard, tables of plain rows.
+"""The published files are written here: tars, Parquet files of data, tables of plain rows.
 
-What makes the bytes the same every time lives here, in `tar_stream.py` and in `row_groups.py`:
-headers with nothing of the machine in them, fixed row groups, fixed encodings.
+What makes their bytes the same every time lives here, in `tar.py` and in `row_groups.py`: headers
+with nothing of the machine in them, fixed row groups, fixed encodings.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_kinetics700.schema import Sample
+from clip_kinetics700.schema import SPLITS_CSV_WORD, Sample
 from clip_kinetics700_builder.assemble.row_groups import ROWS_PER_GROUP, FrameMemory, RowGroup
 from clip_kinetics700_builder.assemble.tar import Place, TarStream
+from clip_kinetics700_builder.dataset.shards import Shard
 from clip_kinetics700_builder.system.files import GrowingHash, atomic_path, naming
 from clip_kinetics700_builder.system.threads import Background
 
@@ -34,9 +35,9 @@ class TarShard:
         self._sha256 = hashlib.sha256()
         self._tar = TarStream(self._take)
         self.samples_sha256 = ""
-        """Of the tar without its end: of all that its samples are; once it is closed."""
+        """Digest of the tar without its end, that is of its samples; set by `close`."""
         self.sha256 = ""
-        """Of the file; once it is closed."""
+        """Hash of the file; set by `close`."""
 
     def add(self, sample: Sample) -> Place:
         """Write a sample; return where its array lies."""
@@ -96,7 +97,7 @@ class ParquetShard:
         self._hash = GrowingHash(path)
         self._has_failed = False
         self.sha256 = ""
-        """Of the file; once it is closed."""
+        """Hash of the file; set by `close`."""
 
     def add(self, group: RowGroup, memory: FrameMemory) -> None:
         """Write a row group, once there is room for it, and give its memory back."""
@@ -253,6 +254,11 @@ def list_leaves(path: str, dtype: pa.DataType) -> list[str]:
     return [path]
 
 
-def splits_csv(rows: Sequence[tuple[str, str]]) -> str:
-    """Return splits.csv of (tar stem, split word) rows."""
+def splits_csv(shards: Iterable[Shard]) -> str:
+    """Return splits.csv, which names the split of each tar in upstream's words."""
+    rows = [
+        (shard.tar.removesuffix(".tar"), SPLITS_CSV_WORD[shard.split])
+        for shard in shards
+        if shard.tar is not None
+    ]
     return "".join(f"{tar},{word}\n" for tar, word in [("tar_file", "split"), *rows])

@@ -1,7 +1,7 @@
-"""What makes assembly resumable: a report beside each finished shard, checked before it is kept.
+"""A report beside each finished shard makes assembly resumable; it is checked before it is kept.
 
-In: what a shard holds, as a digest of the tar that its samples make. Out: a report
-OUTPUT/.build/shards/SPLIT-NNNNN.json that is written last and is the only sign of "done".
+The report OUTPUT/.build/shards/SPLIT-NNNNN.json holds a digest of the tar that the shard's samples
+make. It is written last and is the only sign of "done".
 """
 
 import hashlib
@@ -10,33 +10,16 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from clip_kinetics700 import __version__
 from clip_kinetics700.schema import SPLITS
+from clip_kinetics700_builder.dataset.manifest import FileEntry
+from clip_kinetics700_builder.dataset.shards import Shard
 from clip_kinetics700_builder.system.files import write_json
 
 REPORT_NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5,}})\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One run of samples of a split, and the files that hold it."""
-
-    split: str
-    number: int
-    """Counts the shards of the split."""
-    tar: str | None
-    """Name of its tar; None where none is written."""
-    parquet: str | None
-    """Name of its Parquet file; None where none is written."""
-
-    @property
-    def files(self) -> list[str]:
-        """Names of its files."""
-        return [name for name in (self.tar, self.parquet) if name is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +30,7 @@ class ShardReport:
     """What besides the samples decides the bytes of the files."""
     samples_sha256: str
     """Digest of all the samples, from key to embeddings, as they stand in a tar."""
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
     """The manifest's entry of each file."""
 
 
@@ -70,17 +53,19 @@ class ShardReports:
         """Return the report of a shard whose files are there with their sizes, or None."""
         try:
             text = self._path(shard).read_text(encoding="utf-8")
-            report = ShardReport(**json.loads(text))
-            sizes = {name: entry["bytes"] for name, entry in report.files.items()}
+            document = json.loads(text)
+            files = {name: FileEntry(**entry) for name, entry in document.pop("files").items()}
+            report = ShardReport(**document, files=files)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
         paths = {name: self._output / name for name in shard.files}
-        is_whole = sizes.keys() == paths.keys() and all(
-            path.is_file() and path.stat().st_size == sizes[name] for name, path in paths.items()
+        is_whole = files.keys() == paths.keys() and all(
+            path.is_file() and path.stat().st_size == files[name].bytes
+            for name, path in paths.items()
         )
         return report if is_whole and report.writer == self._writer else None
 
-    def write(self, shard: Shard, digest: str, files: dict[str, dict[str, Any]]) -> None:
+    def write(self, shard: Shard, digest: str, files: dict[str, FileEntry]) -> None:
         """Report a shard whose files are written."""
         self._directory.mkdir(parents=True, exist_ok=True)
         write_json(self._path(shard), asdict(ShardReport(self._writer, digest, files)))

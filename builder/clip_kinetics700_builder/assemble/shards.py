@@ -1,4 +1,4 @@
-"""The samples of shards in, their files out, one shard after the other as if on a production line.
+"""A `ShardLine` writes shard after shard, two at a time, as on a production line.
 
 While the rest of one shard is encoded and written in its threads, the next one begins in ours:
 Arrow needs half of the whole time for its Parquet files, and a file has one thread.
@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -24,8 +24,9 @@ from clip_kinetics700_builder.assemble.shard_files import (
     open_tar_shard,
     open_unwritten_tar,
 )
-from clip_kinetics700_builder.assemble.shard_reports import Shard
-from clip_kinetics700_builder.dataset.manifest import SampleTally, Totals, describe_file
+from clip_kinetics700_builder.dataset.manifest import FileEntry, describe_file
+from clip_kinetics700_builder.dataset.shards import Shard
+from clip_kinetics700_builder.dataset.totals import SampleTally, Totals
 from clip_kinetics700_builder.system.threads import Background, open_background
 
 
@@ -58,7 +59,7 @@ class SampleIndex:
         return self._tallies.setdefault(split, SampleTally(self._n_classes))
 
 
-Keep: TypeAlias = Callable[[Shard, str, dict[str, dict[str, Any]]], None]
+Keep: TypeAlias = Callable[[Shard, str, dict[str, FileEntry]], None]
 """Is told of a shard whose files have their names: its digest, and the manifest's entries."""
 
 
@@ -85,7 +86,7 @@ class ShardLine:
         Args:
             output: the directory.
             schema: of the Parquet files.
-            keep: is told of every shard that is finished, in their order.
+            keep: takes every shard that is finished, in their order.
             threads: four of them. Those of the shard before the last one are taken again, so that
                 the memory is too that Arrow keeps for each thread.
         """

@@ -1,7 +1,7 @@
-"""Samples in, the bytes of a USTAR tar out, a buffer at a time, the same ones every time.
+"""A `TarStream` spells samples as a USTAR tar, a buffer at a time, the same bytes every time.
 
-Headers of ours differ in name, size and checksum alone, so one that `tarfile` made serves for many,
-in a tenth of its time; what is odd it makes, or refuses, by itself.
+Our headers differ in name, size and checksum alone, so one that `tarfile` made serves for many, in
+a tenth of its time; `tarfile` itself makes, or refuses, what is odd.
 """
 
 import sys
@@ -17,7 +17,7 @@ from clip_kinetics700.tars import BLOCK, NAME_NBYTES
 
 BUFFER_NBYTES = 1 << 20
 MODE = 0o644
-# Of a header: where the sum of its bytes stands.
+# The sum of a header's bytes stands here.
 SUM_BEGIN, SUM_END = 148, 156
 Take = Callable[[memoryview], None]
 """Takes bytes, which stay what they are until it is called for the second time after that."""
@@ -40,7 +40,7 @@ class TarStream:
         self._buffers = [np.empty(BUFFER_NBYTES, np.uint8).data for _ in range(2)]
         self._at = 0
         self.nbytes = 0
-        """Of the tar so far."""
+        """Bytes of the tar so far."""
 
     def add(self, sample: Sample) -> Place:
         """Add a sample; return where its array lies."""

@@ -1,4 +1,4 @@
-"""The numbers of a picture in, a PNG file out: the one home of matplotlib.
+"""matplotlib draws each picture of the card as PNG from its numbers, here alone.
 
 The same numbers give the same bytes: no date, no version, no settings of the user. Each picture
 holds its numbers as JSON in the text chunk `Description`, so that anybody can check or redraw it.

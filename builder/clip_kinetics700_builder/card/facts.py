@@ -1,16 +1,14 @@
-"""A manifest in, what the card says of it out: splits, sizes, classes, lengths, failures.
+"""The card states these facts of a manifest: splits, sizes, classes, lengths, failures.
 
 Nothing is measured here: each number is one of the manifest's, or follows from some of them.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from clip_kinetics700.schema import SPLITS
-from clip_kinetics700_builder.card.header import list_parquet_files, list_tars
 from clip_kinetics700_builder.dataset.layout import CLASS_BALANCE, FRAMES_PER_CLIP
+from clip_kinetics700_builder.dataset.manifest import Manifest
 
 # What a row of failures.parquet means to somebody who looks for its clip.
 REASON_MEANINGS = {
@@ -27,23 +25,23 @@ REASON_MEANINGS = {
 }
 
 
-def describe_splits(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def describe_splits(manifest: Manifest) -> list[dict[str, Any]]:
     """Return counts and files of each split that has rows."""
-    totals, tars = manifest["totals"]["splits"], list_tars(manifest)
+    shards = manifest.list_shards()
     found = []
-    for split in SPLITS:
-        if split in totals:
-            parquet = list_parquet_files(manifest, split)
-            found.append(
-                {
-                    "name": split,
-                    **totals[split],
-                    "braces": brace_tars(tars.get(split, [])),
-                    "numbers": number_tars(tars.get(split, [])),
-                    "parquet": f"data/{split}-*.parquet" if parquet else "",
-                    "n_parquet": len(parquet),
-                }
-            )
+    for split, totals in manifest.splits.items():
+        tars = [shard.tar for shard in shards if shard.split == split and shard.tar is not None]
+        n_parquet = sum(shard.split == split and shard.parquet is not None for shard in shards)
+        found.append(
+            {
+                "name": split,
+                **totals.document(),
+                "braces": brace_tars(tars),
+                "numbers": number_tars(tars),
+                "parquet": f"data/{split}-*.parquet" if n_parquet else "",
+                "n_parquet": n_parquet,
+            }
+        )
     return found
 
 
@@ -63,35 +61,38 @@ def number_tars(names: Sequence[str]) -> str:
     return f"{first}, {first + len(names)}"
 
 
-def choose_class(manifest: Mapping[str, Any]) -> str | None:
+def choose_class(manifest: Manifest) -> str | None:
     """Return the largest class of the first split, for examples; None where none is labelled."""
-    for split in SPLITS:
-        counts = manifest["totals"]["splits"].get(split, {}).get("samples_by_label")
-        if counts and max(counts):
-            name: str = manifest["class_names"][counts.index(max(counts))]
-            return name
+    for totals in manifest.splits.values():
+        counts = totals.samples_by_label
+        if counts and manifest.class_names and max(counts):
+            return manifest.class_names[counts.index(max(counts))]
     return None
 
 
-def describe_sizes(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def describe_sizes(manifest: Manifest) -> list[dict[str, Any]]:
     """Return what fetches each format, and its bytes: that of its data files."""
-    files = manifest["files"]
+    shards = manifest.list_shards()
     tables = ["index.parquet", "manifest.json"]
+    parquet = [shard.parquet for shard in shards if shard.parquet is not None]
+    tars = [shard.tar for shard in shards if shard.tar is not None]
     formats = (
-        ("Parquet", r"data/.*", ["README.md", "data/*.parquet", "manifest.json"]),
-        ("WebDataset", r"ds_.*", ["ds_*.tar", "splits.csv", *tables]),
+        ("Parquet", parquet, ["README.md", "data/*.parquet", "manifest.json"]),
+        ("WebDataset", tars, ["ds_*.tar", "splits.csv", *tables]),
     )
-    found = []
-    for name, pattern, patterns in formats:
-        sizes = [entry["bytes"] for file, entry in files.items() if re.fullmatch(pattern, file)]
-        if sizes:
-            found.append(
-                {"name": name, "n_files": len(sizes), "bytes": sum(sizes), "patterns": patterns}
-            )
-    return found
+    return [
+        {
+            "name": name,
+            "n_files": len(files),
+            "bytes": sum(manifest.files[file].bytes for file in files),
+            "patterns": patterns,
+        }
+        for name, files, patterns in formats
+        if files
+    ]
 
 
-def describe_pictures(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def describe_pictures(manifest: Manifest) -> list[tuple[str, str]]:
     """Return name and words of each picture that the dataset has."""
     pictures = (
         (CLASS_BALANCE, "Bars of the clips of each class, largest class first", describe_balance),
@@ -100,14 +101,14 @@ def describe_pictures(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (name, ". ".join([title, *describe(manifest)]) + ".")
         for name, title, describe in pictures
-        if name in manifest["files"]
+        if name in manifest.files
     ]
 
 
-def describe_balance(manifest: Mapping[str, Any]) -> Iterator[str]:
+def describe_balance(manifest: Manifest) -> Iterator[str]:
     """Yield in words what the picture of the classes shows of each split."""
-    for split, totals in sort_splits(manifest):
-        counts = [count for count in totals.get("samples_by_label") or () if count]
+    for split, totals in manifest.splits.items():
+        counts = [count for count in totals.samples_by_label or () if count]
         if counts:
             yield (
                 f"{split}: {len(counts):,} classes, the largest of {max(counts):,}, "
@@ -115,10 +116,10 @@ def describe_balance(manifest: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def describe_lengths(manifest: Mapping[str, Any]) -> Iterator[str]:
+def describe_lengths(manifest: Manifest) -> Iterator[str]:
     """Yield in words what the picture of the frames shows of each split."""
-    for split, totals in sort_splits(manifest):
-        counts = {int(name): n for name, n in (totals.get("samples_by_n_frames") or {}).items()}
+    for split, totals in manifest.splits.items():
+        counts = {int(name): n for name, n in (totals.samples_by_n_frames or {}).items()}
         if counts:
             most = max(counts, key=lambda n_frames: (counts[n_frames], -n_frames))
             share = counts[most] / sum(counts.values())
@@ -128,16 +129,9 @@ def describe_lengths(manifest: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def sort_splits(manifest: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the counts of the splits in their order."""
-    splits = manifest["totals"]["splits"]
-    return [(split, splits[split]) for split in SPLITS if split in splits]
-
-
-def describe_failures(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def describe_failures(manifest: Manifest) -> list[dict[str, Any]]:
     """Return how many rows of each split failed for which reason, the most frequent first."""
-    totals = manifest["totals"]
-    splits = [counts["failures_by_reason"] for _, counts in sort_splits(manifest)]
+    splits = [totals.failures_by_reason for totals in manifest.splits.values()]
     return [
         {
             "name": reason,
@@ -146,7 +140,7 @@ def describe_failures(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
             "all": count,
         }
         for reason, count in sorted(
-            totals["failures_by_reason"].items(), key=lambda item: (-item[1], item[0])
+            manifest.totals.failures_by_reason.items(), key=lambda item: (-item[1], item[0])
         )
     ]
 

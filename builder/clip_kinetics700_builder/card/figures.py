@@ -1,4 +1,4 @@
-"""The counts of a dataset in, the pictures of its card out: class balance and frames per clip.
+"""The card's pictures show the counts of a dataset: class balance and frames per clip.
 
 matplotlib would enlarge the process that assembles, so they are drawn in one of their own, which
 sends them back: all that is written is written here.
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_kinetics700_builder.dataset.layout import CLASS_BALANCE, FRAMES_PER_CLIP
-from clip_kinetics700_builder.dataset.manifest import Totals, describe_file
+from clip_kinetics700_builder.dataset.manifest import FileEntry, describe_file
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.system.files import write_bytes
 from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.types import BuildError, InputError
@@ -33,7 +34,7 @@ def require_drawing() -> None:
 
 def write_figures(
     output: Path, totals: Mapping[str, Totals], class_names: list[str] | None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, FileEntry]:
     """Draw the pictures of a dataset into it; return the manifest's entry of each.
 
     Raises:
@@ -106,7 +107,7 @@ def draw(numbers: Mapping[str, Numbers]) -> dict[str, bytes]:
 
 def send_pictures(sender: Connection, numbers: Mapping[str, Numbers]) -> None:
     """Draw, and send the pictures; the main function of the process."""
-    # It would tell of caches that it makes or cannot keep.
+    # matplotlib would print which caches it makes or cannot keep.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from clip_kinetics700_builder.card import drawing
 

@@ -1,10 +1,9 @@
-"""A manifest in, the YAML at the top of the card out: what the Hub and `load_dataset` read.
+"""The YAML at the top of the card tells the Hub and `load_dataset` what the dataset holds.
 
 It names one configuration, the Parquet files by split, or the tars where there are none, and the
 features, so that neither the viewer nor `datasets` has to guess.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from huggingface_hub import DatasetCardData
 
 from clip_kinetics700.classes import VERSIONS, class_names
 from clip_kinetics700.features import features_dict
-from clip_kinetics700.schema import SPLITS
+from clip_kinetics700_builder.dataset.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +27,15 @@ class Subject:
     tags: tuple[str, ...]
 
 
-def find_subject(manifest: Mapping[str, Any]) -> Subject:
+def find_subject(manifest: Manifest) -> Subject:
     """Return what a manifest tells of the videos."""
-    formats = manifest["configuration"]["formats"]
-    common = ("clip", "video", "embeddings", *(["webdataset"] * ("webdataset" in formats)))
-    if manifest["configuration"].get("clips") != "kinetics":
+    has_tars = "webdataset" in manifest.formats
+    common = ("clip", "video", "embeddings", *(["webdataset"] * has_tars))
+    if manifest.configuration.get("clips") != "kinetics":
         return Subject(
             is_kinetics=False, release=None, title="CLIP embeddings of videos", tags=common
         )
-    names = manifest["class_names"] or []
+    names = manifest.class_names or []
     release = next((version for version in VERSIONS if names == list(class_names(version))), None)
     return Subject(
         is_kinetics=True,
@@ -71,7 +70,7 @@ KINETICS_FIELDS = {
 }
 
 
-def render_header(manifest: Mapping[str, Any], subject: Subject) -> str:
+def render_header(manifest: Manifest, subject: Subject) -> str:
     """Return the YAML, without the lines of dashes around it."""
     fields: dict[str, Any] = dict(KINETICS_FIELDS) if subject.is_kinetics else {}
     files = list_data_files(manifest)
@@ -81,7 +80,7 @@ def render_header(manifest: Mapping[str, Any], subject: Subject) -> str:
     data = DatasetCardData(
         **fields,
         pretty_name=subject.title,
-        size_categories=[categorize_size(manifest["totals"]["samples"])],
+        size_categories=[categorize_size(manifest.totals.samples)],
         task_categories=["feature-extraction", "zero-shot-classification"],
         tags=list(subject.tags),
     )
@@ -93,32 +92,13 @@ def categorize_size(n_samples: int) -> str:
     return next((name for limit, name in SIZES if n_samples < limit), "1B<n<10B")
 
 
-def list_data_files(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+def list_data_files(manifest: Manifest) -> dict[str, list[str]]:
     """Return the files that the configuration names, of each split that has samples."""
-    if "parquet" in manifest["configuration"]["formats"]:
-        names = {split: list_parquet_files(manifest, split) for split in SPLITS}
-    else:
-        names = list_tars(manifest)
-    return {split: group for split, group in names.items() if group}
-
-
-def list_parquet_files(manifest: Mapping[str, Any], split: str) -> list[str]:
-    """Return the names of the Parquet files of a split."""
-    pattern = re.compile(rf"data/{split}-\d+-of-\d+\.parquet")
-    return [name for name in sorted(manifest["files"]) if pattern.fullmatch(name)]
-
-
-def list_tars(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the names of the tars of each split, which are numbered on over the splits."""
-    configuration, splits = manifest["configuration"], manifest["totals"]["splits"]
-    if "webdataset" not in configuration["formats"]:
-        return {}
-    names, first = {}, 0
-    for split in SPLITS:
-        n_tars = -(-splits.get(split, {}).get("samples", 0) // configuration["samples_per_shard"])
-        names[split] = [f"ds_{number:06d}.tar" for number in range(first, first + n_tars)]
-        first += n_tars
-    return names
+    files: dict[str, list[str]] = {}
+    for shard in manifest.list_shards():
+        # Parquet where there is any.
+        files.setdefault(shard.split, []).append(shard.files[-1])
+    return files
 
 
 def describe_files(files: Mapping[str, list[str]]) -> list[dict[str, Any]]:
@@ -132,20 +112,18 @@ def describe_files(files: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     ]
 
 
-def describe_info(manifest: Mapping[str, Any], files: Mapping[str, list[str]]) -> dict[str, Any]:
+def describe_info(manifest: Manifest, files: Mapping[str, list[str]]) -> dict[str, Any]:
     """Return features and sizes; `load_dataset` compares the number of rows with what it reads."""
     nbytes = {
-        split: sum(manifest["files"][name]["bytes"] for name in group)
-        for split, group in files.items()
+        split: sum(manifest.files[name].bytes for name in group) for split, group in files.items()
     }
-    columns = features_dict(manifest["configuration"]["embedding_width"], manifest["class_names"])
-    if "parquet" not in manifest["configuration"]["formats"]:
+    columns = features_dict(manifest.width, manifest.class_names)
+    if "parquet" not in manifest.formats:
         columns = as_members(columns)
-    counts = manifest["totals"]["splits"]
     return {
         "features": describe_feature(columns)["struct"],
         "splits": [
-            {"name": split, "num_bytes": size, "num_examples": counts[split]["samples"]}
+            {"name": split, "num_bytes": size, "num_examples": manifest.splits[split].samples}
             for split, size in nbytes.items()
         ],
         "download_size": sum(nbytes.values()),

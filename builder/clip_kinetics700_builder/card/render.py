@@ -1,4 +1,4 @@
-"""A manifest and results of evaluations in, the dataset card out: every figure is one of theirs.
+"""The dataset card is rendered from a manifest and results of evaluations.
 
 The words stand in `dataset_card/template.md`; here is what is counted, chosen and spelled for them.
 """
@@ -21,9 +21,9 @@ from clip_kinetics700_builder.card.facts import (
     list_configuration,
 )
 from clip_kinetics700_builder.card.header import find_subject, render_header
-from clip_kinetics700_builder.card.results import METRICS, Metric, Result, read_results
+from clip_kinetics700_builder.card.results import METRICS, EvaluationResult, Metric, read_results
 from clip_kinetics700_builder.dataset.layout import README_NAME
-from clip_kinetics700_builder.dataset.manifest import hash_data, read_sound_document
+from clip_kinetics700_builder.dataset.manifest import Manifest, require_manifest
 from clip_kinetics700_builder.system.files import write_text
 
 REPOSITORY_PLACEHOLDER = "PATH_OR_REPOSITORY"
@@ -48,13 +48,13 @@ def write_card(directory: Path, evaluations: Sequence[Path]) -> Path:
     Raises:
         InputError: there is no dataset, its manifest is damaged, or a result is not of it.
     """
-    manifest = read_sound_document(directory)
+    manifest = require_manifest(directory)
     path = directory / README_NAME
     write_text(path, render_card(manifest, read_results(evaluations, manifest)))
     return path
 
 
-def render_card(manifest: Mapping[str, Any], results: Sequence[Result] = ()) -> str:
+def render_card(manifest: Manifest, results: Sequence[EvaluationResult] = ()) -> str:
     """Return README.md of a dataset, with the YAML that `load_dataset` reads."""
     template = find_template().read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -78,7 +78,7 @@ def render_card(manifest: Mapping[str, Any], results: Sequence[Result] = ()) -> 
     return environment.from_string(template).render(collect_values(manifest, results))
 
 
-def collect_values(manifest: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
+def collect_values(manifest: Manifest, results: Sequence[EvaluationResult]) -> dict[str, Any]:
     """Return what the template is filled with."""
     subject = find_subject(manifest)
     splits = describe_splits(manifest)
@@ -90,42 +90,44 @@ def collect_values(manifest: Mapping[str, Any], results: Sequence[Result]) -> di
         "splits": splits,
         "filled": filled,
         "first": filled[0] if filled else None,
-        "totals": manifest["totals"],
-        "class_names": manifest["class_names"],
+        "totals": manifest.totals.document(),
+        "class_names": manifest.class_names,
         "example_class": choose_class(manifest),
         "sizes": describe_sizes(manifest),
         "pictures": describe_pictures(manifest),
         "reasons": describe_failures(manifest),
-        "data_sha256": hash_data(manifest),
+        "data_sha256": manifest.data_sha256,
         "results": results,
         "metrics": METRICS,
         "confused": choose_confused(results),
-        **describe_making(manifest["configuration"]),
+        **describe_making(manifest),
     }
 
 
-def describe_making(configuration: Mapping[str, Any]) -> dict[str, Any]:
+def describe_making(manifest: Manifest) -> dict[str, Any]:
     """Return what the template says of how a dataset was made."""
+    configuration = manifest.configuration
     rate = configuration.get("frames_per_second")
-    has_parquet = "parquet" in configuration["formats"]
+    has_parquet = "parquet" in manifest.formats
     return {
-        "width": configuration["embedding_width"],
+        "width": manifest.width,
         "model": configuration.get("model", ""),
         "weights": sorted(configuration.get("weights_sha256", {}).items()),
         "rate": "an unknown rate" if rate is None else spell_rate(rate),
         "interval": "" if rate is None else spell_interval(rate),
         "is_known": "provenance" not in configuration and rate is not None,
         "has_parquet": has_parquet,
-        "has_tars": "webdataset" in configuration["formats"],
+        "has_tars": "webdataset" in manifest.formats,
         "columns": {name: name if has_parquet else member for name, member in MEMBERS.items()},
         "configuration": list_configuration(configuration),
     }
 
 
-def choose_confused(results: Sequence[Result]) -> list[tuple[str, str, int]]:
+def choose_confused(results: Sequence[EvaluationResult]) -> list[tuple[str, str, int]]:
     """Return the most confused pairs of the first zero-shot result that has any."""
     found = (result.confused for result in results if result.task == "zero-shot")
-    return list(next(filter(None, found), ()))[:MOST_CONFUSED]
+    pairs = next(filter(None, found), ())[:MOST_CONFUSED]
+    return [(pair.true, pair.predicted, pair.clips) for pair in pairs]
 
 
 def spell_rate(rate: float) -> str:

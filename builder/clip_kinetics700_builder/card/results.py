@@ -1,16 +1,16 @@
-"""Results of evaluations in, as JSON files of `clip-kinetics700 evaluate`; checked ones out.
+"""The result of an evaluation: what `evaluate --json` writes and the card reads.
 
-A card must not show a figure of other data: each result names the dataset that it was measured on.
+A card must not show a figure of other data, so each result names the dataset it was measured on.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_kinetics700.schema import SPLITS
-from clip_kinetics700_builder.dataset.manifest import hash_data
+from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.types import InputError
 
 RESULT_FORMAT = "clip-kinetics700-evaluation/1"
@@ -30,43 +30,90 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What the card says of one evaluation."""
+class ClassScore:
+    """How well the clips of one class are recognised."""
+
+    name: str
+    clips: int
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusedPair:
+    """How many clips of one class were taken for another one."""
+
+    true: str
+    predicted: str
+    clips: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    """What an evaluation came to."""
 
     task: str
+    """`zero-shot` or `linear-probe`."""
     protocol: str
     split: str
     counted: int
     """Clips that count."""
-    dropped: dict[str, int]
-    """Clips that do not, by reason."""
+    dropped: Mapping[str, int]
+    """Clips that do not count, by reason."""
     model: str
+    """Name of the text model or of the classifier."""
     model_sha256: str | None
+    dataset: Mapping[str, str | None]
+    """Source, revision and hashes of the dataset."""
     seed: int
     level: float
-    """Of the intervals, 0.95 for 95 %."""
+    """Level of the intervals, 0.95 for 95 %."""
+    resamples: int
+    """Resamples that the intervals were taken from."""
     top1: Metric
     top5: Metric
     mean: Metric
-    confused: tuple[tuple[str, str, int], ...]
-    """True class, predicted class, clips; the most frequent pairs first."""
+    parameters: Mapping[str, Any]
+    """What else decides the figures."""
+    classes: tuple[ClassScore, ...]
+    """Classes that have clips, in the order of the class list."""
+    confused: tuple[ConfusedPair, ...]
+    """The most frequent pairs first."""
+    versions: Mapping[str, str]
+    """Versions of the libraries that computed."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as JSON holds it."""
+        metrics: dict[str, Metric] = {name: getattr(self, name) for name in METRICS}
+        intervals = {name: [metric.low, metric.high] for name, metric in metrics.items()}
+        return {
+            "format": RESULT_FORMAT,
+            "task": self.task,
+            "protocol": self.protocol,
+            "split": self.split,
+            **{name: metric.value for name, metric in metrics.items()},
+            "interval": {"level": self.level, "resamples": self.resamples, **intervals},
+            "clips": {"counted": self.counted, "dropped": dict(self.dropped)},
+            "model": {"id": self.model, "sha256": self.model_sha256},
+            "dataset": dict(self.dataset),
+            "seed": self.seed,
+            "parameters": dict(self.parameters),
+            "per_class": [asdict(score) for score in self.classes],
+            "confused": [asdict(pair) for pair in self.confused],
+            "versions": dict(self.versions),
+        }
 
 
-def read_results(paths: Sequence[Path], manifest: Mapping[str, Any]) -> list[Result]:
-    """Return the results of all files.
-
-    Args:
-        paths: of the files.
-        manifest: of the dataset whose card will show them.
+def read_results(paths: Sequence[Path], manifest: Manifest) -> list[EvaluationResult]:
+    """Return the results in files, all of which must be of the dataset of this manifest.
 
     Raises:
         InputError: a file is none of ours, holds what cannot be, or is of other data.
     """
-    data_sha256 = hash_data(manifest)
-    return [read_result(path, data_sha256) for path in paths]
+    return [read_result(path, manifest.data_sha256) for path in paths]
 
 
-def read_result(path: Path, data_sha256: str) -> Result:
+def read_result(path: Path, data_sha256: str) -> EvaluationResult:
     """Return the result in one file, which must be of this data."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -76,7 +123,7 @@ def read_result(path: Path, data_sha256: str) -> Result:
         raise InputError(f"{path}: is no result of format {RESULT_FORMAT}")
     try:
         result = parse_result(document)
-        stated = document["dataset"]["data_sha256"]
+        stated = result.dataset["data_sha256"]
     except KeyError as error:
         raise InputError(f"{path}: has no {error.args[0]}") from error
     except (ValueError, TypeError, AttributeError) as error:
@@ -88,7 +135,7 @@ def read_result(path: Path, data_sha256: str) -> Result:
     return result
 
 
-def parse_result(document: Mapping[str, Any]) -> Result:
+def parse_result(document: Mapping[str, Any]) -> EvaluationResult:
     """Return a result, every value of it where it must lie.
 
     Raises:
@@ -102,8 +149,8 @@ def parse_result(document: Mapping[str, Any]) -> Result:
     top1, top5, mean = (metrics[name].value for name in METRICS)
     if top1 > top5 or abs(mean - (top1 + top5) / 2) > TOLERANCE:
         raise ValueError(f"top1 {top1}, top5 {top5} and their mean {mean} do not fit each other")
-    clips, model, pairs = document["clips"], document["model"], document.get("confused", [])
-    return Result(
+    clips, model, interval = document["clips"], document["model"], document["interval"]
+    return EvaluationResult(
         task=document["task"],
         protocol=str(document["protocol"]),
         split=document["split"],
@@ -114,17 +161,15 @@ def parse_result(document: Mapping[str, Any]) -> Result:
         },
         model=str(model["id"]),
         model_sha256=None if model["sha256"] is None else str(model["sha256"]),
+        dataset=dict(document["dataset"]),
         seed=parse_count(document["seed"], "seed"),
-        level=parse_share(document["interval"]["level"], "interval.level"),
+        level=parse_share(interval["level"], "interval.level"),
+        resamples=parse_count(interval.get("resamples", 0), "interval.resamples"),
         **metrics,
-        confused=tuple(
-            (
-                str(pair["true"]),
-                str(pair["predicted"]),
-                parse_count(pair["clips"], "confused.clips"),
-            )
-            for pair in pairs
-        ),
+        parameters=dict(document.get("parameters", {})),
+        classes=tuple(ClassScore(**row) for row in document.get("per_class", ())),
+        confused=tuple(map(parse_pair, document.get("confused", ()))),
+        versions=dict(document.get("versions", {})),
     )
 
 
@@ -134,6 +179,12 @@ def parse_metric(document: Mapping[str, Any], name: str) -> Metric:
     if low > high:
         raise ValueError(f"interval.{name} is [{low}, {high}]; it must begin before it ends")
     return Metric(parse_share(document[name], name), low, high)
+
+
+def parse_pair(pair: Mapping[str, Any]) -> ConfusedPair:
+    """Return one pair of classes."""
+    n_clips = parse_count(pair["clips"], "confused.clips")
+    return ConfusedPair(str(pair["true"]), str(pair["predicted"]), n_clips)
 
 
 def parse_share(value: Any, name: str) -> float:

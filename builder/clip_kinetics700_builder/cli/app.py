@@ -1,7 +1,7 @@
-"""The command line: words in, one command run, an exit code out.
+"""The command line runs one command and turns every error into one line and an exit code.
 
 Exit code 0: done. 1: the run failed, or more clips failed than allowed. 2: misuse or bad
-input, in one line. A traceback only with --debug.
+input. A traceback only with --debug.
 """
 
 import errno

@@ -1,30 +1,28 @@
-"""The command of annotations: files of any release in, a table over all of them out."""
+"""The commands of clips: what annotations say of them, how they are fetched, what came of that."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from clip_kinetics700_builder.cli.datasets import make_config
 from clip_kinetics700_builder.cli.options import (
     PATH,
-    download_options,
+    choose_progress,
+    dry_run_option,
     general_options,
-    release_options,
-    retry_option,
-    source_of_annotations,
+    json_option,
+    make_config,
+    options_of,
 )
-from clip_kinetics700_builder.clips.releases import VERSIONS
-from clip_kinetics700_builder.config import DownloadConfig
+from clip_kinetics700_builder.config import VERSIONS, DownloadConfig
 
 
 @click.command("annotations")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--output", metavar="FILE", type=PATH, help="Write the table as Parquet.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
-@source_of_annotations
+@json_option
+@options_of(DownloadConfig, only=("base_url", "annotations_url", "cache"))
 @general_options
 def annotations_command(
     files: tuple[str, ...], *, output: Path | None, as_json: bool, **options: Any
@@ -68,29 +66,28 @@ def find_paths(word: str, options: dict[str, Any]) -> list[tuple[Path, str | Non
 
 
 @click.command("download")
-@release_options
-@download_options
-@retry_option
+@options_of(DownloadConfig)
+@click.option("--output", type=PATH, required=True, help="Directory of the clips.")
+@dry_run_option
 @general_options
-def download_command(*, dry_run: bool, quiet: bool, **options: Any) -> int:
+def download_command(*, dry_run: bool, **options: Any) -> int:
     """Get clips of Kinetics into a directory: what is there first, then --source in order."""
     from clip_kinetics700_builder.cli import tables
     from clip_kinetics700_builder.download import download
-    from clip_kinetics700_builder.system.progress import track_progress
 
     config = make_config(DownloadConfig, options)
     if dry_run:
         tables.print_dry_run(download.plan_download(config), config.output)
         return 0
-    summary = download.download(config, progress=partial(track_progress, quiet=quiet))
-    if not quiet:
+    summary = download.download(config, progress=choose_progress(options))
+    if not options["quiet"]:
         tables.print_download(summary, config.output)
     return 0
 
 
 @click.command("status")
 @click.argument("directory", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+@json_option
 @general_options
 def status_command(directory: Path, *, as_json: bool, **_: Any) -> int:
     """Say what came of the clips in DIRECTORY, a download or a build, and why some are missing."""

@@ -1,7 +1,7 @@
-"""What a person sees at the end of a run: short tables of counts."""
+"""A person sees these short tables of counts at the end of a run."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from clip_kinetics700.schema import SPLITS
+from clip_kinetics700_builder.card.results import EvaluationResult
 from clip_kinetics700_builder.config import EncodeConfig
+from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.download.download import DryRun
 from clip_kinetics700_builder.download.run import DownloadSummary
 from clip_kinetics700_builder.status import Status
@@ -20,9 +21,13 @@ if TYPE_CHECKING:  # they import torch, which most commands do without
     from clip_kinetics700_builder.build import EncodeSummary
     from clip_kinetics700_builder.engines.cost import Cost, CostModel
     from clip_kinetics700_builder.engines.prepare import Job
+    from clip_kinetics700_builder.evaluate.search import Hit
 
 COLUMNS = 80
+ANNOTATION_COLUMNS = 100
 TOP_CLASSES = 5
+WORST_CLASSES = 10
+DRY_RUN = "dry run: nothing was written"
 ODDITY_TEXTS = {
     "damaged": "samples that cannot be read",
     "empty": "samples of no frames",
@@ -34,23 +39,55 @@ ODDITY_TEXTS = {
     "duplicate_clips": "clips that came before in their split",
     "clips_in_several_splits": "clips that are in another split too",
 }
+RELEASES = {
+    "version": "version",
+    "split": "split",
+    "rows": "rows",
+    "classes": "classes",
+    "without_label": "no label",
+    "other_length": "not 10 s",
+    "is_cc": "CC",
+    "is_cc_unknown": "CC unknown",
+}
+LEAKAGE = {
+    "version": "version",
+    "split": "split",
+    "clips": "clips",
+    "in_train_of": "in train of",
+    "same_segment": "same clips",
+    "overlapping": "overlapping",
+}
 
 
-def print_manifest(
-    manifest: Mapping[str, Any], output: Path, summary: "EncodeSummary | None"
-) -> None:
+def make_table(*headings: str, texts: Collection[str] = ("split",), title: str = "") -> Table:
+    """Return a table of numbers; columns named in `texts` are words, which fold."""
+    table = Table(title=title or None, title_justify="left")
+    for heading in headings:
+        is_text = heading in texts
+        table.add_column(
+            heading,
+            justify="left" if is_text else "right",
+            overflow="fold" if is_text else "ellipsis",
+        )
+    return table
+
+
+def open_console(width: int | None = None) -> Console:
+    """Return the console, of a fixed width or of lines that are never cut."""
+    return Console(width=width, soft_wrap=width is None, markup=False, highlight=False, emoji=False)
+
+
+def print_manifest(manifest: Manifest, output: Path, summary: "EncodeSummary | None") -> None:
     """Print rows, samples, failures by reason and frames of each split, and the rate."""
-    totals = manifest["totals"]
-    table = Table(title=str(output), title_justify="left")
-    for name in ("split", "rows", "samples", "failures", "frames", "why clips failed"):
-        numeric = name in ("rows", "samples", "failures", "frames")
-        table.add_column(name, justify="right" if numeric else "left")
-    rows = [(split, totals["splits"][split]) for split in SPLITS if split in totals["splits"]]
-    for name, counts in [*rows, ("all", totals)]:
-        reasons = ", ".join(f"{n} {r}" for r, n in sorted(counts["failures_by_reason"].items()))
-        numbers = [f"{counts[c]:,}" for c in ("rows", "samples", "failures", "frames")]
+    names = ("rows", "samples", "failures", "frames")
+    why = "why clips failed"
+    table = make_table("split", *names, why, texts=("split", why), title=str(output))
+    rows = [*manifest.splits.items()]
+    for name, totals in [*rows, ("all", manifest.totals)]:
+        reasons = ", ".join(f"{n} {r}" for r, n in sorted(totals.failures_by_reason.items()))
+        numbers = [f"{getattr(totals, column):,}" for column in names]
         table.add_row(name, *numbers, reasons, end_section=name == rows[-1][0])
-    console = Console(soft_wrap=True, markup=False)
+    console = open_console()
     console.print(table)
     if summary is not None and summary.n_clips:
         rate = summary.n_clips / summary.seconds
@@ -59,38 +96,34 @@ def print_manifest(
 
 def print_encoded(summary: "EncodeSummary", config: EncodeConfig) -> None:
     """Print what one run of encode did, and what is left."""
-    console = Console(soft_wrap=True, markup=False)
     rate = summary.n_clips / summary.seconds if summary.n_clips else 0.0
-    console.print(
+    open_console().print(
         f"{summary.n_parts} parts with {summary.n_clips} clips in {summary.seconds:.1f} s "
         f"({rate:.2f} clips/s); {summary.n_parts_left} parts are left in {config.work}"
     )
 
 
-def print_plan(plan: "Job", config: EncodeConfig) -> None:
+def print_plan(job: "Job", config: EncodeConfig) -> None:
     """Print what a run would do: clips, found files and parts of each split."""
-    table = Table(title="dry run: nothing was written", title_justify="left")
-    for name in ("split", "clips", "found", "missing", "empty files", "parts"):
-        table.add_column(name, justify="left" if name == "split" else "right")
-    parts = Counter(part.name.rsplit("-", 1)[0] for part in plan.parts)
-    for split, counts in plan.count_found().items():
-        numbers = [counts.total() if hasattr(counts, "total") else sum(counts.values())]
-        numbers += [counts[outcome] for outcome in ("found", "missing", "empty_file")]
+    table = make_table("split", "clips", "found", "missing", "empty files", "parts", title=DRY_RUN)
+    parts = Counter(part.name.rsplit("-", 1)[0] for part in job.parts)
+    for split, counts in job.count_found().items():
+        numbers = [counts.total(), *(counts[n] for n in ("found", "missing", "empty_file"))]
         table.add_row(split, *map("{:,}".format, numbers), str(parts[split]))
-    console = Console(soft_wrap=True, markup=False)
+    console = open_console()
     console.print(table)
-    if plan.archives:
-        console.print(f"{len(plan.archives)} archives would be read for the clips that are missing")
-    n_left = len(plan.list_unfinished(config.work))
+    if job.archives:
+        console.print(f"{len(job.archives)} archives would be read for the clips that are missing")
+    n_left = len(job.list_unfinished(config.work))
     console.print(
-        f"rank {plan.rank} of {plan.world_size} would encode {n_left} of its "
-        f"{len(plan.own_parts)} parts, {len(plan.own_parts) - n_left} are done"
+        f"rank {job.rank} of {job.world_size} would encode {n_left} of its "
+        f"{len(job.own_parts)} parts, {len(job.own_parts) - n_left} are done"
     )
 
 
 def print_cost(model: "CostModel", cost: "Cost") -> None:
     """Print what a build would take, and what that is based on."""
-    console = Console(soft_wrap=True, markup=False)
+    console = open_console()
     console.print(
         f"{cost.n_clips:,} clips would take {format_seconds(cost.seconds)} on this machine, "
         f"{decimal(cost.dataset_bytes)} of dataset and {decimal(cost.work_bytes)} of parts"
@@ -114,19 +147,17 @@ def format_seconds(seconds: float) -> str:
 
 def print_conversion(plan: Iterable[tuple[str, int, int]], source: str, output: Path) -> None:
     """Print what a conversion would read: files and bytes of each split."""
-    table = Table(title="dry run: nothing was written", title_justify="left")
-    for name in ("split", "files", "bytes"):
-        table.add_column(name, justify="left" if name == "split" else "right")
+    table = make_table("split", "files", "bytes", title=DRY_RUN)
     for split, n_files, n_bytes in plan:
         table.add_row(split, f"{n_files:,}", f"{n_bytes:,}")
-    console = Console(soft_wrap=True, markup=False)
+    console = open_console()
     console.print(table)
     console.print(f"{source} would be converted into {output}")
 
 
 def print_info(info: Mapping[str, Any]) -> None:
     """Print what `info.describe_source` returns, in tables of at most 80 columns."""
-    console = Console(width=COLUMNS, markup=False, highlight=False, emoji=False)
+    console = open_console(COLUMNS)
     console.print(str(info["source"]), soft_wrap=True)
     table = Table(show_header=False)
     table.add_column(no_wrap=True)
@@ -155,16 +186,16 @@ def describe_source(info: Mapping[str, Any]) -> list[tuple[str, str]]:
 def describe_numbers(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return widths, types, frames and norms, as names and texts."""
     return [
-        ("width", join_counts(info["widths"])),
-        ("type", join_counts(info["dtypes"])),
+        ("width", join_top(info["widths"])),
+        ("type", join_top(info["dtypes"])),
         ("frames of a sample", join_extremes(info["frames_per_sample"], "{:,.4g}")),
-        ("samples by frames", join_counts((info["frames_per_sample"] or {}).get("counts", {}))),
+        ("samples by frames", join_top((info["frames_per_sample"] or {}).get("counts", {}))),
         ("norm of a frame", join_extremes(info["norms"], "{:,.4g}")),
     ]
 
 
-def join_counts(counts: Mapping[str, int]) -> str:
-    """Return how many there are of each, the most frequent first; of one alone only its name."""
+def join_top(counts: Mapping[str, int]) -> str:
+    """Return how many there are of each, the most frequent first; a single one by name alone."""
     if len(counts) == 1:
         return next(iter(counts))
     ranked = sorted(counts.items(), key=lambda item: -item[1])
@@ -181,9 +212,7 @@ def join_extremes(numbers: Mapping[str, float] | None, form: str) -> str:
 
 def tabulate_splits(info: Mapping[str, Any]) -> Table:
     """Return the samples and frames of each split."""
-    table = Table()
-    for name in ("split", "samples", "frames"):
-        table.add_column(name, justify="left" if name == "split" else "right")
+    table = make_table("split", "samples", "frames")
     for split, counts in [*info["splits"].items(), ("all", info)]:
         table.add_row(split, f"{counts['samples']:,}", f"{counts['frames']:,}")
     return table
@@ -192,12 +221,9 @@ def tabulate_splits(info: Mapping[str, Any]) -> Table:
 def tabulate_classes(info: Mapping[str, Any]) -> Table:
     """Return the classes with most samples, and how many have none."""
     classes = info["classes"]
-    more = "" if classes["is_complete"] else "more than "
-    table = Table()
-    table.add_column(f"{more}{classes['number']:,} classes", overflow="fold")
-    table.add_column("samples", justify="right")
-    top = list(classes["counts"].items())[:TOP_CLASSES]
-    for name, count in top:
+    heading = f"{'' if classes['is_complete'] else 'more than '}{classes['number']:,} classes"
+    table = make_table(heading, "samples", texts=(heading,))
+    for name, count in list(classes["counts"].items())[:TOP_CLASSES]:
         # Captions of one's own may be whole paragraphs.
         text = make_printable(name if len(name) <= COLUMNS else f"{name[:COLUMNS]}...")
         table.add_row(text, f"{count:,}")
@@ -209,22 +235,16 @@ def tabulate_classes(info: Mapping[str, Any]) -> Table:
 
 def tabulate_oddities(info: Mapping[str, Any]) -> Table:
     """Return what is odd, how often, and the first of each."""
-    table = Table()
-    table.add_column("odd")
-    table.add_column("count", justify="right")
-    table.add_column("the first", overflow="fold")
+    table = make_table("odd", "count", "the first", texts=("odd", "the first"))
     for name, text in ODDITY_TEXTS.items():
         oddity = info["oddities"][name]
         table.add_row(text, f"{oddity['count']:,}", oddity["first"] or "")
     return table
 
 
-WORST_CLASSES = 10
-
-
 def print_dry_run(plan: DryRun, output: Path) -> None:
     """Print what a download would get."""
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = open_console()
     console.print(
         f"dry run: of {plan.n_wanted:,} clips {plan.n_held:,} are in {output}; "
         f"up to {plan.n_to_get:,} would be got"
@@ -237,26 +257,24 @@ def print_dry_run(plan: DryRun, output: Path) -> None:
 
 def print_download(summary: DownloadSummary, output: Path) -> None:
     """Print what a download did."""
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    sources = list_counts(summary.got) or "none"
+    console = open_console()
+    sources = join_counts(summary.got) or "none"
     console.print(f"{output}: {summary.held:,} clips were there, got {sources}")
     if summary.reasons:
-        console.print(f"not got: {list_counts(summary.reasons)}; `status` says more")
+        console.print(f"not got: {join_counts(summary.reasons)}; `status` says more")
 
 
 def print_status(status: Status, directory: Path) -> None:
     """Print clips, missing share and reasons by split, attempts by source, the worst classes."""
-    console = Console(width=COLUMNS, markup=False, highlight=False)
+    console = open_console(COLUMNS)
     console.print(f"{directory}: a {status.kind}", soft_wrap=True)
-    table = Table()
-    for name in ("split", "clips", "here", "missing"):
-        table.add_column(name, justify="left" if name == "split" else "right")
-    table.add_column("why they are missing", overflow="fold")
+    why = "why they are missing"
+    table = make_table("split", "clips", "here", "missing", why, texts=("split", why))
     for split in status.splits:
         count = status.rows[split]
         share = f"{1 - status.held[split] / count:.1%}"
-        why = list_counts(status.reasons.get(split, Counter()))
-        table.add_row(split, f"{count:,}", f"{status.held[split]:,}", share, why)
+        reasons = join_counts(status.reasons.get(split, Counter()))
+        table.add_row(split, f"{count:,}", f"{status.held[split]:,}", share, reasons)
     console.print(table)
     console.print(tabulate_sources(status))
     for line in status.damaged:
@@ -266,58 +284,31 @@ def print_status(status: Status, directory: Path) -> None:
 
 def tabulate_sources(status: Status) -> Table:
     """Return the attempts of each source by what came of them."""
-    table = Table()
-    table.add_column("source", overflow="fold")
-    table.add_column("attempts", justify="right")
-    table.add_column("what came of them", overflow="fold")
+    texts = ("source", "what came of them")
+    table = make_table("source", "attempts", "what came of them", texts=texts)
     for name, counts in status.sources.items():
-        table.add_row(name, f"{sum(counts.values()):,}", list_counts(counts))
+        table.add_row(name, f"{sum(counts.values()):,}", join_counts(counts))
     return table
 
 
 def tabulate_missing(status: Status) -> Table:
     """Return the classes of which the largest share is missing."""
-    table = Table()
-    table.add_column("class", overflow="fold")
-    for name in ("clips", "missing", "share"):
-        table.add_column(name, justify="right")
+    table = make_table("class", "clips", "missing", "share", texts=("class",))
     ranked = sorted(status.classes.items(), key=lambda item: (-item[1][1] / item[1][0], item[0]))
     for name, (count, missing) in ranked[:WORST_CLASSES]:
-        table.add_row(
-            name or "without a class", f"{count:,}", f"{missing:,}", f"{missing / count:.1%}"
-        )
+        numbers = f"{count:,}", f"{missing:,}", f"{missing / count:.1%}"
+        table.add_row(name or "without a class", *numbers)
     return table
 
 
-def list_counts(counts: "Counter[str]") -> str:
+def join_counts(counts: "Counter[str]") -> str:
     """Return how many there are of each, the most frequent first."""
     return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
 
 
-ANNOTATION_COLUMNS = 100
-RELEASES = {
-    "version": "version",
-    "split": "split",
-    "rows": "rows",
-    "classes": "classes",
-    "without_label": "no label",
-    "other_length": "not 10 s",
-    "is_cc": "CC",
-    "is_cc_unknown": "CC unknown",
-}
-LEAKAGE = {
-    "version": "version",
-    "split": "split",
-    "clips": "clips",
-    "in_train_of": "in train of",
-    "same_segment": "same clips",
-    "overlapping": "overlapping",
-}
-
-
 def print_annotations(description: Mapping[str, Any]) -> None:
-    """Print what `annotation_table.describe_table` returns."""
-    console = Console(width=ANNOTATION_COLUMNS, markup=False, highlight=False)
+    """Print what `compare.describe_table` returns."""
+    console = open_console(ANNOTATION_COLUMNS)
     console.print(tabulate("", RELEASES, description["releases"]))
     for version, counts in description["duplicates"].items():
         console.print(
@@ -331,11 +322,66 @@ def print_annotations(description: Mapping[str, Any]) -> None:
 
 def tabulate(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return rows as a table."""
-    table = Table(title=title or None, title_justify="left")
-    for name, heading in columns.items():
-        is_text = name in ("version", "split", "in_train_of")
-        table.add_column(heading, justify="left" if is_text else "right")
+    texts = ("version", "split", "in train of")
+    table = make_table(*columns.values(), texts=texts, title=title)
     for row in rows:
         cells = [row[name] for name in columns]
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
     return table
+
+
+def print_result(result: EvaluationResult) -> None:
+    """Print the metrics with their intervals, the worst classes and the most confused pairs."""
+    console = open_console(COLUMNS)
+    for table in (tabulate_metrics(result), tabulate_scores(result), tabulate_confused(result)):
+        console.print(table)
+    if result.dropped:
+        texts = [f"{count:,} {reason}" for reason, count in result.dropped.items()]
+        console.print(f"not counted: {', '.join(texts)}")
+
+
+def tabulate_metrics(result: EvaluationResult) -> Table:
+    """Return top-1, top-5 and their mean."""
+    model = make_printable(result.model)
+    clips = f"{result.counted:,} clips of {result.split}"
+    table = make_table(
+        model,
+        "accuracy",
+        f"{result.level:.0%} interval",
+        texts=(model,),
+        title=f"{result.task}, protocol {result.protocol}: {clips}",
+    )
+    names = ("top-1", "top-5", "mean of the two")
+    for name, metric in zip(names, (result.top1, result.top5, result.mean), strict=True):
+        table.add_row(name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
+    return table
+
+
+def tabulate_scores(result: EvaluationResult) -> Table:
+    """Return the classes with the lowest top-1."""
+    worst = sorted(result.classes, key=lambda score: (score.top1, score.top5, score.name))
+    heading = f"the worst of {len(worst):,} classes"
+    table = make_table(heading, "clips", "top-1", "top-5", texts=(heading,))
+    for score in worst[:WORST_CLASSES]:
+        numbers = f"{score.clips:,}", f"{score.top1:.3f}", f"{score.top5:.3f}"
+        table.add_row(make_printable(score.name), *numbers)
+    return table
+
+
+def tabulate_confused(result: EvaluationResult) -> Table:
+    """Return the pairs of classes that are confused most often."""
+    table = make_table("class", "taken for", "clips", texts=("class", "taken for"))
+    for pair in result.confused[:WORST_CLASSES]:
+        table.add_row(make_printable(pair.true), make_printable(pair.predicted), f"{pair.clips:,}")
+    return table
+
+
+def print_hits(texts: Sequence[str], found: Sequence[Sequence["Hit"]]) -> None:
+    """Print the clips that were found for each text, the best first: a line each, never cut."""
+    console = open_console()
+    for text, hits in zip(texts, found, strict=True):
+        console.print(make_printable(text))
+        for hit in hits:
+            place = hit.link or f"second {hit.seconds:.0f}"
+            line = f"{hit.similarity:8.4f}  {place}  {hit.split} {hit.key}  {hit.caption}"
+            console.print(make_printable(line))

@@ -1,23 +1,19 @@
-"""Annotation files -> Clips: which clips exist, in which split, with which label.
+"""Reads annotation files: Kinetics CSV or JSON of any version, or a table of one's own videos.
 
-In: Kinetics CSV or JSON of any version, or a plain table of one's own videos. Out: one
-`Clip` a row, or an `InputError` that names file and line. A list that is wrong somewhere
-is refused whole, because a build of a wrong list is found out only days later.
+A list that is wrong somewhere is refused whole, by file and line, because a build of a wrong list
+is found out only days later.
 """
 
 import csv
-import difflib
 import gzip
 import json
-import logging
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clip_kinetics700.classes import class_names
 from clip_kinetics700.schema import SPLITS
 from clip_kinetics700_builder.clips.records import (
     check_columns,
@@ -30,20 +26,17 @@ from clip_kinetics700_builder.clips.records import (
 from clip_kinetics700_builder.types import Clip, InputError
 
 LIST_NAME = re.compile(r"(?P<stem>[^.].*)\.(?P<kind>csv|json)(\.gz)?", re.IGNORECASE)
-KINETICS_VERSIONS = ("700", "600", "400")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotationRow:
-    """A clip, the word its split was called by, and where it stands."""
+    """An annotated clip, the word that its list uses for its split, and where it stands."""
 
     clip: Clip
     split_word: str
     file: Path
     place: int | str
-    """The line of a table, the key of a JSON entry."""
+    """The line in a table, or the key of a JSON entry."""
     is_cc: bool | None = None
     """Whether the video is under a Creative Commons licence; None where the list does not say."""
 
@@ -54,16 +47,16 @@ class AnnotationRow:
 
 @dataclass(slots=True)
 class AnnotationSet:
-    """The rows of all files so far, and what they must not contradict."""
+    """The clips of all files so far, and what later rows must not contradict."""
 
     clips: list[Clip] = field(default_factory=list)
     rows: dict[str, AnnotationRow] = field(default_factory=dict)
-    """First row of each identity."""
+    """The first row of each clip, by the clip's identity."""
     words: dict[str, AnnotationRow] = field(default_factory=dict)
-    """First row of each split."""
+    """The first row of each split."""
 
     def add(self, row: AnnotationRow) -> None:
-        """Take a row in, or refuse it."""
+        """Add the clip of a row, or refuse the row."""
         split = row.clip.split
         named = self.words.setdefault(split, row)
         if named.split_word != row.split_word:
@@ -93,14 +86,12 @@ def read_annotations(paths: Sequence[Path], *, splits: Sequence[str] = ()) -> li
     """
     annotations = AnnotationSet()
     for file in list_files(paths):
-        n_clips = len(annotations.clips)
-        n_rows = 0
+        is_empty = True
         for row in read_rows(file):
             annotations.add(row)
-            n_rows += 1
-        if n_rows == 0:
+            is_empty = False
+        if is_empty:
             raise InputError(f"{file} holds no rows; expected at least one below the header")
-        logger.debug("%s: %d rows, %d new", file, n_rows, len(annotations.clips) - n_clips)
     present = [split for split in SPLITS if split in annotations.words]
     for split in splits:
         if split not in present:
@@ -111,7 +102,7 @@ def read_annotations(paths: Sequence[Path], *, splits: Sequence[str] = ()) -> li
 
 
 def list_files(paths: Sequence[Path]) -> list[Path]:
-    """Return files as they are and directories as their lists, sorted by name."""
+    """Return the files of paths; those of a directory are its lists, sorted by name."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -132,12 +123,12 @@ def list_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_rows(file: Path) -> Iterator[AnnotationRow]:
-    """Yield the rows of a list of either kind."""
+    """Yield the rows of a list, JSON or a table by its name."""
     return read_json(file) if is_json(file) else read_table(file)
 
 
 def is_json(file: Path) -> bool:
-    """Tell JSON from a table by the file's name."""
+    """Tell JSON from a table by the name of the file."""
     match = LIST_NAME.fullmatch(file.name)
     return match is not None and match["kind"].lower() == "json"
 
@@ -191,7 +182,7 @@ def read_table(file: Path) -> Iterator[AnnotationRow]:
             default_word = find_split_word(file.name)
     except ValueError as error:
         raise InputError(f"{file} line {number}: {error}") from error
-    # In a table of one's own videos it is one of the other columns.
+    # A table of one's own videos may have a column of this name, with any content.
     at = columns.index("is_cc") if "is_cc" in columns and "path" not in columns else None
     for number, fields in records:
         try:
@@ -229,56 +220,3 @@ def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key!r} occurs twice")
         document[key] = value
     return document
-
-
-def resolve_class_list(clips: Sequence[Clip], class_list: str) -> tuple[str, ...] | None:
-    """Return the class names whose positions are the label ids, or None without labels.
-
-    Args:
-        clips: all clips of the build.
-        class_list: `400`, `600`, `700`, a text file with one class a line, or `auto`: the first
-            of 700, 600 and 400 that holds every label of Kinetics rows, or else the sorted
-            labels of one's own videos.
-
-    Raises:
-        InputError: the list cannot be read, or does not hold a label.
-    """
-    first_of_label = {clip.label: clip for clip in reversed(clips) if clip.label is not None}
-    if class_list == "auto":
-        if any(clip.path is None for clip in clips):
-            return choose_version(first_of_label.keys())
-        return tuple(sorted(first_of_label)) or None
-    names = class_names(class_list) if class_list in KINETICS_VERSIONS else read_classes(class_list)
-    for label in sorted(first_of_label.keys() - set(names)):
-        near = difflib.get_close_matches(label, names, n=3)
-        raise InputError(
-            f"label {label!r} of clip {shorten(first_of_label[label].identity)} is not among the "
-            f"{len(names)} of class list {class_list}; near names: {', '.join(near) or 'none'}"
-        )
-    return names
-
-
-def choose_version(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the first of the 700, 600 and 400 lists that holds every label."""
-    lists = [class_names(version) for version in KINETICS_VERSIONS]
-    for names in lists:
-        if set(labels) <= set(names):
-            return names
-    strangers = min((sorted(set(labels) - set(names)) for names in lists), key=len)
-    raise InputError(
-        f"the labels are of no one Kinetics version: the closest lacks {shorten(strangers)}; "
-        "name the right list with --class-list (400, 600, 700 or a text file)"
-    )
-
-
-def read_classes(class_list: str) -> tuple[str, ...]:
-    """Return the names of a text file with one class a line."""
-    names: dict[str, None] = {}
-    for number, line in enumerate(read_lines(Path(class_list)), 1):
-        name = line.strip()
-        if not name or name in names:
-            raise InputError(f"{class_list} line {number}: class {name!r} is empty or there twice")
-        names[name] = None
-    if not names:
-        raise InputError(f"class list {class_list} is empty; expected one class a line")
-    return tuple(names)

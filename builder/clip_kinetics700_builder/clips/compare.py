@@ -1,7 +1,7 @@
-"""Annotation files of any release in, one typed table over all of them out, and what it tells.
+"""Puts the annotation files of several releases into one typed table, and counts what is in it.
 
-A build refuses lists that contradict each other; here they are counted: clips that are there twice,
-and clips of one release's validation or test that are in the training split of another.
+A build refuses lists that contradict each other; here the contradictions are counted: clips that
+are there twice, and clips of a validation or test split that are in a training split too.
 """
 
 import re
@@ -40,7 +40,7 @@ Segment = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class ReleaseFile:
-    """One annotation file and the release it is of."""
+    """One annotation file and its release, None where nothing names it."""
 
     path: Path
     version: str | None
@@ -56,10 +56,10 @@ def find_version(path: Path) -> str | None:
 
 
 def list_release_files(paths: Iterable[tuple[Path, str | None]]) -> list[ReleaseFile]:
-    """Return the files of paths with their releases; of one list in two formats the table alone.
+    """Return the files of paths with their releases; a table stands for the same list in JSON.
 
     Args:
-        paths: files or directories, each with its release where that is said.
+        paths: files or directories, each with its release if that is given.
     """
     files: list[ReleaseFile] = []
     for path, version in paths:
@@ -75,7 +75,7 @@ def read_release_files(files: Sequence[ReleaseFile]) -> pa.Table:
     """Return all rows of annotation files, in their order.
 
     Raises:
-        InputError: a file cannot be read, or a row is wrong, or of one's own videos.
+        InputError: a file cannot be read, or a row is wrong or of one's own videos.
     """
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for file in files:
@@ -140,7 +140,7 @@ def describe_releases(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def describe_duplicates(groups: Mapping[tuple[str, str], Sequence[Segment]]) -> dict[str, Any]:
-    """Return, for each release, how many segments are there several times, and ids with several."""
+    """Return for each release how many segments occur twice, and how many ids have several."""
     duplicates = {}
     for version in dict.fromkeys(version for version, _ in groups):
         segments = [s for key, group in groups.items() if key[0] == version for s in group]
@@ -157,7 +157,7 @@ def describe_duplicates(groups: Mapping[tuple[str, str], Sequence[Segment]]) -> 
 def describe_leakage(
     groups: Mapping[tuple[str, str], Sequence[Segment]],
 ) -> Iterator[dict[str, Any]]:
-    """Yield, for validation and test of each release and train of each, what is in both."""
+    """Yield how much of each validation or test split is in each training split."""
     for (version, split), held_out in groups.items():
         for (other, other_split), train in groups.items():
             if split == "train" or other_split != "train":
@@ -176,7 +176,7 @@ def describe_leakage(
 
 
 def count_overlaps(held_out: Iterable[Segment], train: Iterable[Segment]) -> int:
-    """Return how many segments share a moment of a video with one of the others."""
+    """Return how many held-out segments share a moment of their video with one of train."""
     times: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for video_id, start, end in train:
         times[video_id].append((start, end))

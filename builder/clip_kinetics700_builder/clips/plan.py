@@ -1,8 +1,7 @@
-"""Clips -> the ordered plan -> parts; pure, apart from the plan's own file.
+"""Orders the clips of a build, cuts them into parts, and keeps the order in a file of its own.
 
-In: the clips of the annotations. Out: their order, the runs of rows that are encoded
-together, and a digest. Order and cut come from the annotations alone, never from the
-files at hand, so every machine and every repair sees the same plan.
+Order and cut come from the annotations alone, never from the files at hand, so that every machine
+and every repair has the same plan.
 """
 
 import hashlib
@@ -61,11 +60,11 @@ def digest_identity(clip: Clip, seed: int) -> bytes:
 
 
 def cut_parts(clips: Sequence[Clip], rows_per_part: int) -> list[Part]:
-    """Return runs of at most rows_per_part rows, none across two splits.
+    """Return parts of at most `rows_per_part` consecutive rows, each of one split.
 
     Args:
         clips: the plan, in order.
-        rows_per_part: rows of a part; the last part of a split holds the rest.
+        rows_per_part: rows of each part but the last one of a split, which holds the rest.
 
     Raises:
         InputError: rows_per_part is less than 1.
@@ -76,7 +75,7 @@ def cut_parts(clips: Sequence[Clip], rows_per_part: int) -> list[Part]:
 
 
 def cut_splits(spans: Mapping[str, range], rows_per_part: int) -> list[Part]:
-    """Return the parts of splits whose rows are these.
+    """Return the parts that splits are cut into, given the rows of each.
 
     Raises:
         InputError: rows_per_part is less than 1.
@@ -94,7 +93,7 @@ def find_splits(runs: Iterable[tuple[str, int]]) -> dict[str, range]:
     """Return the rows of each split.
 
     Args:
-        runs: of the plan, each a split and how many rows of it follow each other.
+        runs: (split, number of rows) of equal rows that follow each other, in plan order.
 
     Raises:
         ValueError: a split comes after one that it should come before.
@@ -160,37 +159,36 @@ def plan_digest(clips: Sequence[Clip]) -> str:
 
 
 ROWS_PER_PIECE = 1000
-# Columns of few different values, by the thousand.
+# Columns that repeat few different values.
 CODED = ("split", "label", "caption")
 NO_VALUE = -1
 
 
 class CodedColumn:
-    """A column of texts as numbers of its different texts."""
+    """A column that keeps each different text once, and a number for each row: it saves memory."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         """Take a column of texts and nulls."""
         encoded = column.combine_chunks().dictionary_encode()
         codes = encoded.indices.fill_null(NO_VALUE)
-        self.codes: npt.NDArray[np.int32] = codes.to_numpy(zero_copy_only=False).copy()
-        # NO_VALUE is the last one.
+        self._codes: npt.NDArray[np.int32] = codes.to_numpy(zero_copy_only=False).copy()
+        # As the last text, None is what NO_VALUE, -1, stands for.
         self._texts: list[str | None] = [*encoded.dictionary.to_pylist(), None]
 
     def take(self, begin: int, end: int) -> list[str | None]:
         """Return the texts of consecutive rows."""
-        texts = self._texts
-        return [texts[code] for code in self.codes[begin:end].tolist()]
+        return [self._texts[code] for code in self._codes[begin:end].tolist()]
 
     def runs(self) -> Iterator[tuple[str, int]]:
         """Yield the runs of equal texts, each with its length; there must be no nulls."""
-        begins = np.flatnonzero(np.diff(self.codes, prepend=NO_VALUE))
-        lengths = np.diff(begins, append=len(self.codes))
-        for code, length in zip(self.codes[begins].tolist(), lengths.tolist(), strict=True):
+        begins = np.flatnonzero(np.diff(self._codes, prepend=NO_VALUE))
+        lengths = np.diff(begins, append=len(self._codes))
+        for code, length in zip(self._codes[begins].tolist(), lengths.tolist(), strict=True):
             yield str(self._texts[code]), length
 
 
 class PlanTable:
-    """The clips of a plan, in order."""
+    """The clips of a plan in order, made only when asked for: a `Clip` takes far more memory."""
 
     def __init__(self, path: Path) -> None:
         """Read a plan.

@@ -1,7 +1,6 @@
-"""One record of an annotation file -> one Clip; pure, whatever the file's format.
+"""Turns one record of an annotation file into a clip and the word that the file uses for its split.
 
-In: a header, the fields of a record, or a JSON entry. Out: the clip and the word its split
-was called by, or a `ValueError`, to which the reader of the file adds file and line.
+Whatever is wrong is a `ValueError`; whoever reads the file adds the file and the line.
 """
 
 import json
@@ -13,14 +12,14 @@ from clip_kinetics700.schema import SPLIT_OF_WORD, normalize_split
 from clip_kinetics700_builder.types import Clip
 
 VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{11}")
-# Six digits are what a clip's file name has room for; milliseconds end up outside.
+# A clip's file name has room for six digits; times in milliseconds have more.
 WHOLE_SECONDS = re.compile(r"([0-9]{1,6})(?:\.0*)?")
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 IS_CC_OF_WORD = {"": None, "0": False, "false": False, "1": True, "true": True}
 
 
 def check_columns(columns: Sequence[str]) -> None:
-    """Refuse a header that is neither of Kinetics nor of a plain table."""
+    """Refuse the header of a table that is neither Kinetics' nor a plain one."""
     if len(set(columns)) < len(columns):
         raise ValueError(f"a column occurs twice in the header: {shorten(columns)}")
     if "path" not in columns and not set(KINETICS_COLUMNS) <= set(columns):
@@ -74,7 +73,7 @@ def make_kinetics_clip(
 
 
 def parse_seconds(column: str, value: object) -> int:
-    """Return whole seconds; `84` and `84.0` are, `84.5`, `-1` and `nan` are not."""
+    """Return whole seconds, such as `84` or `84.0`; refuse `84.5`, `-1` and `nan`."""
     match = WHOLE_SECONDS.fullmatch(str(value).strip())
     if match is None:
         raise ValueError(f"{column} must be whole seconds from 0 to 999999, got {shorten(value)}")
@@ -82,7 +81,7 @@ def parse_seconds(column: str, value: object) -> int:
 
 
 def parse_is_cc(text: str) -> bool | None:
-    """Return whether a video is under a Creative Commons licence; None where nothing is said."""
+    """Return whether a video is under a Creative Commons licence; None for an empty cell."""
     word = text.strip().lower()
     if word not in IS_CC_OF_WORD:
         raise ValueError(f"is_cc must be 0, 1, false, true or empty, got {shorten(text)}")
@@ -125,6 +124,6 @@ def parse_entry(key: str, entry: object, file_name: str) -> tuple[Clip, str]:
 
 
 def shorten(value: object) -> str:
-    """Return what came in a length that fits a line."""
+    """Return the repr of a value, cut to 120 characters so that an error stays one line."""
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "..."

@@ -1,6 +1,6 @@
-"""The releases of Kinetics: where the annotations, the archive lists and the archives of each are.
+"""Facts about the releases of Kinetics: where each one's annotations, lists and archives are.
 
-Facts of CVDF's bucket and of DeepMind's, as they stand; nothing here reads anything.
+They describe CVDF's bucket and DeepMind's as they stand; nothing here reads anything.
 """
 
 from dataclasses import dataclass
@@ -20,25 +20,28 @@ class Release:
     version: str
     """`400`, `600`, `700` (of 2019) or `700-2020`."""
     folder: str
-    """Folder of its archives below CVDF's address; the 700s share those of 2020."""
-    deepmind_name: str
-    """Name of DeepMind's archive of its annotations."""
-    has_cvdf_annotations: bool
+    """Folder of its archives below CVDF's address; both 700s have the archives of 2020."""
+    has_cvdf_annotations: bool = False
     """Whether CVDF has annotations of this very release."""
-    class_archives: tuple[str, ...]
+    class_archives: tuple[str, ...] = ()
     """Splits whose archives hold one class each."""
     is_named_after_classes: bool = False
-    """Whether such an archive is called what its class is; else only its content tells."""
+    """Whether such an archive is named after its class; else only its content tells."""
     overlays: tuple[str, ...] = ()
     """Archives, below the folder, whose clips replace those of the others."""
 
+    @property
+    def deepmind_name(self) -> str:
+        """Name of DeepMind's archive of its annotations."""
+        return f"kinetics{self.version.replace('-', '_')}.tar.gz"
+
     def list_path(self, split: str) -> str:
-        """Return where, below CVDF's address, the addresses of a split's archives are listed."""
+        """Return the path, below CVDF's address, of the list of a split's archives."""
         word = SPLIT_FOLDERS[split]
         return f"{self.folder}/{word}/k{self.folder}_{word}_path.txt"
 
     def cvdf_annotations(self, split: str) -> str:
-        """Return where, below CVDF's address, a split's annotations are."""
+        """Return the path, below CVDF's address, of a split's annotations."""
         return f"{self.folder}/annotations/{SPLIT_FOLDERS[split]}.csv"
 
 
@@ -48,30 +51,14 @@ RELEASES = {
         Release(
             "400",
             "400",
-            "kinetics400.tar.gz",
             has_cvdf_annotations=True,
-            class_archives=(),
             overlays=("replacement_for_corrupted_k400.tgz",),
         ),
-        Release(
-            "600",
-            "600",
-            "kinetics600.tar.gz",
-            has_cvdf_annotations=False,
-            class_archives=SPLITS,
-            is_named_after_classes=True,
-        ),
-        Release(
-            "700",
-            "700_2020",
-            "kinetics700.tar.gz",
-            has_cvdf_annotations=False,
-            class_archives=("train", "validation"),
-        ),
+        Release("600", "600", class_archives=SPLITS, is_named_after_classes=True),
+        Release("700", "700_2020", class_archives=("train", "validation")),
         Release(
             "700-2020",
             "700_2020",
-            "kinetics700_2020.tar.gz",
             has_cvdf_annotations=True,
             class_archives=("train", "validation"),
         ),

@@ -1,4 +1,4 @@
-"""A dataset of any dialect in, verified and in our layout out; resumable and in constant memory.
+"""Conversion rewrites a dataset of any dialect in our layout; cut off, it goes on where it was.
 
 A remote source is copied into DIR/.build/source first, and the copy goes when all is verified.
 """
@@ -8,7 +8,6 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,19 @@ from clip_kinetics700_builder.assemble.assemble import (
     refuse_other_assembly,
     resolve_date,
 )
-from clip_kinetics700_builder.config import AssembleConfig, ConvertConfig
+from clip_kinetics700_builder.config import ConvertConfig
 from clip_kinetics700_builder.convert.fetch import fetch_source, is_fetched
 from clip_kinetics700_builder.convert.rows import ConvertedRows
 from clip_kinetics700_builder.dataset.layout import (
     CONVERSION_NAME,
-    SHARDS,
-    SINGLE_FILES,
     WORK_NAME,
-    is_complete,
+    is_published,
     list_names,
     lock_dataset,
     read_state,
     refuse_foreign,
 )
-from clip_kinetics700_builder.dataset.manifest import read_manifest
+from clip_kinetics700_builder.dataset.manifest import Manifest, read_manifest
 from clip_kinetics700_builder.dataset.problems import Problem
 from clip_kinetics700_builder.read.rows import (
     count_steps,
@@ -46,7 +43,7 @@ from clip_kinetics700_builder.read.rows import (
     read_size,
 )
 from clip_kinetics700_builder.system.files import check_directory, hash_file, write_json
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 
@@ -56,7 +53,9 @@ COPY_NAME = "source"
 Listing = Mapping[str, Mapping[str, Any]]
 
 
-def convert(config: ConvertConfig, *, quiet: bool = False) -> tuple[dict[str, Any], list[Problem]]:
+def convert(
+    config: ConvertConfig, *, progress: Progress = no_progress
+) -> tuple[Manifest, list[Problem]]:
     """Convert a dataset, or go on where that was cut off.
 
     Returns:
@@ -70,17 +69,18 @@ def convert(config: ConvertConfig, *, quiet: bool = False) -> tuple[dict[str, An
     dataset = open_for_conversion(config)
     listing = list_source(dataset.layout)
     state = describe_state(config, dataset.layout, listing)
-    work = config.output / WORK_NAME
-    with lock_dataset(config.output):
+    work = config.assembly.output / WORK_NAME
+    with lock_dataset(config.assembly.output):
         manifest = find_finished(config, state)
         if manifest is None:
             begin(work, state)
-            manifest = write_dataset(config, dataset, listing, quiet=quiet)
-            write_json(work / CONVERSION_NAME, {**state, "manifest": manifest["self_sha256"]})
+            manifest = write_dataset(config, dataset, listing, progress)
+            write_json(work / CONVERSION_NAME, {**state, "manifest": manifest.self_sha256})
         else:
-            log.info("%s: is complete, nothing to write; it is verified again", config.output)
-        track = partial(track_progress, "verify", unit="samples", quiet=quiet)
-        problems = verify_dataset(config.output, track=track)
+            log.info(
+                "%s: is complete, nothing to write; it is verified again", config.assembly.output
+            )
+        problems = verify_dataset(config.assembly.output, progress=progress)
         if not problems:
             shutil.rmtree(work / COPY_NAME, ignore_errors=True)
     return manifest, problems
@@ -92,12 +92,12 @@ def open_for_conversion(config: ConvertConfig) -> EmbeddingDataset:
     Raises:
         InputError: the source cannot be read, or the output is in the way.
     """
-    check_directory("DIR", config.output)
+    check_directory("DIR", config.assembly.output)
     dataset = open_source(config.source)
-    refuse_nested(dataset.layout, config.output)
-    refuse_foreign(config.output, option="DIR", converts=True)
-    refuse_strangers(config.output)
-    refuse_other_assembly(assembly_of(config))
+    refuse_nested(dataset.layout, config.assembly.output)
+    refuse_foreign(config.assembly.output, option="DIR", converts=True)
+    refuse_strangers(config.assembly.output)
+    refuse_other_assembly(config.assembly)
     return dataset
 
 
@@ -120,22 +120,8 @@ def refuse_nested(layout: Layout, output: Path) -> None:
 def refuse_strangers(output: Path) -> None:
     """Refuse files that are no part of a dataset, which verification would find in the end."""
     for name in list_names(output):
-        published = name.removesuffix(".partial")
-        if published not in SINGLE_FILES and not SHARDS.fullmatch(published):
+        if not is_published(name.removesuffix(".partial")):
             raise InputError(f"DIR {output}: holds {name}, which is no file of a dataset")
-
-
-def assembly_of(config: ConvertConfig) -> AssembleConfig:
-    """Return the options of assembly."""
-    return AssembleConfig(
-        source=Path(config.source.source),
-        output=config.output,
-        samples_per_shard=config.samples_per_shard,
-        formats=config.formats,
-        max_failures=config.max_failures,
-        date=config.date,
-        figures=config.figures,
-    )
 
 
 def describe_plan(config: ConvertConfig) -> list[tuple[str, int, int]]:
@@ -150,28 +136,28 @@ def describe_plan(config: ConvertConfig) -> list[tuple[str, int, int]]:
 
 def describe_state(config: ConvertConfig, layout: Layout, listing: Listing) -> dict[str, Any]:
     """Return what tells whether a source is still what it was, without reading it."""
-    files = dict(listing)
+    files, class_list = dict(listing), config.assembly.class_list or "auto"
     if layout.index is not None and config.source.index is not None:
         files["--index"] = describe_file(layout.index)
-    if Path(config.class_list).is_file():
-        files["--class-list"] = {"sha256": hash_file(Path(config.class_list))}
+    if Path(class_list).is_file():
+        files["--class-list"] = {"sha256": hash_file(Path(class_list))}
     known = [[name, *(str(files[name].get(key)) for key in STATE_FIELDS)] for name in sorted(files)]
     groups = {split: list(map(layout.relative, group)) for split, group in layout.files.items()}
     text = json.dumps([layout.root, groups, layout.index, known])
     return {
         "files_sha256": hashlib.sha256(text.encode("ascii")).hexdigest(),
-        "class_list": config.class_list,
+        "class_list": class_list,
         "on_error": config.source.on_error,
     }
 
 
-def find_finished(config: ConvertConfig, state: Mapping[str, Any]) -> dict[str, Any] | None:
+def find_finished(config: ConvertConfig, state: Mapping[str, Any]) -> Manifest | None:
     """Return the manifest of the output if it is complete and was made of this very source."""
-    manifest = read_manifest(config.output)
-    if manifest is None or manifest.get("date") != resolve_date(assembly_of(config)):
+    manifest = read_manifest(config.assembly.output)
+    if manifest is None or manifest.date != resolve_date(config.assembly):
         return None
-    is_current = read_state(config.output) == {**state, "manifest": manifest.get("self_sha256")}
-    return manifest if is_current and is_complete(config.output, manifest) else None
+    is_current = read_state(config.assembly.output) == {**state, "manifest": manifest.self_sha256}
+    return manifest if is_current and manifest.is_complete(config.assembly.output) else None
 
 
 def begin(work: Path, state: Mapping[str, Any]) -> None:
@@ -183,39 +169,38 @@ def begin(work: Path, state: Mapping[str, Any]) -> None:
 
 
 def write_dataset(
-    config: ConvertConfig, dataset: EmbeddingDataset, listing: Listing, *, quiet: bool
-) -> dict[str, Any]:
+    config: ConvertConfig, dataset: EmbeddingDataset, listing: Listing, progress: Progress
+) -> Manifest:
     """Fetch the source where it is remote, read it once, then write; return the manifest."""
-    track = partial(track_progress, quiet=quiet)
     if is_fetched(dataset.layout):
-        copy = config.output / WORK_NAME / COPY_NAME
-        track_files = partial(track, "fetch", unit="files")
-        layout = fetch_source(dataset.layout, listing, copy, track=track_files)
-        dataset = open_layout(layout)
+        copy = config.assembly.output / WORK_NAME / COPY_NAME
+        dataset = open_layout(fetch_source(dataset.layout, listing, copy, progress=progress))
     on_error = config.source.on_error
     source = prepare_rows(dataset, on_error)
-    total, unit = count_steps(source)
-    with track("read", total, unit=unit) as advance:
+    with progress("read", *count_steps(source)) as advance:
         rows = ConvertedRows(
-            source, class_list=config.class_list, on_error=on_error, advance=advance
+            source,
+            class_list=config.assembly.class_list or "auto",
+            on_error=on_error,
+            advance=advance,
         )
     manifest = find_same_rows(config, rows)
     if manifest is not None:
         return manifest
     n_rows = sum(totals.rows for totals in rows.totals.values())
-    with track("write", n_rows, unit="rows") as advance:
-        return assemble(rows, assembly_of(config), advance=advance)
+    with progress("write", n_rows, "rows") as advance:
+        return assemble(rows, config.assembly, advance=advance)
 
 
-def find_same_rows(config: ConvertConfig, rows: ConvertedRows) -> dict[str, Any] | None:
+def find_same_rows(config: ConvertConfig, rows: ConvertedRows) -> Manifest | None:
     """Return the manifest of the output if it is complete and holds these very rows.
 
     Only where the source has no manifest of ours does the configuration tell that.
     """
-    manifest = read_manifest(config.output)
-    assembly = assembly_of(config)
+    manifest = read_manifest(config.assembly.output)
+    assembly = config.assembly
     if manifest is None or "rows_sha256" not in rows.configuration:
         return None
-    found = [manifest.get(name) for name in ("configuration", "class_names", "date")]
+    found = [manifest.configuration, manifest.class_names, manifest.date]
     same = [describe_assembly(rows, assembly), rows.class_names, resolve_date(assembly)]
-    return manifest if found == same and is_complete(config.output, manifest) else None
+    return manifest if found == same and manifest.is_complete(config.assembly.output) else None

@@ -1,12 +1,11 @@
-"""A remote source in, a local copy of the files it takes to read it out; none is fetched twice.
+"""A remote source is copied before it is converted: only the files it takes, none of them twice.
 
 A file appears under its name when all of it is there, so a copy that was cut off goes on where it
 was. Names come from others: none of them leads out of the copy's directory.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,11 +14,10 @@ from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import BUFFER_SIZE, is_remote, strip_query
 from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME
 from clip_kinetics700.streams import open_stream
-from clip_kinetics700_builder.read.rows import Advance, read_own_manifest, read_size
+from clip_kinetics700_builder.read.rows import read_own_manifest, read_size
 from clip_kinetics700_builder.system.files import atomic_path, hash_file
+from clip_kinetics700_builder.system.progress import Progress
 from clip_kinetics700_builder.types import BuildError, InputError
-
-Track = Callable[[int], AbstractContextManager[Advance]]
 
 BESIDE_NPY = (".txt", ".cap", ".json")
 
@@ -30,7 +28,7 @@ def is_fetched(layout: Layout) -> bool:
 
 
 def fetch_source(
-    layout: Layout, listing: Mapping[str, Mapping[str, Any]], directory: Path, *, track: Track
+    layout: Layout, listing: Mapping[str, Mapping[str, Any]], directory: Path, *, progress: Progress
 ) -> Layout:
     """Copy a remote source; return the layout of the copy.
 
@@ -38,7 +36,7 @@ def fetch_source(
         layout: of the source.
         listing: what is known of its files.
         directory: of the copy; finished files in it are taken as they are.
-        track: is told how many files there are, and gives what is told of those done.
+        progress: shows how many files are done.
 
     Raises:
         InputError: a name leads out of the directory.
@@ -50,11 +48,14 @@ def fetch_source(
         for split, group in layout.files.items()
     }
     wanted = {path: local_name(layout, path) for path in list_wanted(layout, listing)}
-    hashes = (read_own_manifest(layout) or {}).get("files", {})
-    with track(len(wanted)) as advance:
+    manifest = read_own_manifest(layout)
+    stated = {} if manifest is None else manifest.files
+    with progress("fetch", len(wanted), "files") as advance:
         for path, name in wanted.items():
             if not (directory / name).is_file():
-                known = {**listing.get(name, {}), **hashes.get(name, {})}
+                known = {**listing.get(name, {})}
+                if name in stated:
+                    known |= stated[name].document()
                 fetch_file(path, directory / name, known)
             advance(1)
     is_inside = layout.index is not None and layout.index in wanted

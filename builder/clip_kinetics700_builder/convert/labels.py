@@ -1,14 +1,14 @@
-"""Captions and label ids of a source in, one class list and every sample's label id out.
+"""A `SourceLabels` finds one class list for a source, and every sample's label id in it.
 
-A source that numbers its labels keeps its numbers. Of another one the captions decide, as they
-do for `assemble`, but one sample at a time: nothing here grows with the dataset.
+A source that numbers its labels keeps its numbers. In another one the captions decide, as they do
+for `assemble`, but one sample at a time: nothing here grows with the dataset.
 """
 
 from collections.abc import Sequence
 
-from clip_kinetics700.classes import class_names
+from clip_kinetics700.classes import VERSIONS, class_names
 from clip_kinetics700.schema import Sample
-from clip_kinetics700_builder.clips.annotations import KINETICS_VERSIONS, resolve_class_list
+from clip_kinetics700_builder.clips.classes import resolve_class_list
 from clip_kinetics700_builder.read.rows import clip_of_sample
 from clip_kinetics700_builder.types import InputError
 
@@ -48,7 +48,7 @@ class SourceLabels:
                 )
             self._candidates = [number_names(given)]
         elif self._is_open:
-            self._candidates = [number_names(class_names(name)) for name in KINETICS_VERSIONS]
+            self._candidates = [number_names(class_names(name)) for name in reversed(VERSIONS)]
 
     def add(self, sample: Sample, split: str) -> None:
         """Look at one sample, before any label is asked for.

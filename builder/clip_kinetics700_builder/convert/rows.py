@@ -1,4 +1,4 @@
-"""Any dataset that can be read in, results in its order out: what assembly reads to convert it.
+"""A `ConvertedRows` gives the rows of any local dataset as results that assembly writes.
 
 All of it is read twice: to know counts, width and class list before a byte is written, then to
 write. What cannot be a sample of ours becomes a failure, so that no row is lost.
@@ -13,21 +13,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.features import FAILURES_SCHEMA
 from clip_kinetics700.layout import Layout
-from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME, REASONS, SPLITS, Sample
+from clip_kinetics700.schema import (
+    FAILURES_NAME,
+    MANIFEST_NAME,
+    REASONS,
+    SPLITS,
+    Sample,
+    find_not_finite,
+    to_float16,
+)
 from clip_kinetics700_builder.assemble.rows import Result, find_misfit, is_integer, is_utf8
 from clip_kinetics700_builder.convert.labels import SourceLabels
-from clip_kinetics700_builder.dataset.manifest import Totals, check_own_hash, parse_contract
-from clip_kinetics700_builder.dataset.problems import DamagedFileError
-from clip_kinetics700_builder.parts.canary import Canary
+from clip_kinetics700_builder.dataset.manifest import Manifest
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.read.rows import (
-    Advance,
     Check,
     Damage,
     Row,
@@ -37,44 +42,26 @@ from clip_kinetics700_builder.read.rows import (
     read_rows,
 )
 from clip_kinetics700_builder.system.files import make_printable
+from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import (
-    FLOAT16_INFINITY,
-    FLOAT16_MAGNITUDE,
     BuildError,
     Clip,
     Failure,
-    Float16Array,
     InputError,
 )
 
 log = logging.getLogger(__name__)
 
 
-def read_source_manifest(layout: Layout) -> dict[str, Any] | None:
-    """Return the manifest of a source of ours, or None where there is none.
-
-    Raises:
-        InputError: it is not as it was written.
-    """
-    manifest = read_own_manifest(layout)
-    if manifest is not None:
-        try:
-            check_own_hash(manifest)
-            parse_contract(manifest)
-        except DamagedFileError as error:
-            raise InputError(f"{layout.root}/{MANIFEST_NAME}: {error}") from error
-    return manifest
-
-
 def check_rows(
-    totals: Mapping[str, Totals], manifest: Mapping[str, Any], name: str, on_error: OnError
+    totals: Mapping[str, Totals], manifest: Manifest, name: str, on_error: OnError
 ) -> None:
     """Refuse a source that holds other rows than its manifest says: files are missing.
 
     Raises:
         BuildError: it does, and damage is not to be skipped.
     """
-    stated = {split: counts["rows"] for split, counts in manifest["totals"]["splits"].items()}
+    stated = {split: counts.rows for split, counts in manifest.splits.items()}
     found = {split: counts.rows for split, counts in totals.items()}
     if found != stated:
         message = f"{name}: holds {found} rows, its {MANIFEST_NAME} says {stated}"
@@ -84,7 +71,7 @@ def check_rows(
 
 
 def read_failures(
-    layout: Layout, manifest: Mapping[str, Any] | None, split: str
+    layout: Layout, manifest: Manifest | None, split: str
 ) -> Iterator[tuple[Clip, Failure]]:
     """Yield the failed rows of a split in order; none where the source is not ours.
 
@@ -97,7 +84,7 @@ def read_failures(
         InputError: the table is not there, or a reason in it is unknown.
         DamageError: the table cannot be read.
     """
-    if manifest is None or FAILURES_NAME not in manifest["files"]:
+    if manifest is None or FAILURES_NAME not in manifest.files:
         return
     path = Path(layout.root) / FAILURES_NAME
     if not path.is_file():
@@ -162,7 +149,7 @@ class ConvertedRows:
             source: what is converted.
             class_list: `auto`, `400`, `600`, `700` or a text file.
             on_error: `raise` damage, or `skip` what is damaged: it becomes failures.
-            advance: is told of the steps that are done.
+            advance: takes the number of steps just done.
 
         Raises:
             DamageError: a sample or a file is damaged, and `on_error` is `raise`.
@@ -172,7 +159,7 @@ class ConvertedRows:
         layout = source.dataset.layout
         self._source = source
         self._on_error = on_error
-        self._manifest = read_source_manifest(layout)
+        self._manifest = read_own_manifest(layout)
         is_known = self._manifest is not None
         self._labels = SourceLabels(layout.class_names, class_list, is_known=is_known)
         count = SourceCount(source, self._manifest, self._labels, on_error)
@@ -183,13 +170,13 @@ class ConvertedRows:
         self.width = count.choose_width()
         self.totals = count.finish(self.width)
         self.class_names = self._labels.names
-        self.canary = Canary.from_document(self._manifest or {})
+        self.canary = None if self._manifest is None else self._manifest.canary
         self.configuration = self._describe(count)
 
     def _describe(self, count: "SourceCount") -> dict[str, Any]:
         """Return what a manifest of ours says the embeddings were made with, or what is known."""
         if self._manifest is not None:
-            return dict(self._manifest["configuration"])
+            return dict(self._manifest.configuration)
         return {
             "provenance": "unknown",
             "clips": "own videos" if count.has_own_videos else "kinetics",
@@ -221,7 +208,7 @@ class SourceCount:
     def __init__(
         self,
         source: RowSource,
-        manifest: dict[str, Any] | None,
+        manifest: Manifest | None,
         labels: SourceLabels,
         on_error: OnError,
     ) -> None:
@@ -322,22 +309,10 @@ def judge_row(row: Row) -> Sample | Fault:
         return fault_of(row, "no_frames", "the array has 0 rows")
     if array.dtype.kind != "f":
         return fault_of(row, "unreadable", f"the array is of type {array.dtype}, not of floats")
-    halves = as_float16(array)
-    if holds_infinity(halves):
+    halves = to_float16(array)
+    if len(find_not_finite(halves)):
         return fault_of(row, "unreadable", "the array holds values that are not finite in float16")
     return row if halves is array else replace(row, embeddings=halves)
-
-
-def as_float16(array: npt.NDArray[Any]) -> Float16Array:
-    """Return the array itself, or its values as float16, infinite where they do not fit."""
-    with np.errstate(over="ignore"):
-        return array.astype(np.float16, copy=False)
-
-
-def holds_infinity(halves: Float16Array) -> bool:
-    """Tell whether there is an infinity or a NaN; by its bits, faster than `isfinite`."""
-    magnitudes = halves.view(np.uint16) & FLOAT16_MAGNITUDE
-    return bool(magnitudes.max(initial=0) >= FLOAT16_INFINITY)
 
 
 def fault_of(sample: Sample, reason: str, text: str) -> Fault:

@@ -1,18 +1,15 @@
-"""The output directory: whether it may be written to, is ours, is complete, holds old files.
-
-In: a path. Out: nothing, or an InputError before any work is done.
-"""
+"""These are the names in a dataset's directory, and what in it may be replaced or removed."""
 
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from clip_kinetics700.schema import CLASS_TEXTS_NAME
+from clip_kinetics700_builder.dataset.shards import SHARD_NAME
 from clip_kinetics700_builder.parts.work import is_work_directory
 from clip_kinetics700_builder.system.files import take_lock
 from clip_kinetics700_builder.types import InputError
@@ -25,7 +22,6 @@ SHARDS_NAME = "shards"
 """In that folder lie the reports of finished shards, until the dataset is complete."""
 CONVERSION_NAME = "conversion.json"
 """In that folder too: of what a conversion makes this dataset, and what came of it."""
-SHARDS = re.compile(r"ds_\d{6}\.tar|data/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
 CLASS_BALANCE = "figures/class_balance.png"
 FRAMES_PER_CLIP = "figures/frames_per_clip.png"
 FIGURES = (CLASS_BALANCE, FRAMES_PER_CLIP)
@@ -72,7 +68,7 @@ def list_published(output: Path) -> list[str]:
     paths = [*output.glob("ds_*.tar"), *output.glob("data/*.parquet")]
     names = [path.relative_to(output).as_posix() for path in paths]
     single = [name for name in SINGLE_FILES if (output / name).exists()]
-    return sorted([*filter(SHARDS.fullmatch, names), *single])
+    return sorted([*filter(is_published, names), *single])
 
 
 def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
@@ -82,24 +78,19 @@ def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
     stale = [name for name in stale if name not in ("README.md", "manifest.json")]
     places = ("", "data/", "figures/")
     cut_off = [path for place in places for path in output.glob(f"{place}*.partial")]
-    ours = [path for path in cut_off if is_ours(path.relative_to(output).as_posix())]
+    ours = [
+        path
+        for path in cut_off
+        if is_published(path.relative_to(output).as_posix().removesuffix(".partial"))
+    ]
     for path in [*(output / name for name in stale), *ours]:
         log.info("removing %s, left by an earlier assembly", path)
         path.unlink()
 
 
-def is_ours(partial: str) -> bool:
-    """Say whether a partial file's name is that of a published file."""
-    name = partial.removesuffix(".partial")
-    return name in SINGLE_FILES or SHARDS.fullmatch(name) is not None
-
-
-def is_complete(output: Path, manifest: Mapping[str, Any]) -> bool:
-    """Say whether every file of a manifest is there with its size, and the card."""
-    return (output / "README.md").is_file() and all(
-        (output / name).is_file() and (output / name).stat().st_size == entry["bytes"]
-        for name, entry in manifest["files"].items()
-    )
+def is_published(name: str) -> bool:
+    """Say whether a file of a dataset can have this name."""
+    return name in SINGLE_FILES or SHARD_NAME.fullmatch(name) is not None
 
 
 def lock_dataset(output: Path, *, waits: bool = False) -> AbstractContextManager[object]:

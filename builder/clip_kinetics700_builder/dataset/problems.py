@@ -1,7 +1,4 @@
-"""What verification finds, kept short: one line a file and kind of fault, however many rows.
-
-In: faults as they are met. Out: `Problem`s in the order of their files' first fault.
-"""
+"""`Problems` collects what verification finds: one line a file and kind of fault."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""What is refused of a video before FFmpeg opens it, and before one of its frames is decoded.
-
-In: a path, or what the headers claim. Out: nothing, or why the clip gives no frames.
-"""
+"""Refuses files that FFmpeg must not open, and videos whose headers or times claim too much."""
 
 import os
 import re
@@ -15,9 +12,9 @@ from clip_kinetics700_builder.types import ClipError
 
 # Twice 8K. A damaged header can claim frames of gigabytes.
 MAX_FRAME_PIXELS = 2**26
-# RGB held at a time: 64 frames of 4K would be 1.6 GB.
+# Bytes of RGB that are held at a time: 64 frames of 4K would be 1.6 GB.
 MAX_SLICE_BYTES = 64 * 2**20
-# A damaged clock can claim years, each second of which would repeat one frame; that of MPEG-TS
+# A damaged clock can claim years, each second of which would repeat one frame. The clock of MPEG-TS
 # wraps after 26.5 hours.
 MAX_DURATION_SECONDS = 25 * 3600
 # The embeddings of one clip are held in memory: at the usual width these are 1 GB.
@@ -32,7 +29,7 @@ BINARY_MAGICS = (
     b"RIFF", b"RIFX", b"RF64", b"FORM", b"G", b"FWS", b"CWS", b"nut/", b"YUV4MPEG2 ",
 )  # fmt: skip
 ID3_MAGIC, ID3_HEADER_BYTES, ID3_HAS_FOOTER = b"ID3", 10, 0x10
-# FFmpeg looks no further for what follows the tags.
+# FFmpeg looks no further than this for what follows the tags.
 MAX_ID3_BYTES = 2**20
 PICTURE_SERIES = re.compile(r"[%*?\[{]")
 PICTURES = re.compile(
@@ -44,11 +41,11 @@ PICTURES = re.compile(
 def check_file(path: str) -> None:
     """Refuse a file that is empty, or that makes FFmpeg open other files.
 
-    torchcodec hands FFmpeg no list of formats that it may take, and FFmpeg finds a playlist (HLS,
-    DASH, ffconcat, a VobSub index) by its content, whatever it is called. All of them are text.
+    torchcodec cannot tell FFmpeg which formats to refuse, and FFmpeg recognises a playlist (HLS,
+    DASH, ffconcat, a VobSub index) by its content, whatever its name. All of them are text.
 
     Raises:
-        ClipError: it is one of these, or cannot be read.
+        ClipError: the file is one of these, or cannot be read.
     """
     with open_video_file(path) as file:
         head = read_behind_tags(file)
@@ -60,17 +57,17 @@ def check_file(path: str) -> None:
         raise ClipError("decode", "unreadable", "the file is text, as playlists are, and no video")
     name = Path(path).name
     if PICTURE_SERIES.search(name) and PICTURES.search(name):
-        # Read by its name and not by its content, it is a pattern for the names of many.
+        # FFmpeg takes such a name for a pattern, and opens all files that fit it.
         message = "the name of a picture with %, *, ?, [ or { stands for a series of pictures"
         raise ClipError("decode", "unreadable", message)
 
 
 @contextmanager
 def open_video_file(path: str) -> Iterator[BinaryIO]:
-    """Yield a file to read from.
+    """Yield an open file.
 
     Raises:
-        ClipError: it is gone, or cannot be read.
+        ClipError: the file is gone, or cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
@@ -82,7 +79,7 @@ def open_video_file(path: str) -> Iterator[BinaryIO]:
 
 
 def read_behind_tags(file: BinaryIO) -> bytes:
-    """Return the first bytes of a file behind the ID3 tags that FFmpeg passes over."""
+    """Return the first bytes of a file behind its ID3 tags, over which FFmpeg passes."""
     head = file.read(HEAD_BYTES)
     while head.startswith(ID3_MAGIC) and len(head) > ID3_HEADER_BYTES:
         size = ID3_HEADER_BYTES + sum(
@@ -99,7 +96,7 @@ def check_size(width: int, height: int) -> None:
     """Refuse frames of no size, or of an absurd one.
 
     Raises:
-        ClipError: so it is.
+        ClipError: the frames are refused.
     """
     if height <= 0 or width <= 0:
         raise ClipError("decode", "no_frames", "the frames of the video stream have no size")
@@ -109,10 +106,10 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_resized(width: int, height: int, preprocessing: Preprocessing) -> None:
-    """Refuse frames so narrow that they grow beyond memory when the shorter edge is enlarged.
+    """Refuse frames so narrow that they outgrow the memory when their shorter edge is enlarged.
 
     Raises:
-        ClipError: so it is.
+        ClipError: the frames are refused.
     """
     resized_height, resized_width = preprocessing.resized_size(height, width)
     if 3 * resized_height * resized_width > MAX_SLICE_BYTES:
@@ -121,10 +118,10 @@ def check_resized(width: int, height: int, preprocessing: Preprocessing) -> None
 
 
 def check_length(duration: float, n_frames: int) -> None:
-    """Refuse a clip whose frames' times span longer than any video.
+    """Refuse a clip whose frames' times span more than any video.
 
     Raises:
-        ClipError: so it is.
+        ClipError: the clip is refused.
     """
     if duration > MAX_DURATION_SECONDS or n_frames > MAX_FRAMES_PER_CLIP:
         raise ClipError("decode", "decode_error", f"the frames' times span {duration:.0f} s")

@@ -1,28 +1,28 @@
-"""Decode tasks in, frames or failures out, in order, from worker processes that may die.
+"""Decodes clips in order in worker processes, so that a hostile file costs its clip alone.
 
-A hostile file costs its clip and never the build: each task has a time limit, a worker that
-crashes or hangs is replaced. Threads wait for the workers, so none idles while we encode.
+Each task has a time limit, and a worker that crashes or hangs is replaced. Threads wait for the
+workers, so that no worker idles while this process encodes.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from queue import SimpleQueue
-from types import TracebackType
 
 from clip_kinetics700_builder.config import WORKER_MEMORY_MIB
 from clip_kinetics700_builder.decode.video import DecodeTask, decode_frames
 from clip_kinetics700_builder.decode.worker import Decode, DecodeWorker
 from clip_kinetics700_builder.types import Failure, Frames
 
-# Tasks in flight per worker: one runs, one waits, so that no worker idles.
+# Tasks in flight for each worker: one runs and one waits, so that no worker idles.
 TASKS_PER_WORKER = 2
-# 64 frames of 224 x 224.
+# Pixels of 64 frames of 224 x 224.
 RESULT_BYTES = 64 * 224 * 224 * 3
 
 
-class DecodePool:
+class DecodePool(AbstractContextManager["DecodePool"]):
     """Worker processes that decode; use it in a `with` block."""
 
     def __init__(
@@ -37,34 +37,25 @@ class DecodePool:
         """Start `workers` processes.
 
         Args:
-            workers: how many.
-            timeout_seconds: what one call of `decode` may take.
-            memory_mib: what one process may hold, resident.
-            result_bytes: of the pixels of one call; larger ones come through the pipe.
-            decode: what they run.
+            workers: how many processes to start.
+            timeout_seconds: how long one call of `decode` may take.
+            memory_mib: how much resident memory one process may hold.
+            result_bytes: room for the pixels of one call; larger results come through the pipe.
+            decode: the function that the processes run.
         """
         self._window = workers * TASKS_PER_WORKER
         self._workers = [
             DecodeWorker(timeout_seconds, memory_mib, result_bytes=result_bytes, decode=decode)
             for _ in range(workers)
         ]
-        # As many threads as workers: a thread always finds one.
+        # There are as many threads as workers, so a thread always finds an idle one.
         self._idle: SimpleQueue[DecodeWorker] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
-    def __enter__(self) -> "DecodePool":
-        """Return the pool itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stop the workers, at once: what is still running is not wanted any more."""
+    def __exit__(self, *_: object) -> None:
+        """Stop the workers at once: nobody wants what is still running."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.close()
@@ -76,7 +67,7 @@ class DecodePool:
         A clip of more frames than one task takes comes as several consecutive `Frames`.
 
         Raises:
-            BuildError: no worker stays alive, or one failed as no file can make it fail.
+            BuildError: no worker stays alive, or one failed by an error of this program.
         """
         source = iter(tasks)
         window: deque[tuple[DecodeTask, Future[Frames | Failure]] | Failure] = deque()
@@ -104,7 +95,7 @@ class DecodePool:
     def _finish(
         self, task: DecodeTask, future: Future[Frames | Failure]
     ) -> Iterator[Frames | Failure]:
-        """Yield the frames of one task and, for a long clip, of those that follow it."""
+        """Yield the frames of one task and, for a long clip, those of the tasks that follow it."""
         while True:
             result = future.result()
             if isinstance(result, Failure):

@@ -1,7 +1,7 @@
-"""RGB frames in, the pixels a CLIP model was trained on out: resize, crop, normalise.
+"""Chooses the frames of a clip and turns them into the pixels that a CLIP model was trained on.
 
-It repeats in torch what a Hugging Face image processor does, so that workers can shrink
-frames where they are decoded and only crops travel; decoders and encoders share it.
+It repeats in torch what a Hugging Face image processor does, so that workers can shrink frames
+where they are decoded and only crops travel; decoders and encoders share it.
 """
 
 import math
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 RESAMPLES = ("bicubic", "bilinear")
-# The last frame may be held a little beyond the end it claims, containers round it.
+# How far beyond its stated end the last frame is held: containers round that end.
 MAX_GAP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """What an image processor does to a frame, in the order of its fields."""
+    """The steps of an image processor, in the order of the fields."""
 
     shortest_edge: int | None = None
     """Pixels of the shorter edge after resizing, aspect ratio kept; None if `size` is given."""
@@ -31,14 +31,14 @@ class Preprocessing:
     crop: tuple[int, int] | None
     """(height, width) of the centre crop, pixels; None crops nothing and needs `size`."""
     rescale_factor: float
-    """What a pixel value is multiplied by, 1 / 255 for CLIP."""
+    """Factor of each pixel value, 1 / 255 for CLIP."""
     mean: tuple[float, ...]
-    """Subtracted from each channel after rescaling, RGB."""
+    """One number for each channel, RGB, to subtract after rescaling."""
     std: tuple[float, ...]
-    """What each channel is divided by in the end, RGB."""
+    """One number for each channel, RGB, to divide by at the end."""
 
     def __post_init__(self) -> None:
-        """Reject what torch has no filter for and what would not end in one shape."""
+        """Refuse a filter that torch lacks, and sizes that would give crops of several shapes."""
         if self.resample not in RESAMPLES:
             raise ValueError(f"resample must be one of {RESAMPLES}, got {self.resample!r}")
         if (self.shortest_edge is None) == (self.size is None):
@@ -51,7 +51,7 @@ class Preprocessing:
 
     @property
     def final_size(self) -> tuple[int, int]:
-        """(height, width) of the crops, pixels: the same for every frame."""
+        """(height, width) of every crop, in pixels."""
         size = self.crop or self.size
         if size is None:
             raise AssertionError("a resize to the shortest edge has a crop")
@@ -62,18 +62,18 @@ class Preprocessing:
         edge = self.shortest_edge
         if edge is None:
             return self.size or (height, width)
-        # The longer edge is cut off to whole pixels, not rounded, as the image processor does.
+        # The image processor, too, truncates the longer edge to whole pixels instead of rounding.
         if height <= width:
             return edge, int(edge * width / height)
         return int(edge * height / width), edge
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
+        """Return the fields in types that JSON gives back equal."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":
-        """Return what `to_dict` described."""
+        """Return the preprocessing that `to_dict` described."""
         tuples: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
         }
@@ -84,33 +84,32 @@ def resize_and_crop(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return (n, crop_height, crop_width, 3) uint8 of (n, height, width, 3) uint8."""
     height, width = preprocessing.resized_size(frames.shape[1], frames.shape[2])
     planes = frames.permute(0, 3, 1, 2)
-    # uint8 in and out is what the image processor rounds to; on a GPU torch resizes floats alone.
+    # The image processor rounds to uint8 after resizing; on a GPU torch can resize floats only.
     if frames.is_cuda:
         resized = resize_floats(planes, (height, width), preprocessing.resample)
     else:
         resized = resize_planes(planes, (height, width), preprocessing.resample)
     crop_height, crop_width = preprocessing.crop or (height, width)
-    # Floored, as in both of Hugging Face's backends; torchvision's own CenterCrop rounds half
-    # to even and so lies one pixel further for every other odd margin.
+    # Offsets are floored, as in both of Hugging Face's backends; torchvision's CenterCrop rounds
+    # half to even, which is one pixel further for every other odd margin.
     top, left = (height - crop_height) // 2, (width - crop_width) // 2
     cropped = resized[:, :, top : top + crop_height, left : left + crop_width]
     return cropped.permute(0, 2, 3, 1).contiguous()
 
 
 def resize_planes(planes: Tensor, size: tuple[int, int], resample: str) -> Tensor:
-    """Return (n, channels, height, width) of a size, in the type that came."""
-    # Without antialias a frame shrunk to a third keeps a sample of its pixels: other pictures
-    # than the model was trained on.
+    """Return (n, channels, height, width) of another size, in the dtype of the input."""
+    # Without antialias a shrunk frame is a sample of its pixels: the model never saw such pictures.
     return torch.nn.functional.interpolate(
         planes, size, mode=resample, align_corners=False, antialias=True
     )
 
 
 def resize_floats(planes: Tensor, size: tuple[int, int], resample: str) -> Tensor:
-    """Return uint8 planes of a size, computed in float32: those of uint8 but for rounding.
+    """Return (n, channels, height, width) uint8 of another size, computed in float32.
 
-    Rows first, then columns, with whole levels between, as the image processor does: in one go
-    edges would overshoot by up to twenty levels elsewhere.
+    As in the image processor, the width comes first, then the height, with whole levels between:
+    in one go, edges would overshoot by up to twenty levels.
     """
     values = planes.float()
     for step in ((planes.shape[2], size[1]), size):
@@ -125,19 +124,20 @@ def crop_displayed(
     *,
     may_begin_late: bool = False,
 ) -> Tensor | None:
-    """Return the crops of the frames displayed at ascending times, one uint8 crop a time.
+    """Return the crops of the frames displayed at ascending times.
 
-    A frame is displayed from its begin until the next one's.
+    A frame is displayed until the next one begins.
 
     Args:
         frames: (begin, end, (height, width, 3) uint8 RGB) of frames in the order of display;
             one is held at a time, and none is taken beyond the last of `times`.
-        times: in seconds, on the clock of the frames.
-        preprocessing: what makes a frame a crop.
+        times: seconds on the clock of the frames.
+        preprocessing: how a frame becomes a crop.
         may_begin_late: whether the first frame also stands for the times before it.
 
     Returns:
-        None if the frames begin too late or end over a second before the last of `times`.
+        (len(times), crop_height, crop_width, 3) uint8, or None if the frames begin too late or end
+        over a second before the last of `times`.
     """
     crops: list[Tensor] = []
     shown, shown_end = None, -math.inf
@@ -157,13 +157,13 @@ def crop_displayed(
 
 
 class Normalize(torch.nn.Module):
-    """The last step, which runs where the model does."""
+    """The last step of preprocessing, which runs where the model does."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, preprocessing: Preprocessing) -> None:
-        """Keep the constants where the module is moved to."""
+        """Keep the constants as buffers, which move with the module."""
         super().__init__()
         self.rescale_factor = preprocessing.rescale_factor
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
@@ -182,9 +182,9 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     return normalized
 
 
-# Durations are differences of two rounded times: ten seconds may come as 10.000000000000002
-# and must not gain an eleventh frame. Video clocks tick 1 to 100,000 times a second, so a
-# microsecond lies well above the rounding and well below any frame.
+# Durations are differences of two rounded times: ten seconds may come as 10.000000000000002 and
+# must not gain an eleventh frame. Video clocks tick up to 100,000 times a second, so a microsecond
+# is far more than the rounding and far less than any frame.
 SAME_TIME_SECONDS = 1e-6
 
 
@@ -203,7 +203,7 @@ def count_frames(duration_seconds: float, frames_per_second: float) -> int:
 
 
 def list_timestamps(first: int, stop: int, *, frames_per_second: float) -> list[float]:
-    """Return the times of frames `first` to `stop` (excluded), in seconds since the begin.
+    """Return the times of frames `first` to `stop` (excluded), in seconds since the start.
 
     Raises:
         ValueError: the rate is not positive.

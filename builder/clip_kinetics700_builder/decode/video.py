@@ -1,7 +1,6 @@
-"""A video file in, its kept frames or the reason why there are none out.
+"""Decodes a video file to its kept frames, or says why it has none; runs in worker processes.
 
-It runs in worker processes: a `DecodeTask` travels there, `Frames` or a `Failure` come back.
-The only module that touches torchcodec; importing it works where FFmpeg is missing.
+Only this module may touch torchcodec; it can be imported where FFmpeg is missing.
 """
 
 import math
@@ -49,11 +48,11 @@ else:
 # torchcodec raises these, without a class of its own, for anything wrong with a file.
 DECODER_ERRORS = (RuntimeError, ValueError, IndexError)
 TRUNCATED_SECONDS = 1.0
-# Where seeks miss, one may still save part of the way: it aims this far before the wanted frame,
-# in codecs whose decoders wait for a key frame (MPEG-4's begins anywhere, with grey frames).
+# Where seeks miss the frame, a seek this far before it still saves most of the way. The codecs must
+# be those whose decoders wait for a key frame: MPEG-4's starts anywhere, with grey frames.
 SEEK_MARGIN_SECONDS = 30.0
 KEY_FRAME_CODECS = ("h264", "hevc")
-# MPEG-PS gives a time to some frames only; after a seek FFmpeg guesses the others wrong.
+# MPEG-PS gives a time to some frames only; after a seek FFmpeg guesses the others wrongly.
 MPEG_PS_MAGIC = b"\x00\x00\x01\xba"
 
 
@@ -62,11 +61,11 @@ class Decoding:
     """What is the same for all clips of a build."""
 
     frames_per_second: float
-    """How many frames are kept of a second of video."""
+    """How many frames of each second are kept."""
     preprocessing: Preprocessing
     """What is done to a decoded frame before it leaves the worker."""
     device: str = "cpu"
-    """`cpu`, or the CUDA device whose NVDEC decodes."""
+    """`cpu`, or a CUDA device, whose NVDEC decodes then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,12 @@ class DecodeTask:
     first: int
     """Index of the first wanted frame among the clip's kept frames."""
     decoding: Decoding
+
+
+def make_task(decoding: Decoding, row: int, path: Path) -> DecodeTask:
+    """Return the task that decodes the first frames of the clip in a row of the plan."""
+    # FFmpeg takes what stands before a colon in a relative path for a protocol.
+    return DecodeTask(row=row, path=str(path.absolute()), first=0, decoding=decoding)
 
 
 def check_ffmpeg() -> None:
@@ -108,11 +113,6 @@ def ffmpeg_version() -> str:
     return str(versions()["ffmpeg_version"])
 
 
-def initialize_worker() -> None:
-    """Prepare this process for being one of many decoders: no threads of its own."""
-    torch.set_num_threads(1)
-
-
 def decode_frames(task: DecodeTask) -> Frames | Failure:
     """Return up to 64 kept frames of a clip from index `first` on, or why there are none."""
     try:
@@ -129,12 +129,12 @@ def _decode(task: DecodeTask) -> Frames:
     stop = min(task.first + FRAMES_PER_TASK, info.n_frames)
     rate = task.decoding.frames_per_second
     timestamps = list_timestamps(task.first, stop, frames_per_second=rate)
-    # Times and frame times are rounded apart, so each time asked for is moved up by less than
-    # any clock's tick; the end itself shows no frame.
+    # The times asked for and those of the frames are rounded apart, so each of ours is moved up, by
+    # less than the tick of any clock. At the end itself no frame is displayed.
     last = math.nextafter(end, begin)
     times = [min(begin + time + SAME_TIME_SECONDS, last) for time in timestamps]
     crops = None
-    # Where the first frame is out of place, so are the others, even if they do not show it.
+    # If a seek misses the first frame it may miss the others too, without a sign of it.
     probe = [begin + SAME_TIME_SECONDS]
     if task.first == 0 or _seek_frames(decoder, probe, task, info) is not None:
         crops = _seek_frames(decoder, times, task, info)
@@ -151,7 +151,7 @@ def _decode(task: DecodeTask) -> Frames:
 
 
 def _open_video(task: DecodeTask) -> "VideoDecoder":
-    """Open a file and scan its video stream, naming what is wrong with it."""
+    """Return the decoder of a file after it has scanned the video stream."""
     path, device = task.path, task.decoding.device
     check_file(path)
     try:
@@ -161,7 +161,7 @@ def _open_video(task: DecodeTask) -> "VideoDecoder":
     if container.best_video_stream_index is None:
         raise ClipError("decode", "no_video_stream", "the file has no video stream")
     claimed = container.streams[container.best_video_stream_index]
-    # Before anything is decoded; 0 where only the content tells.
+    # The size is checked before anything is decoded; 0 means that only the content tells it.
     check_size(getattr(claimed, "width", None) or 1, getattr(claimed, "height", None) or 1)
     try:
         return VideoDecoder(path, num_ffmpeg_threads=1, dimension_order="NHWC", device=device)
@@ -172,7 +172,7 @@ def _open_video(task: DecodeTask) -> "VideoDecoder":
 
 
 def _open_stream(path: str, seek_mode: str) -> Any:
-    """Return torchcodec's core decoder, which gives what `VideoDecoder` does not."""
+    """Return torchcodec's core decoder, which can do what `VideoDecoder` cannot."""
     try:
         decoder = ops.create_from_file(path, seek_mode)
         ops.add_video_stream(decoder, num_threads=1, dimension_order="NHWC")
@@ -182,7 +182,7 @@ def _open_stream(path: str, seek_mode: str) -> Any:
 
 
 def _measure_span(decoder: "VideoDecoder") -> tuple[float, float]:
-    """Return the begin of the first and the end of the last frame, in seconds."""
+    """Return the start of the first and the end of the last frame, in seconds."""
     metadata = decoder.metadata
     begin = metadata.begin_stream_seconds_from_content
     end = metadata.end_stream_seconds_from_content
@@ -202,7 +202,7 @@ def _check_complete(path: str, decoder: "VideoDecoder", end: float) -> None:
         begin = metadata.begin_stream_seconds_from_header or 0.0
         stated_end = begin + metadata.duration_seconds_from_header
     else:
-        # The container's end is that of its longest stream, which may well be the sound.
+        # The container ends with its longest stream, which may well be the sound.
         container = get_container_metadata(_open_stream(path, "exact"))
         stated_end = container.duration_seconds_from_header or 0.0
         for stream in container.streams:
@@ -215,7 +215,7 @@ def _check_complete(path: str, decoder: "VideoDecoder", end: float) -> None:
 
 def _describe(decoder: "VideoDecoder", duration: float, task: DecodeTask) -> VideoInfo:
     metadata = decoder.metadata
-    # Some containers do not say how long the last frame lasts: the only one may seem to last 0 s.
+    # Some containers do not say how long the last frame lasts: an only frame seems to last 0 s.
     n_frames = max(1, count_frames(duration, task.decoding.frames_per_second))
     height, width = metadata.height or 0, metadata.width or 0
     check_size(width, height)
@@ -233,10 +233,10 @@ def _describe(decoder: "VideoDecoder", duration: float, task: DecodeTask) -> Vid
 def _seek_frames(
     decoder: "VideoDecoder", times: Sequence[float], task: DecodeTask, info: VideoInfo
 ) -> Tensor | None:
-    """Return the frames displayed at `times`, or None where seeking does not find them.
+    """Return (n, height, width, 3) uint8 crops at `times`, or None if seeking does not find them.
 
-    A seek misses on MPEG-TS, behind some edit lists and in AVI with B-frames: it ends on a
-    later frame, which shows, or on none.
+    A seek misses on MPEG-TS, behind some edit lists and in AVI with B-frames: it ends on a frame
+    that is recognised as a later one, or on none.
     """
     with open_video_file(task.path) as file:
         if file.read(len(MPEG_PS_MAGIC)) == MPEG_PS_MAGIC:
@@ -257,12 +257,12 @@ def _seek_frames(
 
 
 def _measure_delay(path: str, begin: float) -> float:
-    """Return by how much the times that a walk gives are late.
+    """Return by how many seconds the times that a walk gives are late.
 
-    AVI holds no times of display: where there are B-frames, each frame gets the time at which
-    it leaves the decoder, and the first one does so after the begin.
+    AVI holds no times of display: where there are B-frames, each frame gets the time at which it
+    leaves the decoder, and the first one leaves it after the start of the stream.
     """
-    # A stream cut out of another may begin with frames that cannot be decoded: that is no delay.
+    # A stream cut out of another may start with frames that cannot be decoded: that is no delay.
     if get_key_frame_indices(_open_stream(path, "exact")).tolist()[:1] != [0]:
         return 0.0
     first = next((time for time, _, _ in _walk(path, start=None)), begin)
@@ -270,7 +270,7 @@ def _measure_delay(path: str, begin: float) -> float:
 
 
 def _walk_to_frames(decoder: "VideoDecoder", times: Sequence[float], task: DecodeTask) -> Tensor:
-    """Return the frames displayed at `times` by decoding all before them: slow, always right."""
+    """Return (n, height, width, 3) uint8 crops at `times` by decoding all before: slow, exact."""
     crops = None
     if task.first > 0 and decoder.metadata.codec in KEY_FRAME_CODECS:
         walk = _walk(task.path, start=times[0] - SEEK_MARGIN_SECONDS)
@@ -285,7 +285,7 @@ def _walk_to_frames(decoder: "VideoDecoder", times: Sequence[float], task: Decod
 
 
 def _walk(path: str, *, start: float | None) -> Iterator[tuple[float, float, Tensor]]:
-    """Yield (begin, end, RGB) of the frames in the order of display, all or from `start` on."""
+    """Yield (begin, end, (height, width, 3) uint8 RGB) in display order, all or from `start` on."""
     begin = end = -math.inf
     decoder = _open_stream(path, "approximate")
     try:
@@ -293,7 +293,7 @@ def _walk(path: str, *, start: float | None) -> Iterator[tuple[float, float, Ten
             ops.seek_to_pts(decoder, start)
         while True:
             frame, pts, duration = ops.get_next_frame(decoder)
-            # The last frames out of a decoder may come without a time: they follow on.
+            # The last frames out of a decoder may come without a time: each follows the one before.
             begin = pts.item() if pts.item() >= begin else end
             end = begin + duration.item()
             yield begin, end, frame
@@ -301,9 +301,3 @@ def _walk(path: str, *, start: float | None) -> Iterator[tuple[float, float, Ten
         return
     except (RuntimeError, ValueError):
         raise ClipError("decode", "decode_error", "a frame of the clip does not decode") from None
-
-
-def make_task(decoding: Decoding, row: int, path: Path) -> DecodeTask:
-    """Return the task that decodes the first frames of the clip in a row of the plan."""
-    # FFmpeg takes what stands before a colon in a relative path for a protocol.
-    return DecodeTask(row=row, path=str(path.absolute()), first=0, decoding=decoding)

@@ -1,7 +1,7 @@
-"""One decode task in, frames or a failure out, from a process of its own that may die.
+"""Runs a process that decodes one task at a time, may die, and is replaced then.
 
-Each worker has a pipe of its own: where all of a pool share one, a worker killed at the wrong
-moment loses a task or stops the others. Spawned: torch's threads hang in a forked child.
+Each worker has a pipe of its own: on a shared one, a worker killed at the wrong moment loses a task
+or stops the others. Workers are spawned: torch's threads hang in a forked child.
 """
 
 import ctypes
@@ -21,28 +21,29 @@ from threading import Lock
 import numpy as np
 import psutil
 
-from clip_kinetics700_builder.decode.video import DECODER_ERRORS, DecodeTask, initialize_worker
+from clip_kinetics700_builder.decode.video import DECODER_ERRORS, DecodeTask
 from clip_kinetics700_builder.system.machine import is_out_of_memory
 from clip_kinetics700_builder.system.signals import SIGNALS
+from clip_kinetics700_builder.system.threads import use_one_thread
 from clip_kinetics700_builder.types import BuildError, Failure, Frames, UInt8Array
 
 
 class SharedPixels:
-    """Memory that a worker and its parent share; it has no name and ends with the two."""
+    """Memory that a worker and its parent share; it has no name and ends with them."""
 
     def __init__(self, context: SpawnContext, n_bytes: int) -> None:
-        """Allocate room for the pixels of one result; it can be given to processes that start."""
+        """Allocate room for the pixels of one result; pass this to a process when it starts."""
         self._memory = context.RawArray(ctypes.c_uint8, n_bytes)
 
     def send(self, connection: Connection, result: Frames | Failure | str) -> None:
-        """Send a result; its pixels stay in the shared until the next one."""
+        """Send a result; its pixels stay in the shared memory until the next one."""
         if isinstance(result, Frames) and 0 < result.pixels.nbytes <= len(self._memory):
             self._view(result.pixels.shape)[:] = result.pixels
             result = replace(result, pixels=result.pixels[:0])
         connection.send(result)
 
     def receive(self, connection: Connection) -> Frames | Failure | str:
-        """Receive a result, its pixels copied out of the shared.
+        """Return the next result, its pixels copied out of the shared memory.
 
         Raises:
             EOFError, OSError: the other side has ended.
@@ -59,16 +60,16 @@ class SharedPixels:
 
 Decode = Callable[[DecodeTask], Frames | Failure]
 
-# Importing torch from a cold network disk takes minutes.
+# How long a process may take to start: importing torch from a cold network disk takes minutes.
 START_SECONDS = 600.0
-# A worker that was killed is started again; one that cannot start must not go on for ever.
+# How often a killed worker is started again for one task; one that cannot start must end the run.
 MAX_STARTS = 3
 STOP_SECONDS = 10.0
 # prctl's option by which the kernel sends a signal when the parent ends.
 PR_SET_PDEATHSIG = 1
-# Between two looks at the memory of a worker, in which it may take 100 MiB at most.
+# Time between two looks at the memory of a worker, which can take 100 MiB meanwhile.
 WATCH_SECONDS = 0.05
-# A worker's word that a task has reached it: what kills it from here on costs that clip.
+# A worker says this when a task has reached it: if it dies from then on, the clip is blamed.
 TAKEN = "taken"
 
 
@@ -90,14 +91,14 @@ class DecodeWorker:
         self._process, self._connection = self._start()
 
     def run(self, task: DecodeTask) -> Frames | Failure:
-        """Decode one task; a process lost on the way costs the clip only if it had the task.
+        """Decode one task; a process that dies costs the clip only if it had taken the task.
 
-        One that takes too much memory costs it only if it was fresh: what earlier clips have
-        left behind is not this one's.
+        A process that takes too much memory costs the clip only if it had decoded nothing before:
+        the clip is not blamed for what earlier ones left behind.
 
         Raises:
-            BuildError: no process stays alive to take the task, or it failed as no file
-                can make it fail.
+            BuildError: no process stays alive to take the task, or one failed by an error of this
+                program.
         """
         for _ in range(MAX_STARTS):
             if not self._hand_over(task):
@@ -117,7 +118,7 @@ class DecodeWorker:
             self._process.join(STOP_SECONDS)
 
     def _start(self) -> tuple[SpawnProcess, Connection]:
-        # A new process inherits the mask: Ctrl-C does not meet it in the middle of its imports.
+        # A new process inherits the mask, so that Ctrl-C does not kill it during its imports.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             connection, far_end = self._context.Pipe()
@@ -129,7 +130,7 @@ class DecodeWorker:
             raise BuildError(f"a decode worker cannot be started: {error.strerror}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        # Only the worker may hold it: its end is then the end of what comes out of the pipe.
+        # Only the worker may hold the far end: the pipe then ends when the worker does.
         far_end.close()
         return process, connection
 
@@ -151,7 +152,7 @@ class DecodeWorker:
         return False
 
     def _receive_result(self, task: DecodeTask) -> Frames | Failure | None:
-        """Return the result, or None where the task is to be tried in a fresh process."""
+        """Return the result, or None if the task is to be tried in a fresh process."""
         try:
             excess = self._watch()
             if excess is not None:
@@ -172,7 +173,7 @@ class DecodeWorker:
         """Wait for the result or the death of the process.
 
         Returns:
-            Reason and message if it takes too much of something and must be stopped.
+            Reason and message if the process takes too much time or memory and must be stopped.
         """
         end = time.monotonic() + self._timeout_seconds
         while not self._connection.poll(WATCH_SECONDS):
@@ -183,7 +184,7 @@ class DecodeWorker:
         return None
 
     def _resident_mib(self) -> float:
-        # Dead or not ours to look at: what comes through the pipe tells.
+        # A process that is dead cannot be measured; the pipe tells that it is.
         with suppress(psutil.Error):
             return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
         return 0.0
@@ -191,12 +192,12 @@ class DecodeWorker:
 
 def serve(connection: Connection, shared: SharedPixels, decode: Decode, parent: int) -> None:
     """Decode what comes through the pipe until it is closed; the main function of a worker."""
-    # These reach all processes of a terminal or a job; a worker that ended by itself would cost
-    # a clip, so what becomes of the workers the parent decides.
+    # A terminal or a job sends signals to all its processes. A worker that ended by itself would
+    # cost a clip, so the parent decides what becomes of the workers.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent(parent)
-    initialize_worker()
+    use_one_thread()
     with suppress(EOFError, ConnectionError):
         while True:
             task = connection.recv()
@@ -223,6 +224,6 @@ def decode_or_explain(task: DecodeTask, decode: Decode, connection: Connection) 
         message = f"decoding raised {type(error).__name__}"
         return Failure(task.row, "decode", "decode_error", message)
     except BaseException as error:
-        # No file does that: an error of this program, whose traceback goes to stderr.
+        # No file causes this: it is an error of this program, and its traceback goes to stderr.
         connection.send(" ".join(f"{type(error).__name__}: {error}".split()))
         raise

@@ -1,13 +1,12 @@
-"""Archives fetched into files, resumed where they broke off, and the clips that are taken of them.
+"""Fetches archives into files, goes on where that broke off, and unpacks the clips that are wanted.
 
-A clip gets its final name when its archive was read to the end and its checksum was right.
+A clip gets its final name only after its archive was read to the end and its checksum was right.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -21,94 +20,77 @@ from clip_kinetics700_builder.sources.archive import (
     explain,
     read_clips,
 )
-from clip_kinetics700_builder.sources.ledger import FetchError, is_passing
+from clip_kinetics700_builder.sources.ledger import ARCHIVE_PAUSES_SECONDS, FetchError, try_again
 from clip_kinetics700_builder.system.files import naming, sync_directory, write_json
 from clip_kinetics700_builder.types import Archive, BuildError
 
-ATTEMPTS = 3
 STAGED = ".staged"
-"""Ends the name of a clip's file in the staging directory."""
+"""End of the name of a clip's file in the staging directory."""
 DAMAGE = ("checksum", "truncated", "unreadable", "refused")
-"""Reasons for which what was fetched is not kept."""
+"""Reasons for which a fetched archive is not kept: fetched anew it may be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where half a download lies until it is whole."""
+    """Where archives and clips lie until they are whole."""
 
     directory: Path
     stop: Event = field(default_factory=Event)
-    """Set when the run is to end."""
+    """Set when the download is to end."""
 
     def archive(self, archive: Archive) -> Path:
         """Return the file of an archive that is being fetched."""
         return self.directory / "archives" / f"{archive.name}.partial"
 
     def staging(self, archive: Archive) -> Path:
-        """Return the directory of an archive's clips until all of it was read."""
+        """Return the directory that an archive's clips are unpacked to."""
         return self.directory / "staging" / archive.name
 
     def catalogue(self, archive: Archive) -> Path:
-        """Return the file that tells which clips an archive holds."""
+        """Return the file that lists the clips of an archive."""
         return self.directory / "archives" / f"{archive.name}.json"
 
     def check(self) -> None:
-        """Raise where the run is to end."""
+        """Raise if the download is to end."""
         if self.stop.is_set():
             raise BuildError("interrupted")
 
 
 def read_catalogue(store: Store, archive: Archive) -> set[str] | None:
-    """Return the names of an archive's clips, or None where it was not read to its end yet."""
-    path = store.catalogue(archive)
+    """Return the names of an archive's clips, or None if it was never read to its end."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(store.catalogue(archive).read_text(encoding="utf-8"))
         return set(document["clips"]) if document["path"] == archive.path else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def take_clips(archive: Archive, wants: Callable[[str], bool], store: Store) -> dict[str, Path]:
-    """Fetch an archive and return the files of its wanted clips by name, in the staging directory.
+    """Return the files of an archive's wanted clips by name, in the staging directory.
 
     Raises:
-        FetchError: it cannot be fetched, or is damaged, also when fetched anew.
+        FetchError: the archive cannot be fetched, or is damaged, also when fetched anew.
     """
-    for _ in range(ATTEMPTS - 1):
-        with suppress(PassingError):
-            return try_clips(archive, wants, store)
-    return try_clips(archive, wants, store)
+    # What is wrong where it lies stays wrong; what arrived wrong may arrive right.
+    if not is_remote(archive.path):
+        return unpack_clips(archive.path, archive, wants, store)
 
+    def fetch_and_unpack() -> dict[str, Path]:
+        try:
+            return unpack_clips(str(fetch_archive(archive, store)), archive, wants, store)
+        except FetchError as error:
+            if error.reason in DAMAGE:
+                store.archive(archive).unlink(missing_ok=True)
+            raise
 
-def try_clips(archive: Archive, wants: Callable[[str], bool], store: Store) -> dict[str, Path]:
-    """Do so once.
-
-    Raises:
-        PassingError: it may go right the next time.
-        FetchError: it will not.
-    """
-    is_fetched = is_remote(archive.path)
-    try:
-        path = str(fetch_archive(archive, store)) if is_fetched else archive.path
-        return unpack_clips(path, archive, wants, store)
-    except FetchError as error:
-        if error.reason in DAMAGE:
-            store.archive(archive).unlink(missing_ok=True)
-        # What arrived wrong may arrive right; what is wrong where it lies does not change.
-        if is_fetched and (is_passing(error) or error.reason in DAMAGE):
-            raise PassingError(error.reason, str(error)) from error
-        raise
-
-
-class PassingError(FetchError):
-    """Something that may go right the next time."""
+    return try_again(fetch_and_unpack, ARCHIVE_PAUSES_SECONDS, also=DAMAGE)
 
 
 def fetch_archive(archive: Archive, store: Store) -> Path:
-    """Return the file of a remote archive, of which no byte that is here is fetched again.
+    """Return the file of a remote archive after fetching the bytes that are missing.
 
     Raises:
-        FetchError: it cannot be fetched.
+        FetchError: they cannot be fetched.
     """
     path = store.archive(archive)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,23 +100,22 @@ def fetch_archive(archive: Archive, store: Store) -> Path:
         size, version = None, None
     except ARCHIVE_ERRORS as error:
         raise explain(error, archive.path) from error
-    begin = begin_file(path, None if size is None else [size, version])
-    whole = size is None
-    chunks = read_chunks(archive.path) if whole else read_rest(archive.path, begin, size or 0)
+    n_here = open_version(path, None if size is None else [size, version])
+    chunks = read_chunks(archive.path) if size is None else read_rest(archive.path, n_here, size)
     append_chunks(path, explain_errors(chunks, archive.path), store)
     return path
 
 
 def explain_errors(chunks: Iterable[bytes | memoryview], path: str) -> Iterator[bytes | memoryview]:
-    """Yield chunks; what fails in reading them, not in writing, is the archive's fault."""
+    """Yield chunks; an error of reading them is the archive's, unlike one of writing them."""
     try:
         yield from chunks
     except ARCHIVE_ERRORS as error:
         raise explain(error, path) from error
 
 
-def begin_file(path: Path, version: list[object] | None) -> int:
-    """Return how many bytes of this very version of a file are here; others are removed."""
+def open_version(path: Path, version: list[object] | None) -> int:
+    """Return how many bytes of this very version of a file are here; remove any other version."""
     mark = path.with_suffix(".version")
     text = json.dumps(version)
     if version is None or not mark.is_file() or mark.read_text(encoding="utf-8") != text:
@@ -144,7 +125,7 @@ def begin_file(path: Path, version: list[object] | None) -> int:
 
 
 def append_chunks(path: Path, chunks: Iterable[bytes | memoryview], store: Store) -> None:
-    """Write what comes at the end of a file; what was written before a failure stays."""
+    """Append chunks to a file; what was written before a failure stays."""
     with path.open("ab") as file:
         for chunk in chunks:
             store.check()
@@ -172,7 +153,7 @@ def unpack_clips(
 
     try:
         for clip in read_clips(path, note, report):
-            # Of several files of one clip the first with bytes counts.
+            # An archive may hold several files of one clip: the first with bytes counts.
             if clip.name not in files or files[clip.name].stat().st_size == 0:
                 files[clip.name] = write_staged(staging, clip)
     finally:
@@ -185,8 +166,8 @@ def unpack_clips(
 
 
 def write_staged(staging: Path, clip: ArchiveClip) -> Path:
-    """Write one clip, synced."""
-    # No clip's name yet: what lies here is not to be taken for one that was got.
+    """Write one clip, synced, and return its file."""
+    # The name is no clip's yet: nobody may take what lies here for a clip that was got.
     file = staging / f"{clip.name}.{clip.extension}{STAGED}"
     with naming(file), file.open("wb") as stream:
         stream.write(clip.data)
@@ -196,7 +177,7 @@ def write_staged(staging: Path, clip: ArchiveClip) -> Path:
 
 
 def forget(archive: Archive, store: Store) -> None:
-    """Remove what was fetched of an archive whose clips have landed."""
+    """Remove what was fetched of an archive after its clips got their final names."""
     partial = store.archive(archive)
     shutil.rmtree(store.staging(archive), ignore_errors=True)
     partial.unlink(missing_ok=True)

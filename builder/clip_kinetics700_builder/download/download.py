@@ -1,7 +1,7 @@
-"""Annotations in, a directory of clips out: what is on disk counts first, then source by source.
+"""Gets the clips of annotations into a directory: what is on disk counts first, then each source.
 
-Each clip falls through from a source that has it not to the next one. Whatever comes of it stands
-in the ledger; what has failed is tried again only when that is asked for.
+A clip that one source does not have is asked of the next one. Whatever comes of a clip stands in
+the ledger; what has failed is tried again only if that is asked for.
 """
 
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ KNOWN_NAME = "clips.parquet"
 
 
 def read_clips_wanted(config: DownloadConfig) -> list[Clip]:
-    """Return the clips that may be got, in the order in which they are wanted.
+    """Return the clips of the splits and classes that are wanted, in that order.
 
     Raises:
         InputError: annotations or classes cannot be used.
@@ -54,7 +54,7 @@ def read_clips_wanted(config: DownloadConfig) -> list[Clip]:
 
 
 def check_config(config: DownloadConfig) -> None:
-    """Refuse sources that cannot be asked."""
+    """Refuse sources that cannot be asked, and words that are no reasons."""
     check_reasons(config.retry_errors or ())
     if not config.source:
         raise InputError("--source names nothing; directories, cvdf and youtube are allowed")
@@ -66,20 +66,21 @@ def check_config(config: DownloadConfig) -> None:
 
 
 def download(config: DownloadConfig, *, progress: Progress = no_progress) -> DownloadSummary:
-    """Get clips until all that are asked for are there, or no source has more.
+    """Get clips until all that are wanted are there, or no source has more.
 
     Raises:
         InputError: options, annotations or lists cannot be used, or the directory is in use.
-        BotWallError: YouTube asks who we are, again and again; all else was done before.
+        BotWallError: YouTube refuses this machine; all other sources were asked before.
     """
     check_config(config)
     clips = read_clips_wanted(config)
     state = config.output / STATE_NAME
     state.mkdir(parents=True, exist_ok=True)
     taken = f"{config.output}: another download is running there; wait for it"
-    with take_lock(state / LOCK_NAME, taken), Ledger(state / LEDGER_NAME) as ledger:
+    with take_lock(state / LOCK_NAME, taken):
+        ledger = Ledger(state / LEDGER_NAME)
         last = {(a.identity, a.source): a for a in read_attempts(state / LEDGER_NAME)}
-        run = Download(config, clips, Store(state), ledger, last)
+        run = Download(config, Store(state), ledger, last)
         held = list_held(config.output, clips)
         run.summary.held = len(held)
         need = count_need(clips, held, config.max_samples)
@@ -95,21 +96,22 @@ def download(config: DownloadConfig, *, progress: Progress = no_progress) -> Dow
     return run.summary
 
 
-def get_clips(run: Download, rest: list[Clip], need: dict[str, int | None]) -> None:
+def get_clips(run: Download, rest: list[Clip], need: dict[str, float]) -> None:
     """Ask source after source; where others may stand in for what failed, round after round."""
-    sources = [open_source(run, source) for source in run.config.source]
-    while rest and any(count != 0 for count in need.values()):
+    sources = [(source, open_source(run.config, source)) for source in run.config.source]
+    while rest and any(need.values()):
         # In a random order the first ones are the sample; in the given one any will do.
         chosen = take_first(rest, need) if run.config.shuffle else rest
-        wanted = OpenClips(chosen, need)
-        for source in sources:
-            source(wanted)
-        left = wanted.list_open()
-        need = wanted.need
+        open_clips = OpenClips(chosen, need)
+        for source, ask in sources:
+            clips = [clip for clip in open_clips.list_open() if run.may_try(clip, source)]
+            if clips:
+                ask(run, clips, open_clips)
+        need = open_clips.need
         names = {clip.identity for clip in chosen}
         rest = [clip for clip in rest if clip.identity not in names]
-        for clip in left:
-            attempts = [run.last.get((clip.identity, source)) for source in run.config.source]
+        for clip in open_clips.list_open():
+            attempts = [run.last.get((clip.identity, source)) for source, _ in sources]
             reasons = [attempt.reason for attempt in attempts if attempt and attempt.reason]
             run.summary.reasons[reasons[-1] if reasons else "not_asked"] += 1
 
@@ -123,13 +125,13 @@ class DryRun:
     n_to_get: int
     n_archives: int
     n_bytes: int
-    """Of the archives whose servers tell."""
+    """Size of the archives whose servers tell theirs."""
     unmeasured: tuple[str, ...]
     """One line for each archive that cannot be measured."""
 
 
 def plan_download(config: DownloadConfig) -> DryRun:
-    """Say what a download would get, and write nothing but the cache of annotations.
+    """Return what a download would get; write nothing but the cache of annotations.
 
     Raises:
         InputError: options, annotations or lists cannot be used.
@@ -164,7 +166,7 @@ def try_measure(archive: Archive) -> int | str:
 
 
 def remember_clips(state: Path, clips: Iterable[Clip]) -> list[Clip]:
-    """Return the clips of all requests so far, this one's among them."""
+    """Return the clips of all requests so far, this one included, and keep them in a file."""
     path = state / KNOWN_NAME
     before = read_plan(path) if path.is_file() else []
     known = {clip.identity: clip for clip in before}

@@ -1,7 +1,7 @@
-"""A directory of clips, as `datasets` (videofolder) and torchvision (class folders) take it.
+"""Keeps a directory of clips as `datasets` (videofolder) and torchvision (class folders) want it.
 
-`SPLIT/CLASS/ID_START_END.EXT`, clips without a class in `SPLIT/`; split by split a `metadata.jsonl`
-with captions. Files appear whole; what is in the directory is what counts as got.
+Clips lie in `SPLIT/CLASS/ID_START_END.EXT`, those without a class in `SPLIT/`; each split has a
+`metadata.jsonl` with captions. A clip is got if its file is in the directory, whoever put it there.
 """
 
 import json
@@ -17,11 +17,11 @@ from clip_kinetics700_builder.types import Clip
 
 METADATA_NAME = "metadata.jsonl"
 STATE_NAME = ".download"
-"""Hidden in the directory, where `datasets` does not look: the ledger and half a download."""
+"""Hidden directory for the ledger and for what is not whole yet; `datasets` does not look there."""
 
 
 def place_clip(directory: Path, clip: Clip, extension: str) -> Path:
-    """Return where the file of a clip goes; a label names one directory, whatever it holds."""
+    """Return where the file of a clip goes; any label becomes the name of one directory."""
     folder = directory / SPLIT_FOLDERS[clip.split]
     name = re.sub(r"[/\0]", "_", clip.label or "").strip(". ")
     return (folder / name if name else folder) / f"{clip.file_stem}.{extension}"
@@ -35,11 +35,11 @@ def land_file(source: Path, final: Path) -> None:
 
 
 def write_metadata(directory: Path, clips: Iterable[Clip]) -> None:
-    """Write what is known of the clips that are there, beside the videos of each split.
+    """Write captions, labels and times of the clips that are there, beside those of each split.
 
     Args:
-        directory: of the clips.
-        clips: annotated ones, whether they are there or not.
+        directory: the directory of clips.
+        clips: all clips of the annotations, whether they are there or not.
     """
     lines: dict[str, dict[str, str]] = {}
     for clip, path in find_held(directory, clips):
@@ -48,7 +48,7 @@ def write_metadata(directory: Path, clips: Iterable[Clip]) -> None:
             row = {
                 "file_name": path.relative_to(folder).as_posix(),
                 "caption": clip.caption,
-                # Text in every line: of nulls alone, readers would not know what they are.
+                # A text in every line: from nulls alone, readers cannot tell the type.
                 "label": clip.label or "",
                 "youtube_id": clip.video_id,
                 "time_start": clip.time_start,
@@ -67,7 +67,7 @@ def list_held(directory: Path, clips: Iterable[Clip]) -> set[str]:
 
 
 def find_held(directory: Path, clips: Iterable[Clip]) -> Iterator[tuple[Clip, Path]]:
-    """Yield the clips of which a directory holds a file with bytes in it."""
+    """Yield each clip whose file is in a directory and not empty, with the file."""
     index = index_videos(directory)
     for clip in clips:
         path = index.find(clip)

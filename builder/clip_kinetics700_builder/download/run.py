@@ -1,8 +1,10 @@
-"""Clips that are asked for in, those that are still to be got out, while several threads get them.
+"""Keeps the state of one download: which clips are still to be got, and what came of the others.
 
-FiftyOne's meaning: what is on disk counts first, then others up to `max_samples` of each split.
+`max_samples` means what it means in FiftyOne: clips on disk count first, then others up to that
+many of each split.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
@@ -17,6 +19,11 @@ from clip_kinetics700_builder.download.archive_store import Store
 from clip_kinetics700_builder.sources.ledger import GOT, Attempt, Ledger
 from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import Clip, InputError
+
+Item = TypeVar("Item")
+
+# How long to wait for what is in flight when a download is stopped.
+GRACE_SECONDS = 3.0
 
 
 def select_clips(
@@ -38,44 +45,39 @@ def select_clips(
 
 
 class OpenClips:
-    """The clips of one round, by file name, and how many of each split are still to be got."""
+    """The clips of one round that nobody has got or claimed yet."""
 
-    def __init__(self, clips: Sequence[Clip], need: Mapping[str, int | None]) -> None:
-        """Want these.
-
-        Args:
-            clips: in the order in which they are wanted.
-            need: how many of each split; None for all.
-        """
+    def __init__(self, clips: Sequence[Clip], need: Mapping[str, float]) -> None:
+        """Take clips in the order in which they are wanted, and how many each split needs."""
         self._clips = {clip.file_stem: clip for clip in clips}
         self.need = dict(need)
-        """How many of each split are still to be got; None for all."""
+        """How many clips of each split are still to be got; infinity for all."""
         self._lock = Lock()
 
     def list_open(self) -> list[Clip]:
         """Return the clips that nobody has claimed, of splits that need more."""
         with self._lock:
-            return [clip for clip in self._clips.values() if self.need[clip.split] != 0]
+            return [clip for clip in self._clips.values() if self.need[clip.split] > 0]
 
     def wants(self, name: str) -> bool:
         """Tell whether a clip is still wanted."""
         with self._lock:
             clip = self._clips.get(name)
-            return clip is not None and self.need[clip.split] != 0
+            return clip is not None and self.need[clip.split] > 0
 
     def has(self, name: str) -> bool:
-        """Tell whether a clip is open, whether its split needs more or not."""
+        """Tell whether nobody has claimed a clip, whether its split needs more or not."""
         with self._lock:
             return name in self._clips
 
     def claim(self, name: str) -> Clip | None:
-        """Return a clip that the caller is to bring, or None where it is not wanted any more."""
+        """Return a clip that the caller is to bring, or None if it is not wanted any more."""
         with self._lock:
             clip = self._clips.get(name)
-            if clip is None or self.need[clip.split] == 0:
+            if clip is None or self.need[clip.split] <= 0:
                 return None
             del self._clips[name]
-            self._add(clip, -1)
+            self.need[clip.split] -= 1
             return clip
 
     def give_back(self, clips: Iterable[Clip]) -> None:
@@ -83,52 +85,41 @@ class OpenClips:
         with self._lock:
             for clip in clips:
                 self._clips[clip.file_stem] = clip
-                self._add(clip, 1)
-
-    def _add(self, clip: Clip, count: int) -> None:
-        need = self.need[clip.split]
-        self.need[clip.split] = None if need is None else need + count
+                self.need[clip.split] += 1
 
 
 def count_need(
     clips: Iterable[Clip], held: Collection[str], max_samples: int | None
-) -> dict[str, int | None]:
-    """Return how many more clips each split needs; None for all that there are.
+) -> dict[str, float]:
+    """Return how many more clips each split needs; infinity for all that there are.
 
     Args:
         clips: those that may be got.
         held: identities of the clips that are there.
-        max_samples: of each split.
+        max_samples: how many clips of each split are wanted; None for all.
     """
     clips = list(clips)
     here = Counter(clip.split for clip in clips if clip.identity in held)
     return {
-        split: None if max_samples is None else max(0, max_samples - here[split])
+        split: math.inf if max_samples is None else max(0, max_samples - here[split])
         for split in dict.fromkeys(clip.split for clip in clips)
     }
 
 
-def take_first(clips: Iterable[Clip], need: Mapping[str, int | None]) -> list[Clip]:
+def take_first(clips: Iterable[Clip], need: Mapping[str, float]) -> list[Clip]:
     """Return as many clips of each split as it needs, the first ones."""
     left = dict(need)
     chosen = []
     for clip in clips:
-        count = left[clip.split]
-        if count is None or count > 0:
+        if left[clip.split] > 0:
             chosen.append(clip)
-            left[clip.split] = None if count is None else count - 1
+            left[clip.split] -= 1
     return chosen
-
-
-Item = TypeVar("Item")
-
-# For what is in flight when a run is stopped.
-GRACE_SECONDS = 3.0
 
 
 @dataclass(slots=True)
 class DownloadSummary:
-    """What a run did and left."""
+    """What a download did and left."""
 
     held: int = 0
     """Clips that were on disk before."""
@@ -140,11 +131,9 @@ class DownloadSummary:
 
 @dataclass(slots=True)
 class Download:
-    """A run: what is asked for, what is there, what came of it."""
+    """One run of the command: what is asked for, what is there, what came of it."""
 
     config: DownloadConfig
-    clips: list[Clip]
-    """Those that may be got, in order."""
     store: Store
     ledger: Ledger
     last: dict[tuple[str, str], Attempt]
@@ -165,7 +154,7 @@ class Download:
         self.advance(sum(attempt.outcome == GOT for attempt in attempts))
 
     def may_try(self, clip: Clip, source: str) -> bool:
-        """Tell whether a source is to be asked for a clip: not where it failed, unless retried."""
+        """Tell whether to ask a source for a clip: not where it failed before, unless retried."""
         attempt = self.last.get((clip.identity, source))
         if attempt is None or attempt.outcome == GOT:
             return True
@@ -173,7 +162,7 @@ class Download:
         return reasons is not None and (not reasons or attempt.reason in reasons)
 
     def each(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """Do some work on each item, several at a time; whatever is raised ends it all."""
+        """Do some work on each item, several at a time; the first error stops all of it."""
         threads = ThreadPoolExecutor(self.config.num_workers, "download")
         futures = [threads.submit(work, item) for item in items]
         try:
@@ -182,7 +171,7 @@ class Download:
         except BaseException:
             self.store.stop.set()
             threads.shutdown(wait=False, cancel_futures=True)
-            # Not for a silent server: what arrived is kept, and gone on with in the next run.
+            # A silent server is not waited for: what arrived is kept for the next run.
             wait(futures, GRACE_SECONDS)
             raise
         threads.shutdown()

@@ -1,6 +1,6 @@
-"""The sources of a download, each asked for clips: a directory, CVDF's archives, YouTube.
+"""Asks the sources of a download for clips: a directory, CVDF's archives, YouTube.
 
-In: the clips that are wanted. Out: files under their final names, and attempts in the ledger.
+What a source brings lands under its final name; what came of each clip goes into the ledger.
 """
 
 import logging
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from clip_kinetics700_builder.config import DownloadConfig
 from clip_kinetics700_builder.download.archive_store import (
@@ -19,45 +19,66 @@ from clip_kinetics700_builder.download.archive_store import (
 )
 from clip_kinetics700_builder.download.folder import land_file, place_clip
 from clip_kinetics700_builder.download.run import Download, OpenClips
-from clip_kinetics700_builder.download.youtube import BotWallError, Youtube, YoutubeConfig
+from clip_kinetics700_builder.download.youtube import BotWallError, Youtube
 from clip_kinetics700_builder.sources.cvdf import find_archives
 from clip_kinetics700_builder.sources.directory import VideoIndex, index_videos
-from clip_kinetics700_builder.sources.ledger import FetchError, failed, got
+from clip_kinetics700_builder.sources.ledger import Attempt, FetchError, failed, got
 from clip_kinetics700_builder.types import Archive, Clip
 
 log = logging.getLogger(__name__)
 
 CVDF, YOUTUBE = "cvdf", "youtube"
 
-
 Ask: TypeAlias = Callable[[Download, Sequence[Clip], OpenClips], None]
+"""Gets those of some clips that a source has and that are still open."""
 
 
-def open_source(run: Download, source: str) -> Callable[[OpenClips], None]:
-    """Return what gets the clips that a source has of those wanted, in one round or in several.
+def open_source(config: DownloadConfig, source: str) -> Ask:
+    """Return the function that asks a source, in one round or in several.
 
-    What a source knows lasts for the run: which class an archive is of, what a directory holds,
-    when YouTube was asked last and how often it has refused. Nothing is opened before it is asked.
+    It remembers between rounds which class an archive is of, what a directory holds, when YouTube
+    was asked last and how often it has refused. Nothing is opened before the first round.
     """
-    ask = open_ask(run, source)
-
-    def ask_for(open_clips: OpenClips) -> None:
-        clips = [clip for clip in open_clips.list_open() if run.may_try(clip, source)]
-        if clips:
-            ask(run, clips, open_clips)
-
-    return ask_for
-
-
-def open_ask(run: Download, source: str) -> Ask:
-    """Return the function that asks one source, with what it remembers from round to round."""
     if source == CVDF:
         known: dict[str, str | None] = {}
         return partial(ask_archives, known=known)
     if source == YOUTUBE:
-        return partial(ask_youtube, open_youtube=cache(partial(open_youtube, run.config)))
-    directory = Path(source)
-    return partial(ask_directory, open_index=cache(partial(index_videos, directory)))
+        open_youtube = partial(
+            Youtube,
+            cookies=config.cookies,
+            seconds_between=config.youtube_interval,
+            address=config.youtube_address,
+        )
+        return partial(ask_youtube, open_youtube=cache(open_youtube))
+    return partial(ask_directory, open_index=cache(partial(index_videos, Path(source))))
+
+
+def bring_clip(
+    run: Download, clip: Clip, source: str, open_clips: OpenClips, fetch: Callable[[Clip], Path]
+) -> FetchError | None:
+    """Get a clip that was claimed, and put on record what came of it.
+
+    Args:
+        run: the download.
+        clip: the clip.
+        source: the name of the source.
+        open_clips: get the clip back if the source does not have it.
+        fetch: puts the clip in its place and returns its file.
+
+    Returns:
+        What went wrong, None for nothing.
+    """
+    started = time.monotonic()
+    try:
+        file = fetch(clip)
+    except FetchError as error:
+        open_clips.give_back([clip])
+        seconds = round(time.monotonic() - started, 3)
+        run.write([failed(clip, source, error, seconds=seconds)])
+        return error
+    seconds = round(time.monotonic() - started, 3)
+    run.write([got(clip, source, bytes=file.stat().st_size, seconds=seconds)])
+    return None
 
 
 def ask_directory(
@@ -71,29 +92,24 @@ def ask_directory(
     index, tried = open_index(), set[str]()
     source = str(index.videos)
 
-    def copy(clip: Clip) -> None:
-        if open_clips.claim(clip.file_stem) is None:
-            return
-        tried.add(clip.identity)
-        begin = time.monotonic()
+    def copy(clip: Clip) -> Path:
         path = index.find(clip)
-        try:
-            if path is None:
-                raise FetchError("not_in_directory", f"{source} has no file of this clip")
-            if path.stat().st_size == 0:
-                raise FetchError("empty_file", f"{path.name} holds 0 bytes")
-            land_file(path, place_clip(run.config.output, clip, path.suffix[1:]))
-        except FetchError as error:
-            open_clips.give_back([clip])
-            run.write([failed(clip, source, error)])
-            return
-        seconds = round(time.monotonic() - begin, 3)
-        n_bytes = path.stat().st_size
-        run.write([got(clip, source, n_bytes=n_bytes, seconds=seconds)])
+        if path is None:
+            raise FetchError("not_in_directory", f"{source} has no file of this clip")
+        if path.stat().st_size == 0:
+            raise FetchError("empty_file", f"{path.name} holds 0 bytes")
+        final = place_clip(run.config.output, clip, path.suffix[1:])
+        land_file(path, final)
+        return final
 
-    # Where one fails that was claimed, one that was not needed then may be needed now.
+    def bring(clip: Clip) -> None:
+        if open_clips.claim(clip.file_stem) is not None:
+            tried.add(clip.identity)
+            bring_clip(run, clip, source, open_clips, copy)
+
+    # Where a claimed clip fails, one that was not needed then may be needed now.
     while left := [c for c in clips if c.identity not in tried and open_clips.wants(c.file_stem)]:
-        run.each(copy, left)
+        run.each(bring, left)
 
 
 def ask_archives(
@@ -120,26 +136,19 @@ def ask_archives(
     # An overlay's clips count more than those of the archives that follow.
     run.each(take, [archive for archive in archives if archive.is_overlay])
     left = [archive for archive in archives if not archive.is_overlay]
-    # Where one fails whose clips were claimed, those of one that was passed over are needed now.
+    # Where an archive fails whose clips were claimed, those of one passed over are needed now.
     while left and any(clip.file_stem in asked for clip in open_clips.list_open()):
         passed_over.clear()
         run.each(take, left)
         left = list(passed_over)
     missing = FetchError("not_in_archive", "no archive of the release holds this clip")
-    run.write(
-        [
-            failed(clip, CVDF, find_error(errors, clip) or missing)
-            for clip in open_clips.list_open()
-            if clip.file_stem in asked and (clip.identity, CVDF) not in run.fresh
-        ]
-    )
-
-
-def find_error(
-    errors: Mapping[tuple[str | None, str | None], FetchError], clip: Clip
-) -> FetchError | None:
-    """Return what befell the archive that would hold a clip, or one that may hold it."""
-    return errors.get((clip.split, clip.label)) or errors.get((clip.split, None))
+    attempts = []
+    for clip in open_clips.list_open():
+        if clip.file_stem in asked and (clip.identity, CVDF) not in run.fresh:
+            # The error is of the archive that would hold the clip, or of one that may hold it.
+            error = errors.get((clip.split, clip.label)) or errors.get((clip.split, None))
+            attempts.append(failed(clip, CVDF, error or missing))
+    run.write(attempts)
 
 
 def find_new_archives(
@@ -148,7 +157,7 @@ def find_new_archives(
     store: Store,
     known: MutableMapping[str, str | None],
 ) -> list[Archive]:
-    """Return the archives that may hold some of the clips; what was read before is known."""
+    """Return the archives that may hold some of the clips, without those known to hold none."""
     names = {clip.file_stem for clip in clips}
 
     def may_hold(archive: Archive) -> bool:
@@ -162,14 +171,14 @@ def take_archive(run: Download, archive: Archive, open_clips: OpenClips, asked: 
     """Land the wanted clips of one archive.
 
     Returns:
-        False where it may hold others, which are not needed as things stand.
+        False if it holds other clips too, which may be needed later.
 
     Raises:
         FetchError: it cannot be read to its end; its clips are wanted as before.
     """
     if not any(clip.file_stem in asked for clip in open_clips.list_open()):
         return False
-    begin = time.monotonic()
+    started = time.monotonic()
     claimed: dict[str, Clip] = {}
     denied: set[str] = set()
 
@@ -187,33 +196,29 @@ def take_archive(run: Download, archive: Archive, open_clips: OpenClips, asked: 
     except BaseException:
         open_clips.give_back(claimed.values())
         raise
-    seconds = round((time.monotonic() - begin) / max(1, len(files)), 3)
-    attempts = []
-    for name, file in files.items():
-        clip, n_bytes = claimed[name], file.stat().st_size
-        if n_bytes == 0:
-            open_clips.give_back([clip])
-            empty = FetchError("empty_file", f"{file.stem} holds 0 bytes")
-            attempts.append(failed(clip, CVDF, empty, archive=archive.name))
-            continue
-        final = place_clip(run.config.output, clip, Path(file.stem).suffix[1:])
-        final.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(final)
-        attempts.append(got(clip, CVDF, n_bytes=n_bytes, seconds=seconds, archive=archive.name))
-    run.write(attempts)
+    facts = {
+        "archive": archive.name,
+        "seconds": round((time.monotonic() - started) / max(1, len(files)), 3),
+    }
+    run.write(
+        [land_clip(run, claimed[name], file, open_clips, facts) for name, file in files.items()]
+    )
     forget(archive, run.store)
     return not denied
 
 
-def open_youtube(config: DownloadConfig) -> Youtube:
-    """Return YouTube, as the options say."""
-    return Youtube(
-        YoutubeConfig(
-            cookies=config.cookies,
-            seconds_between=config.youtube_interval,
-            address=config.youtube_address,
-        )
-    )
+def land_clip(
+    run: Download, clip: Clip, file: Path, open_clips: OpenClips, facts: Mapping[str, Any]
+) -> Attempt:
+    """Give an unpacked clip its final name; return the attempt, with some facts about it."""
+    n_bytes = file.stat().st_size
+    if n_bytes == 0:
+        open_clips.give_back([clip])
+        return failed(clip, CVDF, FetchError("empty_file", f"{file.stem} holds 0 bytes"), **facts)
+    final = place_clip(run.config.output, clip, Path(file.stem).suffix[1:])
+    final.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(final)
+    return got(clip, CVDF, bytes=n_bytes, **facts)
 
 
 def ask_youtube(
@@ -229,20 +234,15 @@ def ask_youtube(
         BotWallError: YouTube asks who we are, again and again.
     """
     youtube = open_youtube()
-    for clip in clips:
-        if open_clips.claim(clip.file_stem) is None:
-            continue
-        begin = time.monotonic()
+
+    def fetch(clip: Clip) -> Path:
         final = place_clip(run.config.output, clip, "mp4")
         final.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            youtube.fetch(clip, final)
-        except FetchError as error:
-            open_clips.give_back([clip])
-            seconds = round(time.monotonic() - begin, 3)
-            run.write([failed(clip, YOUTUBE, error, seconds=seconds)])
+        youtube.fetch(clip, final)
+        return final
+
+    for clip in clips:
+        if open_clips.claim(clip.file_stem) is not None:
+            error = bring_clip(run, clip, YOUTUBE, open_clips, fetch)
             if isinstance(error, BotWallError):
-                raise
-            continue
-        seconds = round(time.monotonic() - begin, 3)
-        run.write([got(clip, YOUTUBE, n_bytes=final.stat().st_size, seconds=seconds)])
+                raise error

@@ -1,4 +1,4 @@
-"""A video at an address in, a segment of it as an exact mp4 out, by the ffmpeg program."""
+"""Cuts a segment out of a video at an address, as an exact mp4, with the ffmpeg program."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from clip_kinetics700_builder.download.youtube_errors import (
 from clip_kinetics700_builder.sources.ledger import FetchError
 
 DURATION_TOLERANCE_SECONDS = 1.0
-# A server that gives a byte now and then is never silent, so a cut as a whole ends as well.
+# A server that sends a byte now and then is never silent, so the whole cut has a limit too.
 CUT_LIMIT_TIMEOUTS = 20
 CUT_LIMIT_SECONDS_PER_SECOND = 10
 CHECK_LIMIT_SECONDS = 60.0
@@ -31,13 +31,13 @@ def cut_segment(
     """Write a segment [begin, end) of a video, encoded anew so that it is exact.
 
     Args:
-        video: what yt-dlp knows of it: `id`, `url`, `http_headers`.
-        segment: in seconds.
-        path: of the mp4 to be.
-        timeout_seconds: of silence.
+        video: what yt-dlp knows of it, with `id`, `url` and `http_headers`.
+        segment: its start and its end, in seconds.
+        path: where to write the mp4.
+        timeout_seconds: how long the server may be silent.
 
     Returns:
-        What ffmpeg said.
+        The messages of ffmpeg.
 
     Raises:
         FetchError: nothing was written.
@@ -59,18 +59,18 @@ def cut_segment(
     if "No space left on device" in log:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
     if result.returncode != 0:
-        # Of silence within a video's header ffmpeg says only that the data is invalid.
+        # When a server goes silent within a header, ffmpeg says only that the data is invalid.
         is_late = time.monotonic() - started >= timeout_seconds
         reason = find_network_reason(list_complaints(log))
         reason = reason or ("timed_out" if is_late else "cut_failed")
-        # Of an empty file not even the first byte can be had.
+        # An empty file does not even have the first byte that was asked for.
         reason = "empty_file" if reason == "http_416" else reason
         raise FetchError(reason, word_message(video["id"], reason))
     return log
 
 
 def check_segment(video: Mapping[str, Any], segment: tuple[int, int], path: Path, log: str) -> None:
-    """Raise FetchError if a file is not all that the video has of the segment."""
+    """Raise FetchError if a file lacks something that the video has of the segment."""
     begin, end = segment
     options = ["-map", "0:v:0", "-frames:v", "1", "-progress", "pipe:1", "-f", "null", "-"]
     result = run_ffmpeg(["-i", f"file:{path}", *options], limit_seconds=CHECK_LIMIT_SECONDS)
@@ -84,14 +84,14 @@ def check_segment(video: Mapping[str, Any], segment: tuple[int, int], path: Path
     if not has_frame:
         reason = reason or "cut_failed"
         raise FetchError(reason, word_message(video["id"], reason))
-    # Where nobody says how long the video is, it may as well end here.
+    # Where nobody says how long the video is, it may well end here.
     if missing > DURATION_TOLERANCE_SECONDS and (stated is not None or reason is not None):
         reason = reason or "truncated"
         raise FetchError(reason, f"{video['id']}: {missing:.1f} s are missing at the end")
 
 
 def run_ffmpeg(arguments: list[str], *, limit_seconds: float) -> "subprocess.CompletedProcess[str]":
-    """Run the ffmpeg program, whose lines begin with their level."""
+    """Run the ffmpeg program; each of its lines begins with its level."""
     command = ["ffmpeg", "-hide_banner", "-nostdin", "-nostats", "-v", "level+info", *arguments]
     try:
         return subprocess.run(
@@ -109,12 +109,12 @@ def run_ffmpeg(arguments: list[str], *, limit_seconds: float) -> "subprocess.Com
 
 
 def list_complaints(log: str) -> str:
-    """Return the lines of ffmpeg that are no mere information, without addresses."""
+    """Return the warnings and errors of ffmpeg, without addresses."""
     return ADDRESS.sub("", "\n".join(match[0] for match in COMPLAINT.finditer(log)))
 
 
 def read_duration(log: str) -> float | None:
-    """Return the seconds that ffmpeg says its input has; None where it does not know."""
+    """Return the seconds that ffmpeg states for its input; None where it does not know."""
     match = DURATION.search(log)
     if match is None:
         return None

@@ -1,6 +1,6 @@
-"""What yt-dlp and ffmpeg say in, the ledger's reason and a line of ours out; pure.
+"""Turns what yt-dlp and ffmpeg say into a reason of the ledger and a line of ours.
 
-In: their texts, which hold colours, addresses and local paths. Out: none of these.
+Their texts hold colours, addresses and local paths; ours must not.
 """
 
 import re
@@ -9,7 +9,7 @@ from clip_kinetics700_builder.sources.ledger import FETCH_REASONS
 
 MAX_MESSAGE = 200
 
-# The first that is found counts: what is said of the video, then what surrounds it.
+# The first pattern that is found counts: what is said of the video comes before the rest.
 SITE_PATTERNS = (
     ("rate_limited", r"http error 429|too many requests|rate.limited|available, try again later"),
     ("bot_wall", r"not a bot|captcha|ip is likely being blocked|unusual traffic"),
@@ -52,7 +52,7 @@ LOCAL_PATH = re.compile(r"(?:/[^\s/'\"]+){2,}/?")
 
 
 def classify_error(message: str) -> str:
-    """Return the reason, one of `FETCH_REASONS` or `http_NNN`, behind a text of yt-dlp."""
+    """Return the reason, one of `FETCH_REASONS` or `http_NNN`, that a text of yt-dlp gives."""
     text = message.replace("\u2019", "'").lower()
     for reason, pattern in SITE_PATTERNS:
         if re.search(pattern, text):
@@ -61,7 +61,7 @@ def classify_error(message: str) -> str:
 
 
 def find_network_reason(message: str) -> str | None:
-    """Return what of the connection or the server a text complains of; None for nothing."""
+    """Return the reason if a text complains of the connection or the server, else None."""
     text = message.lower()
     status = HTTP_ERROR.search(text)
     if status is not None and status[1] != "429":
@@ -73,7 +73,7 @@ def find_network_reason(message: str) -> str | None:
 
 
 def word_message(video_id: str, reason: str, text: str = "") -> str:
-    """Return one line about a video; the site's words are in it only if ours do not tell."""
+    """Return one line about a video, with the site's words only where ours say too little."""
     if reason.startswith("http_"):
         return f"{video_id}: the server answers with status {reason.removeprefix('http_')}"
     line = f"{video_id}: {FETCH_REASONS[reason]}"

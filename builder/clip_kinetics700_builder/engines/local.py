@@ -34,7 +34,7 @@ from clip_kinetics700_builder.parts.part import (
 )
 from clip_kinetics700_builder.parts.work import SPOOL_NAME, list_reports, parts_directory
 from clip_kinetics700_builder.sources.directory import VideoIndex, find_clip
-from clip_kinetics700_builder.sources.ledger import FetchError, is_passing
+from clip_kinetics700_builder.sources.ledger import ARCHIVE_PAUSES_SECONDS, FetchError, try_again
 from clip_kinetics700_builder.system.machine import count_cores
 from clip_kinetics700_builder.types import (
     Archive,
@@ -48,9 +48,6 @@ from clip_kinetics700_builder.types import (
 )
 
 log = logging.getLogger(__name__)
-
-# Of reading an archive to its end; each of its byte ranges has attempts of its own.
-ARCHIVE_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +159,25 @@ class LocalEngine:
         if part.rows is not None:
             tried = set(part.rows)
             rows = {name: row for name, row in rows.items() if row in tried}
-        attempt = 0
-        while True:
-            attempt += 1
+        stream = ArchiveStream(archive, self.work / SPOOL_NAME / part.name, rows)
+
+        def encode_archive() -> PartReport:
+            nonlocal stream
             stream = ArchiveStream(archive, self.work / SPOOL_NAME / part.name, rows)
             try:
                 with stream:
                     results = self.encode(stream.tasks(self.decode_task), started, stream.drop)
-                    report = self.write(part, results, started)
-            except FetchError as error:
-                log.warning("%s (attempt %d)", error, attempt)
+                    return self.write(part, results, started)
+            except FetchError:
                 started.advance(-stream.n_done)
-                if attempt < ARCHIVE_ATTEMPTS and is_passing(error):
-                    continue
-                report = self.write(part, [], started)
-                return report, {**stream.facts, "error": [error.reason, str(error)]}
-            return report, stream.facts
+                raise
+
+        try:
+            return try_again(encode_archive, ARCHIVE_PAUSES_SECONDS), stream.facts
+        except FetchError as error:
+            log.warning("%s", error)
+            report = self.write(part, [], started)
+            return report, {**stream.facts, "error": [error.reason, str(error)]}
 
     def encode(
         self,

@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from clip_kinetics700_builder.clips.annotations import read_annotations, resolve_class_list
+from clip_kinetics700_builder.clips.annotations import read_annotations
+from clip_kinetics700_builder.clips.classes import resolve_class_list
 from clip_kinetics700_builder.clips.plan import cut_parts, order_clips, plan_digest
 from clip_kinetics700_builder.clips.releases import VERSIONS
 from clip_kinetics700_builder.config import EncodeConfig

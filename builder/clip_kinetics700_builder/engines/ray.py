@@ -34,7 +34,7 @@ from clip_kinetics700_builder.engines.local import (
 from clip_kinetics700_builder.engines.prepare import Job, prepare_engine
 from clip_kinetics700_builder.parts.part import PartReport, is_done, read_report
 from clip_kinetics700_builder.parts.work import parts_directory
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Progress
 from clip_kinetics700_builder.types import BuildError, InputError, Part
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Cluster:
     """Tasks that run at a time."""
 
     def run(
-        self, parts: Sequence[Part], *, n_clips: int, quiet: bool
+        self, parts: Sequence[Part], *, n_clips: int, progress: Progress
     ) -> tuple[list[PartReport], float]:
         """Encode parts; return their reports and the seconds it took.
 
@@ -133,7 +133,7 @@ class Cluster:
         begin = time.monotonic()
         done: dict[str, PartReport] = {}
         left = list(parts)
-        with track_progress("encode", n_clips, unit="clips", quiet=quiet) as advance:
+        with progress("encode", n_clips, "clips") as advance:
             for _ in range(MAX_ROUNDS):
                 # Closed before the connection is, whatever ends this loop.
                 with closing(self.hand_out(self.group_parts(left))) as results:
@@ -192,13 +192,13 @@ class Cluster:
 
 
 @contextmanager
-def open_cluster(config: EncodeConfig, job: Job, *, quiet: bool) -> Iterator[EncodeParts]:
+def open_cluster(config: EncodeConfig, job: Job, *, progress: Progress) -> Iterator[EncodeParts]:
     """Connect to a cluster and let one task find out what is wrong, or what `auto` means there.
 
     Raises:
         InputError: there is no such cluster, or none of its nodes can do the work.
     """
-    with connect(config, quiet=quiet):
+    with connect(config):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         share = divide_nodes(config, nodes)
         assignment = Assignment(
@@ -214,19 +214,19 @@ def open_cluster(config: EncodeConfig, job: Job, *, quiet: bool) -> Iterator[Enc
         cluster = Cluster(task, assignment, share.n_slots)
         list(cluster.hand_out([[]]))
         log.info("Ray: %d nodes, %d tasks at a time", len(nodes), share.n_slots)
-        yield partial(run_parts, cluster, job, quiet=quiet)
+        yield partial(run_parts, cluster, job, progress=progress)
 
 
 def run_parts(
-    cluster: Cluster, job: Job, parts: list[Part], *, quiet: bool
+    cluster: Cluster, job: Job, parts: list[Part], *, progress: Progress
 ) -> tuple[list[PartReport], float]:
     """Encode parts on a cluster, as `EncodeParts` says."""
     n_clips = count_clips(parts, len(job.list_archive_rows()))
-    return cluster.run(parts, n_clips=n_clips, quiet=quiet)
+    return cluster.run(parts, n_clips=n_clips, progress=progress)
 
 
 @contextmanager
-def connect(config: EncodeConfig, *, quiet: bool) -> Iterator[None]:
+def connect(config: EncodeConfig) -> Iterator[None]:
     """Be a driver of the cluster that the options name.
 
     Raises:
@@ -237,14 +237,15 @@ def connect(config: EncodeConfig, *, quiet: bool) -> Iterator[None]:
         shown, address = "RAY_ADDRESS", os.environ["RAY_ADDRESS"]
     shown = f"{shown} {address}" if address else "--engine ray"
     check_address(shown, address)
-    logging.getLogger("ray").setLevel(logging.ERROR if quiet else logging.WARNING)
+    is_verbose = log.isEnabledFor(logging.INFO)
+    logging.getLogger("ray").setLevel(logging.WARNING if is_verbose else logging.ERROR)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
             include_dashboard=False,
             configure_logging=False,
-            log_to_driver=not quiet,
+            log_to_driver=is_verbose,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,9 +1,10 @@
-"""Class names and prompts in, one direction in CLIP's space a class out; published in the dataset.
+"""Class texts are one direction in CLIP's space for each class, published beside the data.
 
-`embed_classes` writes them beside the data, since every zero-shot user computes them first;
-`find_class_texts` takes those where model and prompts are the wanted ones, or computes them.
+`embed_classes` writes them, since every zero-shot user computes them first; `find_class_texts`
+takes those where model and prompts are the wanted ones, or computes them.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_kinetics700.schema import CLASS_TEXTS_NAME, MANIFEST_NAME, Float32Array
+from clip_kinetics700.schema import CLASS_TEXTS_NAME, MANIFEST_NAME
 from clip_kinetics700.streams import read_if_there
 from clip_kinetics700.texts import (
     ClassTexts,
@@ -30,22 +31,25 @@ from clip_kinetics700_builder.dataset.layout import (
     read_state,
 )
 from clip_kinetics700_builder.dataset.manifest import (
-    canonical_json,
+    Manifest,
     describe_file,
-    hash_bytes,
-    hash_manifest,
+    hash_json,
     read_manifest,
-    read_sound_document,
+    require_manifest,
     write_manifest,
 )
 from clip_kinetics700_builder.encode.model_files import ModelFiles, find_model
 from clip_kinetics700_builder.parts.canary import Canary, is_same_encoder
-from clip_kinetics700_builder.system.files import atomic_path, write_json
-from clip_kinetics700_builder.system.progress import track_progress
-from clip_kinetics700_builder.types import Failure, InputError
+from clip_kinetics700_builder.system.files import write_bytes, write_json
+from clip_kinetics700_builder.system.progress import Progress, no_progress
+from clip_kinetics700_builder.types import Failure, Float32Array, InputError
+
+if TYPE_CHECKING:
+    from clip_kinetics700_builder.encode.text import TextEncoder
 
 log = logging.getLogger(__name__)
 
+PLACE_OF_NAME = "{}"
 SAME_WEIGHTS = "same weights"
 SAME_VIDEO = "same embedding of the test video"
 NOT_RECORDED = "not recorded"
@@ -55,12 +59,10 @@ OTHER = "another family, forced"
 def hash_weights(weights_sha256: Mapping[str, str]) -> str:
     """Return one sha256 of a model: its file's, or that of the hashes of several by name."""
     hashes = list(weights_sha256.values())
-    return hashes[0] if len(hashes) == 1 else hash_bytes(canonical_json(dict(weights_sha256)))
+    return hashes[0] if len(hashes) == 1 else hash_json(dict(weights_sha256))
 
 
-def check_family(
-    manifest: Mapping[str, Any] | None, files: ModelFiles, name: str, *, force: bool
-) -> str:
+def check_family(manifest: Manifest | None, files: ModelFiles, name: str, *, force: bool) -> str:
     """Return what says that a model's texts belong to a dataset's frames.
 
     The manifest has the hash of the weights file that the frames were made with: a whole CLIP is
@@ -76,7 +78,7 @@ def check_family(
     Raises:
         InputError: it is of another family.
     """
-    configuration = {} if manifest is None else manifest.get("configuration", {})
+    configuration = {} if manifest is None else manifest.configuration
     recorded = configuration.get("weights_sha256")
     if not recorded:
         log.warning(
@@ -85,7 +87,7 @@ def check_family(
         return NOT_RECORDED
     if hash_weights(recorded) == hash_weights(files.weights_sha256):
         return SAME_WEIGHTS
-    canary = Canary.from_document(manifest or {})
+    canary = None if manifest is None else manifest.canary
     if canary is not None and is_same_vision(canary, configuration, files):
         return SAME_VIDEO
     message = (
@@ -126,12 +128,6 @@ def is_same_vision(canary: Canary, configuration: Mapping[str, Any], files: Mode
     return any(is_same_encoder(vector, known) for known in vectors)
 
 
-if TYPE_CHECKING:
-    from clip_kinetics700_builder.encode.text import TextEncoder
-
-PLACE_OF_NAME = "{}"
-
-
 @dataclass(frozen=True, slots=True)
 class TextTarget:
     """The dataset that texts are to be compared with."""
@@ -140,8 +136,8 @@ class TextTarget:
     """As messages call it."""
     root: str
     """Path or URL of its directory; empty where files were named."""
-    manifest: Mapping[str, Any] | None
-    """Of ours; None where there is none."""
+    manifest: Manifest | None
+    """The manifest of a dataset of ours; None for others."""
     width: int
     """Columns of its embeddings."""
 
@@ -168,7 +164,7 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
 
 
 def find_class_texts(
-    target: TextTarget, names: Sequence[str], config: TextConfig, *, quiet: bool
+    target: TextTarget, names: Sequence[str], config: TextConfig, *, progress: Progress
 ) -> tuple[ClassTexts, bool]:
     """Return the texts of a class list, and whether they are those published beside the data.
 
@@ -178,11 +174,11 @@ def find_class_texts(
     prompts = read_prompts(config.prompts)
     published = read_published(target)
     if published is None or published.prompts != prompts or not {*names} <= {*published.names}:
-        return compute_class_texts(target, names, config, quiet=quiet), False
+        return compute_class_texts(target, names, config, progress=progress), False
     if config.model is not None:
         files = find_model(config.model, config.model_revision)
         if hash_weights(files.weights_sha256) != published.model_sha256:
-            return compute_class_texts(target, names, config, quiet=quiet), False
+            return compute_class_texts(target, names, config, progress=progress), False
     if published.family == OTHER and not config.force:
         raise InputError(
             f"{target.name}: its {CLASS_TEXTS_NAME} is of {published.model}, {OTHER}; give the "
@@ -198,11 +194,11 @@ def read_published(target: TextTarget) -> ClassTexts | None:
     Raises:
         InputError: the file is not the one that the manifest lists, or is of another width.
     """
-    entry = (target.manifest or {}).get("files", {}).get(CLASS_TEXTS_NAME)
+    entry = None if target.manifest is None else target.manifest.files.get(CLASS_TEXTS_NAME)
     if entry is None:
         return None
     data = read_if_there(f"{target.root}/{CLASS_TEXTS_NAME}")
-    if data is None or hash_bytes(data) != entry["sha256"]:
+    if data is None or hashlib.sha256(data).hexdigest() != entry.sha256:
         what = "is missing" if data is None else "is not the file"
         raise InputError(f"{target.name}: {CLASS_TEXTS_NAME} {what} that {MANIFEST_NAME} lists")
     try:
@@ -223,13 +219,13 @@ def check_width(target: TextTarget, width: int, model: str) -> None:
 
 
 def compute_class_texts(
-    target: TextTarget, names: Sequence[str], config: TextConfig, *, quiet: bool
+    target: TextTarget, names: Sequence[str], config: TextConfig, *, progress: Progress
 ) -> ClassTexts:
     """Return the texts of a class list, computed: minutes for 700 classes and 28 prompts."""
     prompts = read_prompts(config.prompts)
     encoder, files, family = open_text_model(target, config)
     n_texts = len(names) * len(prompts)
-    with track_progress("texts", n_texts, unit="texts", quiet=quiet) as advance:
+    with progress("texts", n_texts, "texts") as advance:
         texts = [prompt.replace(PLACE_OF_NAME, name) for name in names for prompt in prompts]
         embeds = encoder.encode(texts, advance=advance)
     return ClassTexts(
@@ -265,31 +261,32 @@ def open_text_model(
     return encoder, files, family
 
 
-def choose_model(manifest: Mapping[str, Any] | None, config: TextConfig) -> tuple[str, str | None]:
+def choose_model(manifest: Manifest | None, config: TextConfig) -> tuple[str, str | None]:
     """Return which model is meant, and at which revision.
 
     Without a name it is the Hub's model that the frames are of, else the builds' default; the name
     of a directory alone does not say where that is.
     """
-    recorded = {} if manifest is None else manifest.get("configuration", {})
+    recorded = {} if manifest is None else manifest.configuration
     if config.model is None and "/" in str(recorded.get("model")):
         return recorded["model"], config.model_revision or recorded.get("model_revision")
     return config.model or DEFAULT_MODEL, config.model_revision
 
 
-def embed_classes(directory: Path, config: TextConfig, *, quiet: bool = False) -> ClassTexts:
+def embed_classes(
+    directory: Path, config: TextConfig, *, progress: Progress = no_progress
+) -> ClassTexts:
     """Write the texts of a dataset's classes beside its data and into its manifest.
 
     Raises:
         InputError: it is no finished dataset of ours, has no classes, or the model cannot be used.
     """
-    manifest = read_sound_document(directory)
-    names = manifest["class_names"]
+    manifest = require_manifest(directory)
+    names = manifest.class_names
     if not names:
         raise InputError(f"{directory}: has no classes, so there is nothing to embed")
-    width = manifest["configuration"]["embedding_width"]
-    target = TextTarget(directory.resolve().name, str(directory), manifest, width)
-    texts = compute_class_texts(target, names, config, quiet=quiet)
+    target = TextTarget(directory.resolve().name, str(directory), manifest, manifest.width)
+    texts = compute_class_texts(target, names, config, progress=progress)
     with lock_dataset(directory):
         if read_manifest(directory) != manifest:
             raise InputError(f"{directory}: was changed meanwhile; run it again")
@@ -297,18 +294,15 @@ def embed_classes(directory: Path, config: TextConfig, *, quiet: bool = False) -
     return texts
 
 
-def publish(directory: Path, manifest: Mapping[str, Any], texts: ClassTexts) -> None:
+def publish(directory: Path, manifest: Manifest, texts: ClassTexts) -> None:
     """Write the file, then the manifest that lists it; cut off between the two, run it again."""
     path = directory / CLASS_TEXTS_NAME
-    with atomic_path(path) as partial:
-        partial.write_bytes(encode_class_texts(texts))
-    files = {**manifest["files"], CLASS_TEXTS_NAME: describe_file(path, len(texts.names))}
-    document = {**manifest, "files": dict(sorted(files.items()))}
-    document["self_sha256"] = hash_manifest(document)
-    write_manifest(directory, document)
+    write_bytes(path, encode_class_texts(texts))
+    changed = manifest.with_file(CLASS_TEXTS_NAME, describe_file(path, len(texts.names)))
+    write_manifest(directory, changed)
     state = read_state(directory)
     # A conversion knows its output by the manifest: it is still the same data.
-    if state is not None and state.get("manifest") == manifest.get("self_sha256"):
+    if state is not None and state.get("manifest") == manifest.self_sha256:
         write_json(
-            directory / WORK_NAME / CONVERSION_NAME, {**state, "manifest": document["self_sha256"]}
+            directory / WORK_NAME / CONVERSION_NAME, {**state, "manifest": changed.self_sha256}
         )

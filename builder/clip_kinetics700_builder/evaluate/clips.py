@@ -1,4 +1,4 @@
-"""A split of any dataset in, its labelled clips in batches out, and what was left out and why.
+"""An `EvaluationSource` gives the labelled clips of a split, and counts what it leaves out.
 
 Labels come from `label_id` where a manifest says what it counts, and else from the caption.
 """
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clip_kinetics700.classes import class_names
+from clip_kinetics700.classes import VERSIONS, class_names
 from clip_kinetics700.damage import OnError, report_damage
 from clip_kinetics700.hub import parse_repository_url
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import strip_query
 from clip_kinetics700.schema import Sample
-from clip_kinetics700_builder.clips.annotations import KINETICS_VERSIONS, read_classes
+from clip_kinetics700_builder.clips.classes import read_classes
 from clip_kinetics700_builder.config import EvaluationConfig
-from clip_kinetics700_builder.dataset.manifest import hash_data
+from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.read.rows import (
     Row,
     RowSource,
@@ -31,7 +31,7 @@ from clip_kinetics700_builder.read.rows import (
     read_own_manifest,
     read_rows,
 )
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import InputError
 
 IntArray = npt.NDArray[np.int64]
@@ -107,12 +107,13 @@ class EvaluationSource:
     revision: str | None
     """Commit of a repository."""
     rows: RowSource
-    manifest: dict[str, Any] | None
-    """Of ours; None where there is none."""
+    manifest: Manifest | None
+    """The manifest of a dataset of ours; None for others."""
     labels: Labels
     width: int
     """Columns of the embeddings."""
     config: EvaluationConfig
+    progress: Progress = no_progress
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
     """Clips of each split that was read that are not counted, by reason."""
 
@@ -128,7 +129,7 @@ class EvaluationSource:
         total, unit = len(steps), count_steps(self.rows)[1]
         dropped = self.dropped[split] = Counter()
         n_labelled = 0
-        with track_progress(split, total, unit=unit, quiet=self.config.quiet) as advance:
+        with self.progress(split, total, unit) as advance:
             rows = read_rows(self.rows, split, advance, check=self._check_width)
             for samples in batch_samples(self._leave_out_damage(rows, dropped)):
                 batch = self._label(samples, dropped)
@@ -171,8 +172,8 @@ class EvaluationSource:
         return {
             "source": self.name,
             "revision": self.revision,
-            "manifest_sha256": None if manifest is None else manifest.get("self_sha256"),
-            "data_sha256": None if manifest is None else hash_data(manifest),
+            "manifest_sha256": None if manifest is None else manifest.self_sha256,
+            "data_sha256": None if manifest is None else manifest.data_sha256,
         }
 
 
@@ -183,12 +184,15 @@ def why_none(split: str) -> str:
     return "; an evaluation needs clips of known classes"
 
 
-def open_evaluation(config: EvaluationConfig, *splits: str) -> EvaluationSource:
+def open_evaluation(
+    config: EvaluationConfig, *splits: str, progress: Progress = no_progress
+) -> EvaluationSource:
     """Open a dataset and refuse at once what cannot be evaluated.
 
     Args:
         config: names the dataset.
-        splits: that will be read.
+        splits: the splits that will be read.
+        progress: shows how far reading a split has come.
 
     Raises:
         InputError: there is no such dataset, split or class list, or the index says already that
@@ -215,6 +219,7 @@ def open_evaluation(config: EvaluationConfig, *splits: str) -> EvaluationSource:
         labels=labels,
         width=width,
         config=config,
+        progress=progress,
     )
 
 
@@ -259,9 +264,7 @@ def resolve_classes(classes: str | None, own_names: Sequence[str] | None) -> Seq
     """
     if classes is None:
         return class_names("700") if own_names is None else own_names
-    if classes in KINETICS_VERSIONS:
-        return class_names(classes)
-    if not Path(classes).is_file():
+    if classes not in VERSIONS and not Path(classes).is_file():
         raise InputError(f"--classes {classes}: is no file; allowed are 400, 600, 700 or a file")
     return read_classes(classes)
 

@@ -1,4 +1,4 @@
-"""Outcomes of clips in, a picture of which classes are taken for each other out."""
+"""A picture shows which classes are taken for each other."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ LETTERS_SHOWN = 32
 
 
 def choose_worst(outcomes: Outcomes, n_classes: int) -> IntArray:
-    """Return the classes of the most confused pairs, the worst pair first."""
+    """Return (n,) int64 classes of the most confused pairs, the worst pair first."""
     counts = count_pairs(outcomes, n_classes)
     np.fill_diagonal(counts, 0)
     order = np.argsort(-counts, axis=None, kind="stable")[: int((counts > 0).sum())]

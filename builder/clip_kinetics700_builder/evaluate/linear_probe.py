@@ -1,4 +1,4 @@
-"""Frames of two splits in, how well a linear classifier of one tells the classes of the other out.
+"""A linear probe trains a classifier on the frames of train and counts on another split.
 
 `card` is the upstream card's protocol on scikit-learn. `mean-pooled` is the better one, which
 chooses C on a held-out part of train; it takes a few minutes of all of Kinetics-700.
@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from clip_kinetics700.texts import pool_clips, take_center
 from clip_kinetics700_builder.config import ProbeConfig
 from clip_kinetics700_builder.evaluate.clips import ClipBatch, EvaluationSource, open_evaluation
 from clip_kinetics700_builder.evaluate.results import (
     Evaluation,
+    Method,
     Outcomes,
-    Run,
     join_outcomes,
     rank_classes,
     sum_up,
 )
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import Float32Array, InputError
 
 if TYPE_CHECKING:  # it imports torch
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 
 CARD_C = 0.316
 CARD_MAX_ITERATIONS = 1000
-# Of features of length 1, in half decades.
+# Half decades, for features of length 1.
 C_VALUES = (1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1000.0, 3160.0, 10000.0)
 SWEEP_TOLERANCE = 1e-4
 FINAL_TOLERANCE = 1e-6
@@ -56,8 +55,8 @@ class Features:
     """(n,) numbers of the classes."""
 
 
-def evaluate_linear_probe(config: ProbeConfig) -> Evaluation:
-    """Return the result document of a linear probe, and what came of each clip.
+def evaluate_linear_probe(config: ProbeConfig, *, progress: Progress = no_progress) -> Evaluation:
+    """Return the result of a linear probe, and what came of each clip.
 
     Raises:
         InputError: the dataset cannot be used, or train has clips of fewer than two classes.
@@ -66,7 +65,7 @@ def evaluate_linear_probe(config: ProbeConfig) -> Evaluation:
     evaluation, is_card = config.evaluation, config.protocol == "card"
     if evaluation.split == "train":
         raise InputError("--split train: a probe is trained on it; give validation or test")
-    source = open_evaluation(evaluation, "train", evaluation.split)
+    source = open_evaluation(evaluation, "train", evaluation.split, progress=progress)
     names = source.labels.names
     train = read_features(source, is_card=is_card)
     n_train = len(train.labels)
@@ -78,14 +77,11 @@ def evaluate_linear_probe(config: ProbeConfig) -> Evaluation:
         score, parameters = train_mean_pooled(train, len(names), held_out=config.held_out)
     batches = source.read(evaluation.split)
     outcomes = join_outcomes([score_batch(b, source, score, is_card=is_card) for b in batches])
-    run = Run(
+    method = Method(
         task="linear-probe",
         protocol=config.protocol,
-        split=evaluation.split,
-        dropped=source.dropped[evaluation.split],
-        model={"id": parameters.pop("classifier"), "sha256": None},
-        dataset=source.describe(),
-        seed=evaluation.seed,
+        model=parameters.pop("classifier"),
+        model_sha256=None,
         parameters={
             "classes": len(names),
             "train": {
@@ -98,7 +94,7 @@ def evaluate_linear_probe(config: ProbeConfig) -> Evaluation:
         },
         packages=("numpy", "scikit-learn") if is_card else ("numpy", "scipy", "torch"),
     )
-    return sum_up(run, outcomes, names)
+    return sum_up(source, method, outcomes)
 
 
 def read_features(source: EvaluationSource, *, is_card: bool) -> Features:
@@ -149,21 +145,29 @@ def check_classes(train: Features, name: str) -> None:
 
 
 def train_card(train: Features, n_classes: int) -> tuple[Score, dict[str, Any]]:
-    """Train as upstream's card did; of 700 classes and all rows that takes hours."""
-    found = fit_logistic_regression(
-        train.rows, train.labels, c=CARD_C, max_iterations=CARD_MAX_ITERATIONS
-    )
+    """Train as upstream's card did, with scikit-learn's defaults: lbfgs, L2.
+
+    Of 700 classes and all rows that takes hours.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(random_state=0, C=CARD_C, max_iter=CARD_MAX_ITERATIONS)
+    with warnings.catch_warnings():
+        # The result states how many iterations there were.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(train.rows, train.labels)
 
     def score(rows: Float32Array) -> npt.NDArray[Any]:
         scores = np.full((len(rows), n_classes), -np.inf)
-        scores[:, found.classes] = found.score(rows)
+        scores[:, model.classes_.astype(np.int64)] = model.predict_proba(rows)
         return scores
 
     return score, {
         "classifier": "scikit-learn LogisticRegression",
         "c": CARD_C,
         "max_iterations": CARD_MAX_ITERATIONS,
-        "iterations": found.n_iterations,
+        "iterations": int(model.n_iter_.max()),
         "feature": "centre frame, not normalised",
     }
 
@@ -228,7 +232,7 @@ def sweep_c(
 
 
 def measure_top1(score: Callable[[Any], npt.NDArray[Any]], rows: Any, labels: IntArray) -> float:
-    """Return the share of rows whose class has the highest score."""
+    """Return the share of (n, width) rows whose label, (n,), has the highest score."""
     begins = range(0, len(labels), ROWS_PER_PIECE)
     found = [score(rows[begin : begin + ROWS_PER_PIECE]).argmax(axis=1) for begin in begins]
     return float((np.concatenate(found) == labels).mean())
@@ -253,32 +257,3 @@ def score_batch(
         return rank_classes(scores, batch.labels)
     source.dropped[source.config.split]["no_frames"] += int((~there).sum())
     return rank_classes(scores[there], batch.labels[there])
-
-
-SEED = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SklearnFit:
-    """A trained classifier, and what it took."""
-
-    model: Any
-    classes: npt.NDArray[np.int64]
-    """(n_seen,) numbers of the classes that its columns are."""
-    n_iterations: int
-
-    def score(self, rows: Float32Array) -> npt.NDArray[Any]:
-        """Return the (n, n_seen) probabilities of (n, width) features."""
-        return np.asarray(self.model.predict_proba(rows))
-
-
-def fit_logistic_regression(
-    rows: Float32Array, labels: npt.NDArray[np.int64], *, c: float, max_iterations: int
-) -> SklearnFit:
-    """Train scikit-learn's `LogisticRegression` with its defaults: lbfgs, L2."""
-    model = LogisticRegression(random_state=SEED, C=c, max_iter=max_iterations)
-    with warnings.catch_warnings():
-        # How many iterations there were is told in the result.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(rows, labels)
-    return SklearnFit(model, model.classes_.astype(np.int64), int(model.n_iter_.max()))

@@ -1,6 +1,6 @@
-"""Scores of classes in, what they are worth out: places, accuracies, intervals, one document.
+"""Scores of classes become outcomes of clips, and these become accuracies with intervals.
 
-A clip is an outcome: at which place its true class came, and which class came first.
+The outcome of a clip is the place at which its true class came, and the class that came first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clip_kinetics700_builder.card.results import (
+    ClassScore,
+    ConfusedPair,
+    EvaluationResult,
+    Metric,
+)
+from clip_kinetics700_builder.evaluate.clips import EvaluationSource
 from clip_kinetics700_builder.types import InputError
 
-FORMAT_NAME = "clip-kinetics700-evaluation/1"
 TOP = 5
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -63,123 +69,114 @@ def join_outcomes(outcomes: Sequence[Outcomes]) -> Outcomes:
     )
 
 
-def measure(outcomes: Outcomes) -> dict[str, float]:
-    """Return top-1, top-5 and their mean, OpenAI's metric for Kinetics-700."""
-    top1 = float((outcomes.places < 1).mean())
-    top5 = float((outcomes.places < TOP).mean())
-    return {"top1": top1, "top5": top5, "mean": (top1 + top5) / 2}
+def measure(outcomes: Outcomes, seed: int) -> dict[str, Metric]:
+    """Return top-1, top-5 and their mean, OpenAI's metric for Kinetics-700, with their intervals.
 
-
-def bootstrap(outcomes: Outcomes, seed: int) -> dict[str, Any]:
-    """Return percentile intervals of the metrics over clips drawn with replacement.
-
-    Both metrics depend only on how many clips came first, among the first five, and later, and
-    these counts of a resample are multinomial: drawn so, they cost nothing and are exact.
+    These are percentile intervals over clips drawn with replacement. The metrics depend only on
+    how many clips came first, among the first five, and later, and these counts of a resample are
+    multinomial: drawn so, they cost nothing and are exact.
     """
     n_clips = len(outcomes.places)
     n_first = int((outcomes.places < 1).sum())
     n_top = int((outcomes.places < TOP).sum())
     shares = np.array([n_first, n_top - n_first, n_clips - n_top]) / n_clips
     counts = np.random.default_rng(seed).multinomial(n_clips, shares, size=RESAMPLES) / n_clips
-    top1, top5 = counts[:, 0], counts[:, 0] + counts[:, 1]
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    drawn = {"top1": top1, "top5": top5, "mean": (top1 + top5) / 2}
-    intervals = {name: np.quantile(values, tails).tolist() for name, values in drawn.items()}
-    return {"level": LEVEL, "resamples": RESAMPLES, **intervals}
+    top1, top5 = float((outcomes.places < 1).mean()), float((outcomes.places < TOP).mean())
+    drawn1, drawn5 = counts[:, 0], counts[:, 0] + counts[:, 1]
+    return {
+        "top1": Metric(top1, *np.quantile(drawn1, tails).tolist()),
+        "top5": Metric(top5, *np.quantile(drawn5, tails).tolist()),
+        "mean": Metric((top1 + top5) / 2, *np.quantile((drawn1 + drawn5) / 2, tails).tolist()),
+    }
 
 
-def measure_classes(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return clips, top-1 and top-5 of each class that has clips, in the order of the list."""
-    counts = np.bincount(outcomes.labels, minlength=len(names))
-    tops = [
+def measure_classes(outcomes: Outcomes, names: Sequence[str]) -> tuple[ClassScore, ...]:
+    """Return the scores of the classes that have clips, in the order of the class list."""
+    counts, top1, top5 = (
         np.bincount(outcomes.labels[outcomes.places < top], minlength=len(names))
-        for top in (1, TOP)
-    ]
-    return [
-        {
-            "name": names[number],
-            "clips": int(counts[number]),
-            "top1": float(tops[0][number] / counts[number]),
-            "top5": float(tops[1][number] / counts[number]),
-        }
+        for top in (np.inf, 1, TOP)
+    )
+    return tuple(
+        ClassScore(
+            names[number],
+            int(counts[number]),
+            float(top1[number] / counts[number]),
+            float(top5[number] / counts[number]),
+        )
         for number in np.flatnonzero(counts).tolist()
-    ]
+    )
 
 
-def list_confused(outcomes: Outcomes, names: Sequence[str]) -> list[dict[str, Any]]:
+def list_confused(outcomes: Outcomes, names: Sequence[str]) -> tuple[ConfusedPair, ...]:
     """Return the pairs of classes that are taken for each other most often, wrong ones only."""
     is_wrong = (outcomes.predicted != outcomes.labels) & (outcomes.predicted != NOTHING)
     codes = outcomes.labels[is_wrong] * len(names) + outcomes.predicted[is_wrong]
     pairs, counts = np.unique(codes, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:CONFUSED_PAIRS]
-    return [
-        {
-            "true": names[pairs[place] // len(names)],
-            "predicted": names[pairs[place] % len(names)],
-            "clips": int(counts[place]),
-        }
+    return tuple(
+        ConfusedPair(
+            names[pairs[place] // len(names)],
+            names[pairs[place] % len(names)],
+            int(counts[place]),
+        )
         for place in order
-    ]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What was evaluated, and how."""
+class Method:
+    """How the clips of an evaluation were classified."""
 
     task: str
     """`zero-shot` or `linear-probe`."""
     protocol: str
-    split: str
-    dropped: Mapping[str, int]
-    """Clips that are not counted, by reason."""
-    model: Mapping[str, str | None]
-    """`id` and `sha256`."""
-    dataset: Mapping[str, str | None]
-    """Name, revision and hashes."""
-    seed: int
+    model: str
+    """Name of the text model or of the classifier."""
+    model_sha256: str | None
     parameters: Mapping[str, Any]
     """What else decides the figures."""
     packages: Sequence[str]
-    """Libraries whose versions are told."""
+    """Libraries whose versions the result states."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """What came of an evaluation."""
 
-    result: dict[str, Any]
-    """The document that is written, and that the dataset's card reads."""
+    result: EvaluationResult
     outcomes: Outcomes
-    """Of every counted clip."""
+    """The outcomes of every counted clip."""
     names: Sequence[str]
     """The class list."""
 
 
-def sum_up(run: Run, outcomes: Outcomes, names: Sequence[str]) -> Evaluation:
-    """Return the outcomes of an evaluation with the document that sums them up.
+def sum_up(source: EvaluationSource, method: Method, outcomes: Outcomes) -> Evaluation:
+    """Return the outcomes of an evaluation with the result that sums them up.
 
     Raises:
         InputError: no clip is left to count.
     """
+    config, names = source.config, source.labels.names
     if not len(outcomes.places):
-        raise InputError(f"{run.dataset['source']}: no clip of split {run.split} can be counted")
-    result = {
-        "format": FORMAT_NAME,
-        "task": run.task,
-        "protocol": run.protocol,
-        "split": run.split,
-        **measure(outcomes),
-        "interval": bootstrap(outcomes, run.seed),
-        "clips": {
-            "counted": len(outcomes.places),
-            "dropped": {reason: count for reason, count in sorted(run.dropped.items()) if count},
-        },
-        "model": dict(run.model),
-        "dataset": dict(run.dataset),
-        "seed": run.seed,
-        "parameters": dict(run.parameters),
-        "per_class": measure_classes(outcomes, names),
-        "confused": list_confused(outcomes, names),
-        "versions": {package: version(package) for package in run.packages},
-    }
+        raise InputError(f"{source.name}: no clip of split {config.split} can be counted")
+    dropped = source.dropped[config.split]
+    result = EvaluationResult(
+        task=method.task,
+        protocol=method.protocol,
+        split=config.split,
+        counted=len(outcomes.places),
+        dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+        model=method.model,
+        model_sha256=method.model_sha256,
+        dataset=source.describe(),
+        seed=config.seed,
+        level=LEVEL,
+        resamples=RESAMPLES,
+        **measure(outcomes, config.seed),
+        parameters=method.parameters,
+        classes=measure_classes(outcomes, names),
+        confused=list_confused(outcomes, names),
+        versions={package: version(package) for package in method.packages},
+    )
     return Evaluation(result, outcomes, names)

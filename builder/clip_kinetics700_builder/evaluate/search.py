@@ -1,4 +1,4 @@
-"""Texts in, the clips that have the frame nearest to each out: exact, over every frame there is.
+"""Search finds the clips whose frames are nearest to a text, exactly, over every frame there is.
 
 `load_frames` reads a dataset once into memory, as float16; `search_frames` goes over all of it
 and computes in float32, a piece at a time that stays in the processor's cache.
@@ -24,11 +24,11 @@ from clip_kinetics700_builder.config import SearchConfig
 from clip_kinetics700_builder.evaluate.class_texts import TextTarget, open_text_model
 from clip_kinetics700_builder.evaluate.clips import find_width, name_source
 from clip_kinetics700_builder.read.rows import open_source, prepare_rows, read_own_manifest
-from clip_kinetics700_builder.system.progress import track_progress
+from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
 from clip_kinetics700_builder.system.threads import share_rows
 from clip_kinetics700_builder.types import Float32Array, InputError
 
-# Of 512 columns they are 2 MB of float32, which stay in a core's cache until they are multiplied.
+# With 512 columns a piece is 2 MB of float32, which stays in a core's cache until it is multiplied.
 FRAMES_PER_PIECE = 1024
 YOUTUBE = "https://www.youtube.com/watch?v={}&t={}s"
 
@@ -58,12 +58,14 @@ class Hit:
     caption: str
     split: str
     seconds: float
-    """Of the frame, since the begin of the clip."""
+    """Time of the frame since the start of the clip."""
     link: str | None
     """The video on YouTube at that second; None for one's own videos."""
 
 
-def search(config: SearchConfig, texts: Sequence[str]) -> list[list[Hit]]:
+def search(
+    config: SearchConfig, texts: Sequence[str], *, progress: Progress = no_progress
+) -> list[list[Hit]]:
     """Return the best clips for each text.
 
     Raises:
@@ -85,7 +87,7 @@ def search(config: SearchConfig, texts: Sequence[str]) -> list[list[Hit]]:
     encoder, _, _ = open_text_model(target, config.text)
     vectors = encoder.encode(texts)
     selected = rows if config.split is None else rows.select(config.split)
-    with track_progress("load", len(selected), unit="clips", quiet=config.quiet) as advance:
+    with progress("load", len(selected), "clips") as advance:
         store = load_frames(selected, advance=advance, on_error=config.source.on_error)
     return search_frames(store, vectors, top=config.top)
 
@@ -94,14 +96,14 @@ def load_frames(
     dataset: EmbeddingDataset,
     *,
     on_error: OnError = "raise",
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> FrameStore:
     """Read all frames of a dataset into memory.
 
     Args:
         dataset: what `clip_kinetics700.open` returns, or a selection of it.
         on_error: `raise` damage, or `skip` it with a warning.
-        advance: is told of the clips that are read.
+        advance: takes the number of clips just read.
 
     Raises:
         DamageError: a clip is damaged or of another width, and `on_error` is `raise`.
@@ -135,7 +137,7 @@ def load_frames(
 def read_arrays(
     dataset: EmbeddingDataset, on_error: OnError, advance: Callable[[int], None]
 ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Yield row of the index and embeddings of each clip that has frames."""
+    """Yield the index row and the (n_frames, width) embeddings of each clip that has frames."""
     index, width = dataset.index, dataset.width
     for block, results in dataset.read_blocks(dataset.rows):
         for row, array in zip(block.rows.tolist(), results, strict=True):
@@ -151,7 +153,7 @@ def read_arrays(
 
 
 def measure_norms(frames: npt.NDArray[Any]) -> Float32Array:
-    """Return the lengths of frames; those that have none or are not finite are zeroed first."""
+    """Return the (n,) float32 lengths of (n, width) frames; those without any are zeroed first."""
     norms = np.empty(len(frames), np.float32)
 
     def measure(begin: int, end: int) -> None:
@@ -221,11 +223,6 @@ def describe_hit(store: FrameStore, clip: int, column: Float32Array) -> Hit:
         if is_on_youtube
         else None,
     )
-
-
-def link_second(youtube_id: str, seconds: float) -> str:
-    """Return the address of a second of a video."""
-    return YOUTUBE.format(quote(youtube_id, safe=""), int(seconds))
 
 
 def read_meta(index: Index, row: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Features and labels in, a linear classifier out: multinomial logistic regression of many rows.
+"""Multinomial logistic regression trains a linear classifier on many rows.
 
 The objective is scikit-learn's (cross entropy, L2 on the weights and not on the bias), and so is
 the optimum. What is new is the way there: features are centred and rotated onto their principal
@@ -21,7 +21,7 @@ from clip_kinetics700_builder.system.threads import share_rows
 from clip_kinetics700_builder.types import Float32Array
 
 ROWS_PER_CHUNK = 1024
-# Of L-BFGS: pairs of steps that it remembers.
+# Pairs of steps that L-BFGS remembers.
 N_CORRECTIONS = 20
 MAX_PASSES = 1000
 Array = npt.NDArray[Any]

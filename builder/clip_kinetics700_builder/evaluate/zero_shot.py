@@ -1,44 +1,43 @@
-"""Frames and class texts in, how often the nearest text is the class out: streams, no training."""
+"""Zero-shot evaluation takes for each clip the class whose text is nearest; it trains nothing."""
 
 import numpy as np
 
-from clip_kinetics700.texts import ClassTexts, Protocol, score_clips
+from clip_kinetics700.schema import Protocol
+from clip_kinetics700.texts import ClassTexts, score_clips
 from clip_kinetics700_builder.config import ZeroShotConfig
 from clip_kinetics700_builder.evaluate.class_texts import TextTarget, find_class_texts
-from clip_kinetics700_builder.evaluate.clips import ClipBatch, EvaluationSource, open_evaluation
+from clip_kinetics700_builder.evaluate.clips import ClipBatch, open_evaluation
 from clip_kinetics700_builder.evaluate.results import (
     Evaluation,
+    Method,
     Outcomes,
-    Run,
     join_outcomes,
     rank_classes,
     sum_up,
 )
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 
 
-def evaluate_zero_shot(config: ZeroShotConfig) -> Evaluation:
-    """Return the result document of a zero-shot evaluation, and what came of each clip.
+def evaluate_zero_shot(config: ZeroShotConfig, *, progress: Progress = no_progress) -> Evaluation:
+    """Return the result of a zero-shot evaluation, and what came of each clip.
 
     Raises:
         InputError: dataset, classes or model cannot be used, or do not belong together.
         DamageError: a clip is damaged, and damage is not to be skipped.
     """
-    evaluation = config.evaluation
-    source = open_evaluation(evaluation, evaluation.split)
+    split = config.evaluation.split
+    source = open_evaluation(config.evaluation, split, progress=progress)
     names = source.labels.names
-    texts, is_published = find_class_texts(
-        target_of(source), names, config.text, quiet=evaluation.quiet
-    )
-    batches = source.read(evaluation.split)
+    root = source.rows.dataset.layout.root
+    target = TextTarget(source.name, root, source.manifest, source.width)
+    texts, is_published = find_class_texts(target, names, config.text, progress=progress)
+    batches = source.read(split)
     outcomes = join_outcomes([score_batch(batch, texts, config.protocol) for batch in batches])
-    run = Run(
+    method = Method(
         task="zero-shot",
         protocol=config.protocol,
-        split=evaluation.split,
-        dropped=source.dropped[evaluation.split],
-        model={"id": texts.model, "sha256": texts.model_sha256},
-        dataset=source.describe(),
-        seed=evaluation.seed,
+        model=texts.model,
+        model_sha256=texts.model_sha256,
         parameters={
             "classes": len(names),
             "prompts": list(texts.prompts),
@@ -48,13 +47,7 @@ def evaluate_zero_shot(config: ZeroShotConfig) -> Evaluation:
         },
         packages=("numpy",) if is_published else ("numpy", "torch", "transformers"),
     )
-    return sum_up(run, outcomes, names)
-
-
-def target_of(source: EvaluationSource) -> TextTarget:
-    """Return what texts are to be compared with."""
-    root = source.rows.dataset.layout.root
-    return TextTarget(source.name, root, source.manifest, source.width)
+    return sum_up(source, method, outcomes)
 
 
 def score_batch(batch: ClipBatch, texts: ClassTexts, protocol: Protocol) -> Outcomes:

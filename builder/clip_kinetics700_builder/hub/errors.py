@@ -1,6 +1,6 @@
-"""What goes wrong on the way to the Hub: what another attempt may mend, when, and in one line.
+"""Errors on the way to the Hub are sorted: what another attempt may mend, when, and in which words.
 
-In: what the Hub's client raises. Out: a policy for `tenacity`, and words without tokens.
+`tenacity` gets its policy from here; no message holds a token or a signed address.
 """
 
 import logging
@@ -21,7 +21,7 @@ MAX_PAUSE_SECONDS = 60.0
 MAX_ASKED_PAUSE_SECONDS = 300.0
 REFUSED = (UNAUTHORIZED, 403)
 PASSING_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504}
-# Of httpx in huggingface_hub 1, of httpx2 in 2.
+# huggingface_hub 1 raises httpx's error, 2 that of httpx2.
 HTTPError: type[Exception] = next(kind for kind in HfHubHTTPError.__bases__ if kind is not OSError)
 # What the client raises: of connections, of files and answers, of the storage, of no sense.
 FAILURES: tuple[type[Exception], ...] = (HTTPError, OSError, RuntimeError, ValueError)

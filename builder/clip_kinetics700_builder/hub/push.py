@@ -1,22 +1,21 @@
-"""A finished dataset in, a repository of the Hub out that holds it: bytes first, then one commit.
+"""Push publishes a finished dataset in a repository of the Hub: bytes first, then one commit.
 
 A reader sees the old dataset or the new one, whatever happens on the way. What was sent is not sent
 again, what is published is not committed again, and in the end the Hub's listing is compared.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clip_kinetics700.schema import MANIFEST_NAME
 from clip_kinetics700_builder.card.render import REPOSITORY_PLACEHOLDER
 from clip_kinetics700_builder.config import PushConfig
 from clip_kinetics700_builder.dataset.layout import README_NAME
-from clip_kinetics700_builder.dataset.manifest import hash_manifest, read_manifest
+from clip_kinetics700_builder.dataset.manifest import FileEntry, Manifest, require_manifest
 from clip_kinetics700_builder.hub.errors import FAILURES
 from clip_kinetics700_builder.hub.target import (
     MAIN,
@@ -28,8 +27,13 @@ from clip_kinetics700_builder.hub.target import (
     refuse_offline,
 )
 from clip_kinetics700_builder.system.files import hash_blob, hash_file
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import BuildError, InputError
 
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+N_SHOWN = 5
 # The repository's own: which files are in LFS.
 ATTRIBUTES_NAME = ".gitattributes"
 # Larger ones are in LFS, where the Hub tells their sha256.
@@ -78,33 +82,18 @@ class Change:
         return sum(file.n_bytes for file in self.added)
 
 
-def read_whole_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a dataset.
-
-    Raises:
-        InputError: there is none, or not as it was written.
-    """
-    manifest = read_manifest(directory) if directory.is_dir() else None
-    if manifest is None:
-        raise InputError(f"{directory}: holds no dataset: there is no {MANIFEST_NAME}")
-    if manifest.get("self_sha256") != hash_manifest(manifest):
-        raise InputError(f"{directory / MANIFEST_NAME}: was changed after it was written")
-    return manifest
-
-
-def write_message(manifest: Mapping[str, Any]) -> str:
+def write_message(manifest: Manifest) -> str:
     """Return the commit's message: which dataset it is."""
-    samples, digest = manifest["totals"]["samples"], manifest["self_sha256"]
-    return f"Publish {samples:,} clips, manifest {digest[:12]}"
+    return f"Publish {manifest.totals.samples:,} clips, manifest {manifest.self_sha256[:12]}"
 
 
-def list_files(directory: Path, manifest: Mapping[str, Any], repo_id: str) -> list[LocalFile]:
+def list_files(directory: Path, manifest: Manifest, repo_id: str) -> list[LocalFile]:
     """Return the files of a dataset, those of its manifest first, with the repository's card.
 
     Raises:
         InputError: files are missing or cut off.
     """
-    files = [describe_local(directory, name, entry) for name, entry in manifest["files"].items()]
+    files = [describe_local(directory, name, entry) for name, entry in manifest.files.items()]
     path = directory / MANIFEST_NAME
     files.append(LocalFile(MANIFEST_NAME, path, path.stat().st_size, hash_file(path)))
     card = directory / README_NAME
@@ -115,7 +104,7 @@ def list_files(directory: Path, manifest: Mapping[str, Any], repo_id: str) -> li
     return files
 
 
-def describe_local(directory: Path, name: str, entry: Mapping[str, Any]) -> LocalFile:
+def describe_local(directory: Path, name: str, entry: FileEntry) -> LocalFile:
     """Return a file of the manifest; its bytes are compared before they are sent.
 
     Raises:
@@ -125,9 +114,9 @@ def describe_local(directory: Path, name: str, entry: Mapping[str, Any]) -> Loca
     if not path.is_file():
         raise InputError(f"{path}: is missing; {MANIFEST_NAME} lists it")
     n_bytes = path.stat().st_size
-    if n_bytes != entry["bytes"]:
-        raise InputError(f"{path}: has {n_bytes} bytes, {MANIFEST_NAME} says {entry['bytes']}")
-    return LocalFile(name, path, n_bytes, entry["sha256"])
+    if n_bytes != entry.bytes:
+        raise InputError(f"{path}: has {n_bytes} bytes, {MANIFEST_NAME} says {entry.bytes}")
+    return LocalFile(name, path, n_bytes, entry.sha256)
 
 
 def compare_files(
@@ -139,14 +128,6 @@ def compare_files(
     added = tuple(file for name, file in local.items() if not file.is_in(there.get(name)))
     extra = sorted(there.keys() - local.keys() - {ATTRIBUTES_NAME})
     return Change(added, () if keep_extra else tuple(extra), len(local) - len(added))
-
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd
-
-N_SHOWN = 5
-
-Track = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,19 +168,19 @@ class Push:
         return next((request for request, change in pairs if change.is_none), None)
 
 
-def push(config: PushConfig, *, track: Track) -> Published:
+def push(config: PushConfig, *, progress: Progress = no_progress) -> Published:
     """Publish a dataset.
 
     Args:
         config: which, and where to.
-        track: is told how many files are to be sent, and gives what is told of those that were.
+        progress: shows how many files are sent.
 
     Raises:
         InputError: there is no complete dataset, no such repository, or no right to write there.
         BuildError: the Hub failed for too long, or somebody else has changed the repository.
     """
     check_repository_id(config.repository)
-    manifest = read_whole_manifest(config.directory)
+    manifest = require_manifest(config.directory)
     files = list_files(config.directory, manifest, config.repository)
     refuse_offline()
     target = PushTarget(
@@ -218,7 +199,7 @@ def push(config: PushConfig, *, track: Track) -> Published:
         return Published(change, None)
     commit = job.find_published(head, change)
     if commit is None:
-        operations = send_files(job, change.added, track)
+        operations = send_files(job, change.added, progress)
         commit = target.retry(commit_once, job, change, operations, head)
     check_published(job, commit)
     return Published(change, commit)
@@ -268,7 +249,9 @@ def refuse_script(job: Push, remote: Sequence[RemoteFile]) -> None:
         )
 
 
-def send_files(job: Push, files: Sequence[LocalFile], track: Track) -> "list[CommitOperationAdd]":
+def send_files(
+    job: Push, files: Sequence[LocalFile], progress: Progress
+) -> "list[CommitOperationAdd]":
     """Send the bytes of files, several at a time; return what a commit needs to know of them.
 
     Each file is sent by itself: what the storage makes of its bytes then depends on nothing else,
@@ -276,7 +259,7 @@ def send_files(job: Push, files: Sequence[LocalFile], track: Track) -> "list[Com
     """
     threads = ThreadPoolExecutor(job.config.max_workers)
     try:
-        with track(len(files)) as advance:
+        with progress("push", len(files), "files") as advance:
             sending = [threads.submit(send_file, job, file) for file in files]
             for done in as_completed(sending):
                 done.result()

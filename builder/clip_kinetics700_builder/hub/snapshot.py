@@ -1,12 +1,11 @@
-"""A repository of the Hub in, its files on disk at one commit out, in the Hub's own cache.
+"""A snapshot is a repository of the Hub at one commit, its files in the Hub's own cache.
 
-What the client fetches is not compared with anything: a bit that flips on the way stays in the
-cache. So the files are verified like those of a directory, and what is damaged is fetched again.
+The client compares what it fetches with nothing: a bit that flips on the way stays in the cache. So
+the files are verified like those of a directory, and what is damaged is fetched again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,14 +32,13 @@ from clip_kinetics700.hub import (
 from clip_kinetics700.remote import is_remote, retry
 from clip_kinetics700.schema import MANIFEST_NAME
 from clip_kinetics700_builder.dataset.layout import README_NAME
-from clip_kinetics700_builder.dataset.manifest import read_manifest
+from clip_kinetics700_builder.dataset.manifest import ManifestError, read_manifest
 from clip_kinetics700_builder.system.files import CANNOT_WRITE, hash_blob, hash_file
+from clip_kinetics700_builder.system.progress import Progress
 from clip_kinetics700_builder.types import BuildError, InputError
 
-Track = Callable[[int], AbstractContextManager[Callable[[int], None]]]
-
 FILES_AT_A_TIME = 8
-# Of a request without an answer; downloads have that of HF_HUB_DOWNLOAD_TIMEOUT.
+# A request without an answer is given up then; downloads obey HF_HUB_DOWNLOAD_TIMEOUT.
 TIMEOUT_SECONDS = 30.0
 # What asking again does not change; a gated repository is one that is not found.
 REFUSALS = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
@@ -104,13 +102,13 @@ def find_repository(source: str, revision: str | None, *, repairs: bool) -> Repo
     return place
 
 
-def fetch_snapshot(place: RepositoryUrl, *, repairs: bool, track: Track) -> Snapshot:
+def fetch_snapshot(place: RepositoryUrl, *, repairs: bool, progress: Progress) -> Snapshot:
     """Fetch all files that the manifest of a repository lists, and its card; cached ones stay.
 
     Args:
         place: which repository, at which revision.
         repairs: fetch again what is cached and not what the Hub holds.
-        track: is told how many files there are, and gives what is told of those done.
+        progress: shows how many files are fetched.
 
     Raises:
         InputError: there is no such repository, it may not be read, or it holds no manifest.
@@ -126,9 +124,9 @@ def fetch_snapshot(place: RepositoryUrl, *, repairs: bool, track: Track) -> Snap
     if repairs and snapshot.find_damaged([MANIFEST_NAME]):
         fetch_file(repository, MANIFEST_NAME, again=True)
     names = [name for name in list_wanted(path.parent) if name in repository.files]
-    fetch_files(repository, names, again=False, track=track)
+    fetch_files(repository, names, again=False, progress=progress)
     if repairs and (damaged := snapshot.find_damaged(names)):
-        fetch_files(repository, damaged, again=True, track=track)
+        fetch_files(repository, damaged, again=True, progress=progress)
     return snapshot
 
 
@@ -153,18 +151,20 @@ def ask_repository(place: RepositoryUrl) -> Repository:
 def list_wanted(directory: Path) -> list[str]:
     """Return the names of the card and of what the manifest lists, none where it is damaged."""
     try:
-        manifest = read_manifest(directory) or {}
-    except InputError:
-        manifest = {}  # verification says what is wrong with it
-    return [README_NAME, *manifest.get("files", {})]
+        manifest = read_manifest(directory, strict=False)
+    except ManifestError:
+        manifest = None  # verification says what is wrong with it
+    return [README_NAME, *(manifest.files if manifest else ())]
 
 
-def fetch_files(repository: Repository, names: list[str], *, again: bool, track: Track) -> None:
+def fetch_files(
+    repository: Repository, names: list[str], *, again: bool, progress: Progress
+) -> None:
     """Fetch several files at a time into the Hub's cache."""
     pool = ThreadPoolExecutor(FILES_AT_A_TIME)
     try:
         fetch = partial(fetch_file, repository, again=again)
-        with track(len(names)) as advance:
+        with progress("fetch", len(names), "files") as advance:
             for done in as_completed([pool.submit(fetch, name) for name in names]):
                 done.result()
                 advance(1)
@@ -191,7 +191,7 @@ def fetch_file(repository: Repository, name: str, *, again: bool = False) -> Pat
                 force_download=again,
             )
         except LocalEntryNotFoundError as error:
-            # Its cause says whether to try again.
+            # The error's cause says whether to try again.
             raise error.__cause__ or ConnectionError(str(error)) from error
 
     if not are_progress_bars_disabled():

@@ -1,7 +1,6 @@
-"""A dataset repository of the Hub: what it holds, bytes that are sent to it, the commit.
+"""A `PushTarget` is one dataset repository of the Hub; the only module that writes to the Hub.
 
-In: names, files and a token. Out: what the Hub says, after failures in passing have been tried
-again; else one line that says what it refused. The only module that writes to the Hub.
+Failures in passing are tried again; what the Hub refuses for good becomes one line.
 """
 
 import logging
@@ -34,7 +33,7 @@ Result = TypeVar("Result")
 
 KIND = "dataset"
 MAIN = "main"
-# Of a request, in the words of httpx.
+# httpx names the phases of a request so.
 PHASES = ("connect", "read", "write", "pool")
 
 
@@ -45,9 +44,9 @@ class RemoteFile:
     name: str
     n_bytes: int
     sha256: str | None
-    """Of a file in LFS or Xet; None for one in git itself."""
+    """Hash of a file in LFS or Xet; None for one in git itself."""
     git_oid: str
-    """Of the file's blob, or of its pointer."""
+    """Git's name of the file's blob, or of its pointer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ class PushTarget:
         except RevisionNotFoundError:
             return ""
         except RepositoryNotFoundError as error:
-            # So are called both what is not there and what a stranger may not see.
+            # The Hub calls both so: what is not there and what a stranger may not see.
             if error.response.status_code == UNAUTHORIZED:
                 raise
             return None
@@ -263,7 +262,7 @@ def limit_silence(seconds: float) -> None:
     )
     disable_progress_bars()
     if not log.isEnabledFor(logging.DEBUG):
-        # Its warnings hold signed URLs, which are keys as long as they are valid.
+        # The client's warnings hold signed URLs, which are keys as long as they are valid.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 

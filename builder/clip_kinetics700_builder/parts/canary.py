@@ -4,14 +4,14 @@ The embedding of that video, the canary, is kept with each part. A part of anoth
 be mixed in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from clip_kinetics700_builder.parts.part import PartReport
-from clip_kinetics700_builder.types import BuildError, InputError
+from clip_kinetics700_builder.types import BuildError
 
 # Another processor, thread count or library leaves a cosine far above this; another model, channel
 # order or resize one far below.
@@ -38,21 +38,6 @@ class Canary:
     """(width,) float32, the first part's."""
     variants: tuple[Variant, ...] = ()
     """Other encoders, the nearest first; none where all parts have equal bits."""
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> "Canary | None":
-        """Return what a manifest says, None where it says nothing.
-
-        Raises:
-            InputError: it says what no manifest of ours does.
-        """
-        if document.get("canary") is None:
-            return None
-        try:
-            variants = [Variant(**fields) for fields in document.get("canary_variants", ())]
-            return cls(list(document["canary"]), tuple(variants))
-        except TypeError as error:
-            raise InputError("manifest.json: its canary is not a list of numbers") from error
 
 
 def describe_canary(canary: Canary | None) -> dict[str, Any]:

@@ -1,15 +1,11 @@
-"""A source without an index in, its index.parquet out: every sample read once, none held.
+"""`index` writes the index.parquet that a source lacks; it reads every sample once and holds none.
 
 With it a reader finds each sample of upstream's tars, gzipped or not, and of a processed
 dataset; it may lie beside a source that cannot be written to.
 """
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-
-import pyarrow as pa
 
 from clip_kinetics700.features import INDEX_SCHEMA
 from clip_kinetics700.index import scan_pieces
@@ -18,22 +14,21 @@ from clip_kinetics700.remote import is_remote
 from clip_kinetics700.schema import INDEX_NAME, SPLITS
 from clip_kinetics700_builder.assemble.shard_files import open_parquet_writer
 from clip_kinetics700_builder.config import SourceConfig
-from clip_kinetics700_builder.read.rows import Advance, open_source, read_own_manifest
+from clip_kinetics700_builder.read.rows import open_source, read_own_manifest
 from clip_kinetics700_builder.system.files import atomic_path, check_directory
+from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
 from clip_kinetics700_builder.types import InputError
-
-Track = Callable[[int], AbstractContextManager[Advance]]
 
 
 def index_source(
-    config: SourceConfig, output: Path | None, *, track: Track
+    config: SourceConfig, output: Path | None, *, progress: Progress = no_progress
 ) -> tuple[Path, dict[str, int]]:
     """Write the index of a source.
 
     Args:
         config: the source.
         output: the file; None is index.parquet in a local source.
-        track: is told how many files there are, and gives what is told of those done.
+        progress: shows how many files are done.
 
     Returns:
         The file, and how many samples of each split it has.
@@ -49,7 +44,7 @@ def index_source(
     places = {name: number for number, name in enumerate(list_names(layout), 1)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        track(len(places)) as advance,
+        progress("index", len(places), "files") as advance,
         atomic_path(path) as partial,
         open_parquet_writer(partial, INDEX_SCHEMA) as writer,
     ):
@@ -59,7 +54,7 @@ def index_source(
                 continue
             writer.write_table(piece)
             counts.update(piece.column("split").to_pylist())
-            n_done = advance_to(places[last_file(piece)] - 1, n_done, advance)
+            n_done = advance_to(places[piece.column("tar_file")[-1].as_py()] - 1, n_done, advance)
         advance_to(len(places), n_done, advance)
         if not counts:
             raise InputError(f"{config.source}: holds no samples")
@@ -91,11 +86,6 @@ def choose_file(layout: Layout, source: str, output: Path | None) -> Path:
 def list_names(layout: Layout) -> list[str]:
     """Return the names of all files that hold samples, in the order they are read."""
     return [layout.relative(path) for group in layout.files.values() for path in group]
-
-
-def last_file(piece: pa.Table) -> str:
-    """Return the name of the file that the last row of a piece is of."""
-    return str(piece.column("tar_file")[-1].as_py())
 
 
 def advance_to(place: int, n_done: int, advance: Advance) -> int:

@@ -1,12 +1,11 @@
-"""A dataset of any dialect in, what is in it and what is odd about it out: one pass, none held.
+"""`info` counts what is in a dataset of any dialect and what is odd about it, in one pass.
 
-Out comes one document, of which the printed tables and `--json` are the two forms. Everything
-is counted exactly but the median of the norms, see `info_counts.Norms`.
+The printed tables and `--json` are two forms of one document. Everything is counted exactly but
+the median of the norms, see `info_counts.Norms`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,7 +25,6 @@ from clip_kinetics700_builder.read.info_counts import (
     describe_counts,
 )
 from clip_kinetics700_builder.read.rows import (
-    Advance,
     Row,
     batch_samples,
     count_steps,
@@ -37,8 +35,8 @@ from clip_kinetics700_builder.read.rows import (
     read_rows,
     read_size,
 )
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 
-Track = Callable[[int, str], AbstractContextManager[Advance]]
 ODDITIES = ("damaged", "empty", "not_finite", "zero_frames", "label_outside")
 
 
@@ -139,12 +137,12 @@ def measure_frames(frames: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.asarray(norms, np.float32)
 
 
-def describe_source(config: SourceConfig, *, track: Track) -> dict[str, Any]:
+def describe_source(config: SourceConfig, *, progress: Progress = no_progress) -> dict[str, Any]:
     """Read a source once; return what is in it, ready for JSON.
 
     Args:
         config: the source.
-        track: is told how many steps there are and of what, and gives what is told of those done.
+        progress: shows how much is read.
 
     Raises:
         InputError: there is no such source.
@@ -152,12 +150,13 @@ def describe_source(config: SourceConfig, *, track: Track) -> dict[str, Any]:
     """
     dataset = open_source(config)
     layout = dataset.layout
+    described = describe_files(layout, config.source)
     source = prepare_rows(dataset, config.on_error)
     survey = Survey(layout.class_names, config.on_error)
-    with track(*count_steps(source)) as advance:
+    with progress("read", *count_steps(source)) as advance:
         for split in layout.files:
             survey.add(read_rows(source, split, advance), split)
-    return {**describe_files(layout, config.source), **describe_samples(survey)}
+    return {**described, **describe_samples(survey)}
 
 
 def describe_files(layout: Layout, source: str) -> dict[str, Any]:
@@ -173,7 +172,7 @@ def describe_files(layout: Layout, source: str) -> dict[str, Any]:
         "n_files": len(names),
         "bytes": sum(sizes[name] for name in names),
         "bytes_of_all_files": sum(sizes.values()),
-        "provenance": None if manifest is None else manifest.get("configuration"),
+        "provenance": None if manifest is None else dict(manifest.configuration),
     }
 
 

@@ -1,7 +1,6 @@
-"""What `info` learns of a dataset while its samples pass by: counters of bounded size.
+"""These counters of bounded size learn of a dataset while its samples pass by.
 
-In: batches of samples. Out: exact counts, and of the norms a median from a histogram. Only the
-search for duplicates grows: by 16 bytes a sample, 10 MB for the whole of Kinetics-700.
+Only the search for duplicates grows: by 16 bytes a sample, 10 MB for the whole of Kinetics-700.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Any dataset that can be read -> every row of it in order: a sample, or what is damaged there.
+"""Any dataset that the reader opens gives its rows in order: samples, or what is damaged there.
 
-What `index`, `info` and `convert` share. By its index where a source has one, and else file by
-file in constant memory; nothing is passed over, what becomes of damage is the caller's to say.
+A source with an index is read by it, another one file by file in constant memory. Nothing is
+passed over: what becomes of damage is the caller's to say.
 """
 
 import json
@@ -23,7 +23,8 @@ from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode
 from clip_kinetics700.shards import decode_members, group_members, scan_loose, tar_stem
 from clip_kinetics700.tars import Member, open_tar, read_members
 from clip_kinetics700_builder.config import SourceConfig
-from clip_kinetics700_builder.dataset.manifest import FORMAT_NAME
+from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, read_manifest
+from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import Clip, InputError
 
 SAMPLES_PER_BATCH = 128
@@ -81,7 +82,7 @@ def guess_clip(split: str, key: str, members: dict[str, bytes | memoryview]) -> 
     """Return whose a damaged sample is, where its text and its json still tell."""
     try:
         document = json.loads(str(members.get("json", b"{}"), "utf-8"))
-        # These are as many as the frames that are not there.
+        # There are as many timestamps as frames, and these are not there.
         document.pop("timestamps", None)
         rest = {**members, "npy": NO_FRAMES, "json": json.dumps(document).encode()}
         return clip_of_sample(decode_sample(key, rest), split)
@@ -128,8 +129,6 @@ def lost_file(error: DamageError, split: str, name: str) -> Damage:
 
 log = logging.getLogger(__name__)
 
-Advance: TypeAlias = Callable[[int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class RowSource:
@@ -173,20 +172,13 @@ def prepare_rows(dataset: EmbeddingDataset, on_error: OnError) -> RowSource:
     except (ValueError, FileNotFoundError) as error:
         if on_error == "skip":
             log.warning("skipped: %s", error)
-            return (
-                leave_out_parquet(dataset)
-                if dataset.layout.kind == "parquet"
-                else leave_out_index(dataset)
-            )
+            if dataset.layout.kind == "parquet":
+                return leave_out_parquet(dataset)
+            return RowSource(open_layout(replace(dataset.layout, index=None)), {})
         if isinstance(error, DamageError):
             raise
         raise InputError(str(error)) from error
     return RowSource(dataset, {})
-
-
-def leave_out_index(dataset: EmbeddingDataset) -> RowSource:
-    """Return a dataset of tars or loose files without its index."""
-    return RowSource(open_layout(replace(dataset.layout, index=None)), {})
 
 
 def leave_out_parquet(dataset: EmbeddingDataset) -> RowSource:
@@ -224,12 +216,17 @@ def open_layout(layout: Layout) -> EmbeddingDataset:
     return EmbeddingDataset(OpenSource(layout, "raise"), tuple(layout.files))
 
 
-def read_own_manifest(layout: Layout) -> dict[str, Any] | None:
-    """Return the manifest of a source that was made here, or None."""
+def read_own_manifest(layout: Layout) -> Manifest | None:
+    """Return the manifest of a source that was made here, or None.
+
+    Raises:
+        ManifestError: it is not as it was written.
+    """
     if not layout.root:
         return None
-    manifest = parse_manifest(read_text(layout.root, MANIFEST_NAME), layout.root)
-    return manifest if manifest.get("format") == FORMAT_NAME else None
+    found = parse_manifest(read_text(layout.root, MANIFEST_NAME), layout.root).get("format")
+    # Others call other files so.
+    return read_manifest(layout.root) if str(found).startswith(FORMAT_FAMILY) else None
 
 
 def list_source(layout: Layout) -> dict[str, dict[str, Any]]:
@@ -266,7 +263,7 @@ def read_rows(
     Args:
         source: what is read.
         split: `train`, `validation` or `test`; one that is not there has no rows.
-        advance: is told of the steps that are done.
+        advance: takes the number of steps just done.
         check: returns what is wrong with a sample that could be read, or None; it is damage then.
     """
     layout = source.dataset.layout

@@ -1,7 +1,7 @@
-"""An archive of clips in, its clips out by name, at any depth and in any dialect of tar.
+"""Reads the clips of an archive once, from first to last, at any depth and in any dialect of tar.
 
-It is read once from first to last, local or remote. What is hostile in it is refused by name; where
-the archive itself is damaged, all of it is, since one gzip checksum stands for all its bytes.
+A hostile member is refused by name. Where the archive itself is damaged nothing of it is to be
+trusted, since one gzip checksum stands for all its bytes.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from clip_kinetics700_builder.system.files import make_printable
 
 log = logging.getLogger(__name__)
 
-# Ten seconds of 4K are below this; what is larger would only fill the memory.
+# Ten seconds of 4K take less; a larger member would only fill the memory.
 MAX_CLIP_BYTES = 256 << 20
-# Video does not get smaller in gzip; what grows more than this was made to fill disks.
+# Gzip does not make video smaller; what grows by more than this was made to fill disks.
 MAX_EXPANSION = 50
 FREE_EXPANSION_BYTES = 64 << 20
-# Of one archive, so that a hostile one cannot fill the memory by its names.
+# Refused names that are kept of one archive: a hostile one could fill the memory with them.
 MAX_REFUSALS = 1000
 KINDS = {
     tarfile.LNKTYPE[0]: "a hard link",
@@ -50,30 +50,28 @@ class ArchiveClip(NamedTuple):
     name: str
     """`ID_START_END`, as files of Kinetics are called."""
     extension: str
-    """Of its file, without the dot."""
+    """Extension of the clip's file, without the dot."""
     directory: str
-    """The directory that it lies in, by the tar; empty for none."""
+    """Directory of the clip within the tar; empty for none."""
     data: bytes | memoryview
     """The file's bytes."""
 
 
 @dataclass(slots=True)
 class ArchiveReport:
-    """What was seen in an archive, whatever was wanted of it."""
+    """What was seen in an archive, whether it was wanted or not."""
 
     n_clips: int = 0
-    n_refused: int = 0
     refusals: list[str] = field(default_factory=list)
-    """One line for each member that was refused, the first `MAX_REFUSALS` of them."""
+    """One line for each refused member, at most `MAX_REFUSALS`."""
 
     def refuse(self, name: str, why: str) -> None:
         """Note that a member is refused."""
-        self.n_refused += 1
         if len(self.refusals) < MAX_REFUSALS:
             self.refusals.append(f"{make_printable(name[:200])}: {why}")
 
     def warn(self, archive: str) -> None:
-        """Log what was refused of an archive, each member by name."""
+        """Log each member of an archive that was refused."""
         for line in self.refusals:
             log.warning("%s: refused %s", archive, line)
 
@@ -89,16 +87,20 @@ def read_clips(
 
     Args:
         path: a local path or an fsspec URL of a tar, gzipped or not, whatever its name says.
-        wants: is asked for each clip by name, `ID_START_END`.
-        report: is told what else there is.
+        wants: tells whether a clip is wanted, by its name `ID_START_END`.
+        report: counts all clips, and keeps what is refused.
 
     Raises:
-        FetchError: the archive cannot be read to its end; none of its clips is to be trusted then.
+        FetchError: the archive cannot be read to its end; no clip that came so far can be trusted.
     """
     seen = ArchiveReport() if report is None else report
 
     def refuse(header: Header) -> bool:
-        return not is_harmless(header, seen) or not is_wanted(header.name, wants, seen)
+        _, match = match_clip(header.name)
+        if not is_harmless(header, seen) or match is None:
+            return True
+        seen.n_clips += 1
+        return not wants(match[1])
 
     try:
         with open_archive(path) as stream:
@@ -110,19 +112,8 @@ def read_clips(
         raise explain(error, path) from error
 
 
-def find_first_directory(path: str) -> str | None:
-    """Return in which directory the first clip of an archive lies, or None where in none.
-
-    Raises:
-        FetchError: the archive's begin cannot be read.
-    """
-    for clip in read_clips(path, lambda _: True):
-        return clip.directory or None
-    return None
-
-
 def is_harmless(header: Header, report: ArchiveReport) -> bool:
-    """Tell whether a member may be looked at; one that is hostile is noted by its name."""
+    """Tell whether a member may be read; the report gets the name of a hostile one."""
     parts = PurePosixPath(header.name).parts
     if header.kind == tarfile.DIRTYPE[0]:
         return False
@@ -138,17 +129,8 @@ def is_harmless(header: Header, report: ArchiveReport) -> bool:
     return False
 
 
-def is_wanted(name: str, wants: Callable[[str], bool], report: ArchiveReport) -> bool:
-    """Tell whether a file is a clip that is wanted."""
-    _, match = match_clip(name)
-    if match is None:
-        return False
-    report.n_clips += 1
-    return wants(match[1])
-
-
 def match_clip(name: str) -> tuple[str, re.Match[str] | None]:
-    """Return the directory of a member and, where it is a clip, what its name consists of."""
+    """Return the directory of a member and, if it is a clip, the match of its file name."""
     directory, _, file_name = name.rpartition("/")
     match = CLIP_NAME.fullmatch(file_name)
     is_clip = match is not None and NO_VIDEO.fullmatch(match[2]) is None
@@ -157,7 +139,7 @@ def match_clip(name: str) -> tuple[str, re.Match[str] | None]:
 
 @contextmanager
 def open_archive(path: str) -> Iterator[Stream]:
-    """Open a tar to be read once, whether its bytes are gzip's or its own."""
+    """Open a tar, gzipped or not, to be read once."""
     with open_stream(path) as raw:
         if raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] != GZIP_MAGIC:
             yield raw
@@ -168,16 +150,12 @@ def open_archive(path: str) -> Iterator[Stream]:
 
 
 class CountedStream(io.RawIOBase):
-    """A stream that knows how many bytes were read of it."""
+    """A stream that counts the bytes that were read from it."""
 
     def __init__(self, stream: io.BufferedReader) -> None:
-        """Read this one."""
+        """Read this stream."""
         self._stream = stream
         self.n_read = 0
-
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
 
     def read(self, nbytes: int = -1, /) -> bytes:
         """Return the next bytes."""
@@ -187,10 +165,10 @@ class CountedStream(io.RawIOBase):
 
 
 class BoundedStream:
-    """What gzip makes of a stream, as long as it does not grow beyond all measure."""
+    """An unzipped stream that refuses to be far longer than its compressed one."""
 
     def __init__(self, stream: io.BufferedReader, compressed: CountedStream) -> None:
-        """Read this stream, which is made of that one."""
+        """Read a stream that unzips the compressed one."""
         self._stream = stream
         self._compressed = compressed
         self._n_read = 0
@@ -199,7 +177,7 @@ class BoundedStream:
         """Return the next bytes.
 
         Raises:
-            BombError: they are too many for what they are made of.
+            BombError: the compressed bytes cannot be of videos.
         """
         data = self._stream.read(nbytes)
         self._n_read += len(data)
@@ -211,14 +189,14 @@ class BoundedStream:
 
 
 def explain(error: BaseException, path: str) -> FetchError:
-    """Return why an archive cannot be read, as the ledger has it."""
+    """Return the error of the ledger for what reading an archive raised."""
     text = " ".join(str(error).split()) or type(error).__name__
     message = text if text.startswith(path) else f"{path}: {text}"
     return FetchError(find_reason(error, path), make_printable(message))
 
 
 def find_reason(error: BaseException, path: str) -> str:
-    """Return the ledger's reason for what reading an archive raised."""
+    """Return the reason of the ledger for what reading an archive raised."""
     if isinstance(error, BombError) or str(error).startswith("a tar "):
         return "refused"
     if isinstance(error, ValueError):
@@ -229,11 +207,9 @@ def find_reason(error: BaseException, path: str) -> str:
 
 
 def find_connection_reason(error: BaseException) -> str:
-    """Return the ledger's reason for what a connection raised."""
+    """Return the reason of the ledger for what a connection raised."""
     cause = error.__cause__ or error
-    status = getattr(cause, "status", None)
-    if isinstance(error, FileNotFoundError):
-        status = NOT_FOUND
+    status = NOT_FOUND if isinstance(error, FileNotFoundError) else getattr(cause, "status", None)
     if isinstance(status, int):
         return f"http_{status}"
     if isinstance(cause, TimeoutError | asyncio.TimeoutError):

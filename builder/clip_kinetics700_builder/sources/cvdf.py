@@ -1,11 +1,12 @@
-"""Which archives there are: CVDF's lists in, the archives that may hold what is wanted out.
+"""Finds the archives of CVDF's bucket that may hold the clips that are wanted.
 
-A list holds addresses of CVDF's bucket; where another base is given, a mirror or a directory, the
-archives are taken from there.
+CVDF's lists hold addresses of its bucket; where another base is given, a mirror or a directory,
+the archives are taken from there.
 """
 
 import logging
 import re
+from collections import Counter
 from collections.abc import (
     Callable,
     Collection,
@@ -16,6 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -26,7 +28,7 @@ from clip_kinetics700.schema import SPLITS
 from clip_kinetics700.streams import read_whole
 from clip_kinetics700_builder.clips.releases import RELEASES, SPLIT_FOLDERS, Release, end_with_slash
 from clip_kinetics700_builder.config import CVDF_URL
-from clip_kinetics700_builder.sources.archive import ARCHIVE_ERRORS, explain, find_first_directory
+from clip_kinetics700_builder.sources.archive import ARCHIVE_ERRORS, explain, read_clips
 from clip_kinetics700_builder.sources.directory import label_directories
 from clip_kinetics700_builder.sources.ledger import FetchError
 from clip_kinetics700_builder.types import Archive, Clip, InputError
@@ -65,7 +67,7 @@ def list_archives(version: str, splits: Iterable[str], base_url: str = CVDF_URL)
 
 
 def read_list(release: Release, split: str, base: str) -> list[str]:
-    """Return where the archives of a split lie; of a directory without lists, what lies there."""
+    """Return where the archives of a split lie; in a directory without lists, the files there."""
     path = base + release.list_path(split)
     try:
         text = read_whole(path).decode("utf-8")
@@ -98,24 +100,24 @@ def resolve_address(address: str, base: str, place: str) -> str:
     parts = unquote(relative).split("/")
     if "://" in relative or ".." in parts or not ARCHIVE_NAME.fullmatch(parts[-1]):
         raise InputError(f"{place}: {address[:200]!r} is no archive below {base}")
-    # Classes are named with blanks, which an address has only in quotes.
+    # Names of classes have blanks, which an address must quote.
     return base + (quote(unquote(relative)) if is_remote(base) else unquote(relative))
 
 
 def make_name(prefix: str, stem: str) -> str:
-    """Return a name that any file system takes."""
+    """Return a name for an archive that any file system takes."""
     return f"{prefix}-{re.sub(r'[^A-Za-z0-9_-]', '_', stem.partition('.')[0])}"
 
 
 def number_names(archives: Sequence[Archive]) -> list[Archive]:
-    """Return archives of which each has a name of its own."""
-    taken: dict[str, int] = {}
-    named = []
+    """Return the archives with a number after each name that came before."""
+    taken: Counter[str] = Counter()
+    numbered = []
     for archive in archives:
-        count = taken[archive.name] = taken.get(archive.name, 0) + 1
-        name = archive.name if count == 1 else f"{archive.name}-{count}"
-        named.append(Archive(name, archive.path, archive.split, archive.label))
-    return named
+        taken[archive.name] += 1
+        count = taken[archive.name]
+        numbered.append(archive if count == 1 else replace(archive, name=f"{archive.name}-{count}"))
+    return numbered
 
 
 def find_archives(
@@ -131,9 +133,9 @@ def find_archives(
     Args:
         version: the release.
         clips: those that are wanted.
-        base_url: as `list_archives` takes it.
-        known: as `choose_archives` takes it.
-        keep: tells of an archive whether it is worth a look.
+        base_url: the same as in `list_archives`.
+        known: the same as in `choose_archives`.
+        keep: tells whether an archive is worth a look.
 
     Raises:
         InputError: there is no list of them.
@@ -158,8 +160,8 @@ def choose_archives(
         archives: those of a release.
         version: the release.
         labels: the classes wanted of each split; a split without any is wanted whole.
-        known: the class of archives that were looked into before, by name; what is found out is
-            added.
+        known: the classes of archives that were looked into before, by the archive's name; the
+            function adds those that it finds.
     """
     class_splits = RELEASES[version].class_archives
     chosen: list[Archive] = []
@@ -176,9 +178,9 @@ def choose_archives(
 def choose_by_class(
     group: Sequence[Archive], labels: Collection[str], known: MutableMapping[str, str | None]
 ) -> list[Archive]:
-    """Return the archives of some classes; those that do not tell their class are looked into."""
+    """Return the archives of some classes; look into those whose names do not tell the class."""
     spellings = {name: label for label in labels for name in label_directories(label)}
-    # Where there are no more archives than classes, none is of a class that another one is of.
+    # Where there are no more archives than classes, no two archives are of one class.
     has_one_each = len(group) <= len(class_names("700"))
     missing, chosen = set(labels), set[str]()
     for archive, directory in find_classes(order_likely(group, labels), known):
@@ -194,9 +196,9 @@ def choose_by_class(
 
 
 def order_likely(group: Sequence[Archive], labels: Collection[str]) -> list[Archive]:
-    """Return archives in the order in which they are likely to be of some classes.
+    """Return the archives, first those that are likely to be of some classes.
 
-    Those of 2020 are numbered as the classes are; if that is wrong, it only takes longer.
+    The archives of 2020 are numbered as the classes are; where that is wrong, it only takes longer.
     """
     numbers = [number for number, name in enumerate(class_names("700")) if name in labels]
     places = {archive.name: place for place, archive in enumerate(group)}
@@ -210,7 +212,7 @@ def order_likely(group: Sequence[Archive], labels: Collection[str]) -> list[Arch
 def find_classes(
     group: Sequence[Archive], known: MutableMapping[str, str | None]
 ) -> Iterator[tuple[Archive, str | None]]:
-    """Yield archives with the directory of their clips, None where there is none to be seen."""
+    """Yield archives with the directory of their clips, None where none can be found."""
     for archive in group:
         if archive.label is not None or archive.name in known:
             yield archive, archive.label or known[archive.name]
@@ -224,19 +226,20 @@ def find_classes(
 
 
 def look_into(archive: Archive) -> str | FetchError | None:
-    """Return the name of the directory of an archive's first clip, or why that cannot be said."""
+    """Return the directory of an archive's first clip, None for none, or why it cannot be read."""
     try:
-        directory = find_first_directory(archive.path)
+        for clip in read_clips(archive.path, lambda _: True):
+            return clip.directory.rpartition("/")[2] if clip.directory else None
     except FetchError as error:
         return error
-    return None if directory is None else directory.rpartition("/")[2]
+    return None
 
 
 def measure_archive(archive: Archive) -> int | None:
     """Return the bytes of an archive, or None where its server does not tell.
 
     Raises:
-        FetchError: it is not there.
+        FetchError: there is no such archive.
     """
     try:
         if not is_remote(archive.path):

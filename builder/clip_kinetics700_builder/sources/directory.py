@@ -1,7 +1,7 @@
-"""Where a clip's bytes are: the file of a clip in a directory of videos.
+"""Finds the file of a clip in a directory of videos.
 
-In: a directory tree, a `Clip`. Out: the file's path, or a `Failure` at the stage `source`.
-Kinetics clips go by file name alone, so any tree works: every mirror has its own directories.
+Clips of Kinetics are found by file name alone, at any depth: every mirror has directories of its
+own. One's own videos are found by the path that their table gives.
 """
 
 import logging
@@ -15,7 +15,7 @@ from pathlib import Path
 from clip_kinetics700.schema import SPLIT_OF_WORD
 from clip_kinetics700_builder.types import NO_BYTES, NO_FILE, Clip, Failure, InputError
 
-# By position, not by splitting at `_`: ids hold `_` and `-` and may begin with them.
+# Matched by position, not split at `_`: ids hold `_` and `-` and may begin with them.
 CLIP_NAME = re.compile(r"([A-Za-z0-9_-]{11}_[0-9]{6}_[0-9]{6})\.([^.]+)")
 NO_VIDEO = re.compile(
     "part|partial|tmp|temp|ytdl|crdownload|download|aria2|lock"  # interrupted downloads
@@ -26,36 +26,36 @@ NO_VIDEO = re.compile(
     re.IGNORECASE,
 )
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoIndex:
-    """Files of Kinetics clips by clip; the files of one clip are told apart when asked for."""
+    """The files of a directory by clip; of several files of one clip `find` chooses the best."""
 
     videos: Path
     """The directory that was indexed."""
     places: dict[str, tuple[str, str]]
-    """(directory relative to `videos`, extension) by `ID_START_END`; tuples are shared."""
+    """(directory relative to `videos`, extension) by `ID_START_END`; equal tuples are shared."""
     others: dict[str, list[tuple[str, str]]]
-    """All places of the clips that have several."""
+    """All places of each clip that has several files."""
 
     def find(self, clip: Clip) -> Path | None:
         """Return the clip's file, or None if there is none.
 
-        Of several files of one clip: one that is not empty, then one in the directory of the
-        clip's label, then one under the clip's split, then the first by relative path.
+        Several files of one clip rank in this order: those that are not empty, those in the
+        directory of the clip's label, those under the clip's split, the first by relative path.
         """
         if clip.path is not None:
             file = self.videos / clip.path
-            return None if read_size(file) is None else file
+            return None if measure_file(file) is None else file
         name = clip.file_stem
         if name not in self.places:
             return None
         ranked = []
         for directory, extension in self.others.get(name, [self.places[name]]):
             relative = f"{directory}/{name}.{extension}" if directory else f"{name}.{extension}"
-            size = read_size(self.videos / relative)
+            size = measure_file(self.videos / relative)
             if size is not None:
                 ranked.append((size == 0, *rank_directory(clip, directory), relative))
         return self.videos / min(ranked)[-1] if ranked else None
@@ -82,14 +82,14 @@ def index_videos(videos: Path) -> VideoIndex:
         first = places.setdefault(match[1], place)
         if first is not place:
             others.setdefault(match[1], [first]).append(place)
-    logger.debug("%s: files of %d clips, several of %d", videos, len(places), len(others))
+    log.debug("%s: files of %d clips, several of %d", videos, len(places), len(others))
     return VideoIndex(videos, places, others)
 
 
 def find_clip(index: VideoIndex | None, clip: Clip, row: int) -> Path | Failure:
     """Return the clip's file, or why there is none to decode."""
     file = None if index is None else index.find(clip)
-    size = None if file is None else read_size(file)
+    size = None if file is None else measure_file(file)
     if file is None or size is None:
         return Failure(row, "source", "missing", NO_FILE)
     if size == 0:
@@ -98,11 +98,10 @@ def find_clip(index: VideoIndex | None, clip: Clip, row: int) -> Path | Failure:
 
 
 def walk_files(top: Path) -> Iterator[tuple[str, str]]:
-    """Yield (directory relative to top, name) of everything that is no directory.
+    """Yield (directory relative to top, name) of everything that is not a directory.
 
-    A directory is read once, whatever links lead to it. Links are followed only when all
-    real directories are done, in sorted order, so what comes out does not depend on the
-    order in which the file system lists things.
+    A directory is read once, whatever links lead to it. Links are followed in sorted order, after
+    all real directories: so the result does not depend on the order of the file system's listing.
     """
     seen: set[tuple[int, int]] = set()
     pending, links = [""], list[str]()
@@ -124,7 +123,7 @@ def walk_files(top: Path) -> Iterator[tuple[str, str]]:
 def list_new_entries(
     top: Path, directory: str, seen: set[tuple[int, int]]
 ) -> list[os.DirEntry[str]]:
-    """Return the entries of a directory, none if it was seen or, below the top, is closed to us."""
+    """Return the entries of a directory, none if it was seen before or cannot be read."""
     try:
         status = (top / directory).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -135,12 +134,12 @@ def list_new_entries(
     except OSError as error:
         if not directory:
             raise InputError(f"cannot read videos directory {top}: {error.strerror}") from error
-        logger.warning("cannot read directory %s: %s", top / directory, error.strerror)
+        log.warning("cannot read directory %s: %s", top / directory, error.strerror)
         return []
 
 
 def is_directory(entry: os.DirEntry[str]) -> bool:
-    """Tell directories, and links to them, from all else, such as links in a circle."""
+    """Tell directories, and links to them, from everything else, such as links in a circle."""
     try:
         return entry.is_dir()
     except OSError:
@@ -155,7 +154,7 @@ def rank_directory(clip: Clip, directory: str) -> tuple[bool, bool]:
 
 
 def label_directories(label: str | None) -> tuple[str, ...]:
-    """Return a label as the mirrors spell it in a directory's name.
+    """Return a label in the spellings that mirrors give their directories.
 
     `massaging person's head` (CVDF, FiftyOne), `massaging_person's_head` (mmaction2),
     `massaging_persons_head` (torchvision).
@@ -166,8 +165,8 @@ def label_directories(label: str | None) -> tuple[str, ...]:
     return label, joined, re.sub(r"['()]", "", joined)
 
 
-def read_size(file: Path) -> int | None:
-    """Return a regular file's bytes, or None if there is no such file."""
+def measure_file(file: Path) -> int | None:
+    """Return the size of a regular file in bytes, or None if there is no such file."""
     try:
         status = file.stat()
     except (OSError, ValueError):

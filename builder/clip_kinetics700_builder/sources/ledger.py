@@ -1,17 +1,20 @@
-"""The ledger: one line for each clip and attempt to get it, so that nothing is lost unseen.
+"""Keeps a line for each attempt to get a clip, so that no clip is lost without a reason.
 
-In: attempts as they end, from any thread. Out: a file of JSON lines that only grows and that any
-kill leaves readable, and its attempts back.
+It also says which reasons there are and when another try may help. A ledger is a file of JSON
+lines that only grows, and that any kill leaves readable.
 """
 
 import json
+import logging
+import mmap
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
+from typing import Any, TypeVar
 
 from clip_kinetics700.schema import REASONS
 from clip_kinetics700_builder.system.files import naming
@@ -42,7 +45,6 @@ FETCH_REASONS = {
     "cut_failed": "the segment cannot be cut out of the video",
 }
 """Why a clip was not got, beside `http_404` and its like."""
-
 PASSING_REASONS = (
     "truncated",
     "checksum",
@@ -52,6 +54,13 @@ PASSING_REASONS = (
     "http_408",
     "http_429",
 )
+# Seconds before each further try. Reading a byte range has tries and pauses of its own.
+ARCHIVE_PAUSES_SECONDS = (0.0, 0.0)
+YOUTUBE_PAUSES_SECONDS = (10.0, 30.0, 90.0)
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 
 class FetchError(Exception):
@@ -63,14 +72,46 @@ class FetchError(Exception):
         self.reason = reason
 
 
-def is_reason(word: str) -> bool:
-    """Tell whether a word is a reason for which a clip is not got."""
-    return word in FETCH_REASONS or HTTP_REASON.fullmatch(word) is not None
+def try_again(
+    fetch: Callable[[], Result], pauses_seconds: Sequence[float], *, also: Collection[str] = ()
+) -> Result:
+    """Return what a function returns, called again after each pause while that may help.
+
+    Args:
+        fetch: the function.
+        pauses_seconds: how long to wait before each further call.
+        also: reasons that may pass here, beside those that may pass anywhere.
+
+    Raises:
+        FetchError: the reason will not pass, or the last call failed too.
+    """
+    for pause in pauses_seconds:
+        try:
+            return fetch()
+        except FetchError as error:
+            if not is_passing(error.reason) and error.reason not in also:
+                raise
+            log.info("%s; another try in %g s", error, pause)
+        time.sleep(pause)
+    return fetch()
 
 
-def is_passing(error: FetchError) -> bool:
-    """Tell whether what went wrong may go right the next time."""
-    return error.reason in PASSING_REASONS or error.reason.startswith("http_5")
+def is_passing(reason: str) -> bool:
+    """Tell whether what failed for a reason may go right the next time."""
+    return reason in PASSING_REASONS or reason.startswith("http_5")
+
+
+def check_reasons(reasons: Collection[str]) -> None:
+    """Refuse words that are no reason for which anything fails.
+
+    Raises:
+        InputError: names the first such word.
+    """
+    for reason in reasons:
+        if reason not in (*REASONS, *FETCH_REASONS) and HTTP_REASON.fullmatch(reason) is None:
+            raise InputError(
+                f"--retry-errors: {reason!r} is no reason; `clip-kinetics700 status` lists them"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,58 +124,34 @@ class Attempt:
     time_end: int
     label: str | None
     source: str
-    """A directory, `cvdf` or `youtube`; of a build `videos` or `cvdf`."""
+    """A directory, `cvdf` or `youtube`."""
     outcome: str
     """`got` or `failed`."""
     reason: str | None = None
-    """One of `FETCH_REASONS`, or `http_NNN`; None where it was got."""
+    """One of `FETCH_REASONS`, or `http_NNN`; None where the clip was got."""
     message: str | None = None
     """One line; None where there is nothing to say."""
     archive: str | None = None
-    """Of which archive it came."""
+    """The archive that the clip came from, or was to come from."""
     bytes: int | None = None
-    """Of the clip."""
+    """Size of the clip."""
     seconds: float | None = None
-    """That it took; of a clip in an archive, its share of the archive's."""
+    """How long it took; for a clip in an archive, its share of the archive's time."""
 
     @property
     def identity(self) -> str:
-        """The clip's, as `Clip.identity` has it."""
+        """The identity of the clip, as `Clip.identity` has it."""
         return f"{self.youtube_id},{self.time_start},{self.time_end}"
 
 
-def got(
-    clip: Clip,
-    source: str,
-    *,
-    n_bytes: int,
-    seconds: float | None = None,
-    archive: str | None = None,
-) -> Attempt:
-    """Return the attempt that brought a clip."""
-    return Attempt(
-        *describe_clip(clip), source, GOT, bytes=n_bytes, seconds=seconds, archive=archive
-    )
+def got(clip: Clip, source: str, **facts: Any) -> Attempt:
+    """Return the attempt that brought a clip; `facts` are further fields of `Attempt`."""
+    return Attempt(*describe_clip(clip), source, GOT, **facts)
 
 
-def failed(
-    clip: Clip,
-    source: str,
-    error: FetchError,
-    *,
-    seconds: float | None = None,
-    archive: str | None = None,
-) -> Attempt:
-    """Return the attempt that did not bring a clip."""
-    return Attempt(
-        *describe_clip(clip),
-        source,
-        FAILED,
-        error.reason,
-        str(error),
-        seconds=seconds,
-        archive=archive,
-    )
+def failed(clip: Clip, source: str, error: FetchError, **facts: Any) -> Attempt:
+    """Return the attempt that did not bring a clip; `facts` are further fields of `Attempt`."""
+    return Attempt(*describe_clip(clip), source, FAILED, error.reason, str(error), **facts)
 
 
 def describe_clip(clip: Clip) -> tuple[str, str, int, int, str | None]:
@@ -145,53 +162,29 @@ def describe_clip(clip: Clip) -> tuple[str, str, int, int, str | None]:
 
 
 class Ledger:
-    """Appends attempts to a file; use it in a `with` block, by one process at a time."""
+    """Appends attempts to a file, from any thread of one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, or begin it; a line that a kill has cut off is removed."""
+        """Create the file if there is none; remove a last line that a kill has cut off."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._file = path.open("ab+")
         self._lock = Lock()
-        cut_torn_line(path)
-
-    def __enter__(self) -> "Ledger":
-        """Return the ledger itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        with naming(self._path):
-            self._file.close()
+        with naming(path), path.open("ab+") as file:
+            # An empty file cannot be mapped.
+            if file.tell():
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    end_of_lines = content.rfind(b"\n") + 1
+                file.truncate(end_of_lines)
 
     def write(self, attempts: Iterable[Attempt]) -> None:
         """Append attempts; when this returns they survive a power cut."""
         lines = "".join(json.dumps(asdict(attempt)) + "\n" for attempt in attempts)
         if not lines:
             return
-        with self._lock, naming(self._path):
-            self._file.write(lines.encode("ascii"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-
-def cut_torn_line(path: Path) -> None:
-    """Remove what follows the last line end of a file."""
-    with naming(path), path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            begin = max(0, end - (1 << 16))
-            file.seek(begin)
-            at = file.read(end - begin).rfind(b"\n")
-            end = begin + at + 1 if at >= 0 else begin
-            if at >= 0:
-                break
-        file.truncate(end)
+        with self._lock, naming(self._path), self._path.open("ab") as file:
+            file.write(lines.encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_attempts(path: Path) -> Iterator[Attempt]:
@@ -211,16 +204,3 @@ def read_attempts(path: Path) -> Iterator[Attempt]:
                 yield Attempt(**json.loads(line))
             except (ValueError, TypeError) as error:
                 raise InputError(f"{path} line {number}: is no attempt of ours") from error
-
-
-def check_reasons(reasons: Collection[str]) -> None:
-    """Refuse words that are no reason for which anything fails.
-
-    Raises:
-        InputError: names the first such word.
-    """
-    for reason in reasons:
-        if reason not in REASONS and not is_reason(reason):
-            raise InputError(
-                f"--retry-errors: {reason!r} is no reason; `clip-kinetics700 status` lists them"
-            )

@@ -1,11 +1,11 @@
-"""A dataset directory in, everything that is wrong with it out, file by file, in constant memory.
+"""Verification looks through a dataset directory, file by file, in constant memory.
 
 A file that is not the one its manifest lists is one problem and is not looked into: what
 else it would give are consequences. Files with the right hash are checked by content.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,13 @@ from clip_kinetics700.features import INDEX_SCHEMA, data_schema
 from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
 from clip_kinetics700_builder.dataset.layout import list_names
 from clip_kinetics700_builder.dataset.manifest import (
-    SampleTally,
-    Shard,
-    Totals,
-    check_contract,
-    read_contract,
+    ManifestError,
+    require_manifest,
 )
 from clip_kinetics700_builder.dataset.problems import DamagedFileError, Problem, Problems
+from clip_kinetics700_builder.dataset.shards import Shard
+from clip_kinetics700_builder.dataset.totals import SampleTally, Totals
+from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
 from clip_kinetics700_builder.verify.files import (
     Dataset,
     check_class_texts,
@@ -34,7 +34,7 @@ from clip_kinetics700_builder.verify.files import (
     check_splits_csv,
 )
 from clip_kinetics700_builder.verify.rows import (
-    Rows,
+    FileRows,
     check_index,
     check_values,
     compare_data,
@@ -48,7 +48,7 @@ TALLIES = ("samples_by_label", "samples_by_n_frames")
 
 
 class RowReader(Protocol):
-    """Rows of one file, in order."""
+    """Reads the rows of one file in order."""
 
     def next(self, limit: int) -> pa.RecordBatch:
         """Return the next rows, at least one and at most `limit`."""
@@ -60,14 +60,14 @@ class RowReader(Protocol):
 
 
 @dataclass(slots=True)
-class Source:
-    """Rows of one file as long as it can be read; its damage becomes a problem."""
+class ReadableFile:
+    """Gives the rows of one file as long as it can be read; its damage becomes a problem."""
 
-    file: str
+    name: str
     problems: Problems
     reader: RowReader | None
 
-    def read(self, n_rows: int, *, at_most: bool) -> Rows | None:
+    def read(self, n_rows: int, *, at_most: bool) -> FileRows | None:
         """Return the next rows, exactly so many or at most; None where there is no reading on."""
         batches: list[pa.RecordBatch] = []
         left = n_rows
@@ -79,7 +79,7 @@ class Source:
             self._give_up(error)
         if self.reader is None:
             return None
-        return Rows(self.file, batches[0] if len(batches) == 1 else pa.concat_batches(batches))
+        return FileRows(self.name, batches[0] if len(batches) == 1 else pa.concat_batches(batches))
 
     def finish(self) -> None:
         """Check that there are no more rows."""
@@ -90,74 +90,66 @@ class Source:
             self._give_up(error)
 
     def _give_up(self, error: DamagedFileError) -> None:
-        self.problems.add(self.file, str(error))
+        self.problems.add(self.name, str(error))
         self.reader = None
-
-
-Advance = Callable[[int], None]
-
-
-def no_progress(_total: int) -> AbstractContextManager[Advance]:
-    """Show nothing."""
-    return nullcontext(lambda _: None)
 
 
 def verify_dataset(
     directory: Path,
     *,
     names: Iterable[str] | None = None,
-    track: Callable[[int], AbstractContextManager[Advance]] = no_progress,
+    progress: Progress = no_progress,
 ) -> list[Problem]:
     """Return everything that is wrong with a dataset; nothing where it is as it was written.
 
     Args:
         directory: the dataset.
-        names: of its files, where they are not all in the directory.
-        track: is told how many samples there are, and gives what is told of those done.
+        names: the names of its files, where they are not all in the directory.
+        progress: shows how many samples are done.
 
     Raises:
         InputError: there is no such directory, or no manifest in it.
     """
     problems = Problems()
     try:
-        contract = read_contract(directory)
-    except DamagedFileError as error:
-        problems.add(MANIFEST_NAME, str(error))
+        manifest = require_manifest(directory, strict=False)
+    except ManifestError as error:
+        problems.add(MANIFEST_NAME, error.reason)
         return problems.found()
-    for message in check_contract(contract):
+    for message in manifest.find_contradictions():
         problems.add(MANIFEST_NAME, message)
-    dataset = Dataset(directory, contract, problems)
+    dataset = Dataset(directory, manifest, problems)
     check_names(dataset, list_names(directory) if names is None else names)
     check_splits_csv(dataset)
     check_failures(dataset)
     check_figures(dataset)
     check_class_texts(dataset)
-    with track(contract.whole.samples) as advance:
+    with progress("verify", manifest.totals.samples, "samples") as advance:
         check_samples(dataset, advance)
     return problems.found()
 
 
-def check_samples(dataset: Dataset, advance: Callable[[int], None]) -> None:
+def check_samples(dataset: Dataset, advance: Advance) -> None:
     """Check index, tars and Parquet files, shard by shard, and what samples they hold."""
-    contract = dataset.contract
-    n_classes = None if contract.class_names is None else len(contract.class_names)
-    tallies = {split: SampleTally(n_classes) for split in contract.totals}
+    manifest = dataset.manifest
+    n_classes = None if manifest.class_names is None else len(manifest.class_names)
+    tallies = {split: SampleTally(n_classes) for split in manifest.splits}
     unread: set[str] = set()
     n_problems = len(dataset.problems.found())
     with ExitStack() as stack:
         open_index = partial(
             open_table,
             schema=INDEX_SCHEMA,
-            n_rows=contract.count_rows()[INDEX_NAME],
+            n_rows=manifest.count_rows()[INDEX_NAME],
             convert=nest_index_batch,
         )
-        index = open_source(dataset, INDEX_NAME, open_index, stack)
-        for shard in contract.shards():
+        index = open_file(dataset, INDEX_NAME, open_index, stack)
+        for shard in manifest.list_shards():
             if not check_shard(dataset, shard, index, tallies[shard.split], advance):
                 unread.add(shard.split)
     # Counts of samples that are wrong themselves are their consequences.
     names = TALLIES if len(dataset.problems.found()) == n_problems else ()
-    for split, totals in contract.totals.items():
+    for split, totals in manifest.splits.items():
         if split not in unread:
             for message in compare_tally(totals, tallies[split], names):
                 dataset.problems.add(MANIFEST_NAME, f"totals of {split}: {message}")
@@ -180,40 +172,40 @@ def compare_tally(totals: Totals, tally: SampleTally, names: Iterable[str]) -> I
             yield f"{name} is not what the samples hold"
 
 
-def open_source(
+def open_file(
     dataset: Dataset,
     name: str | None,
     open_reader: Callable[[Path], AbstractContextManager[RowReader]],
     stack: ExitStack,
-) -> Source:
+) -> ReadableFile:
     """Return the rows of a file; none where there is no such file, or not the right one."""
     path = None if name is None else dataset.find(name)
-    source = Source(name or "", dataset.problems, None)
+    file = ReadableFile(name or "", dataset.problems, None)
     try:
-        source.reader = None if path is None else stack.enter_context(open_reader(path))
+        file.reader = None if path is None else stack.enter_context(open_reader(path))
     except DamagedFileError as error:
-        dataset.problems.add(source.file, str(error))
-    return source
+        dataset.problems.add(file.name, str(error))
+    return file
 
 
 def check_shard(
     dataset: Dataset,
     shard: Shard,
-    index: Source,
+    index: ReadableFile,
     tally: SampleTally,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> bool:
     """Check one shard in all its files and count its samples; tell whether they can be read."""
-    contract = dataset.contract
-    open_tar = partial(open_tar_reader, first=shard.first, width=contract.width)
-    schema = data_schema(contract.width, contract.class_names)
+    manifest = dataset.manifest
+    open_tar = partial(open_tar_reader, first=shard.first, width=manifest.width)
+    schema = data_schema(manifest.width, manifest.class_names)
     open_parquet = partial(
         open_table, schema=schema, n_rows=shard.n_samples, convert=check_data_batch
     )
     n_done = 0
     with ExitStack() as stack:
-        tar = open_source(dataset, shard.tar, open_tar, stack)
-        parquet = open_source(dataset, shard.parquet, open_parquet, stack)
+        tar = open_file(dataset, shard.tar, open_tar, stack)
+        parquet = open_file(dataset, shard.parquet, open_parquet, stack)
         while n_done < shard.n_samples:
             limit = min(ROWS_PER_BATCH, shard.n_samples - n_done)
             together = read_together((tar, parquet, index), limit)
@@ -228,26 +220,26 @@ def check_shard(
     return tar.reader is not None or parquet.reader is not None
 
 
-def read_together(sources: Iterable[Source], limit: int) -> list[Rows | None]:
-    """Return the next rows of all sources, as many of each as the first of them gives."""
-    found: list[Rows | None] = []
+def read_together(files: Iterable[ReadableFile], limit: int) -> list[FileRows | None]:
+    """Return the next rows of all files, as many of each as the first of them gives."""
+    found: list[FileRows | None] = []
     n_rows: int | None = None
-    for source in sources:
-        rows = source.read(limit if n_rows is None else n_rows, at_most=n_rows is None)
+    for file in files:
+        rows = file.read(limit if n_rows is None else n_rows, at_most=n_rows is None)
         n_rows = rows.batch.num_rows if rows is not None and n_rows is None else n_rows
         found.append(rows)
     return found
 
 
 def check_batch(
-    dataset: Dataset, shard: Shard, first: int, together: Iterable[Rows | None]
+    dataset: Dataset, shard: Shard, first: int, together: Iterable[FileRows | None]
 ) -> None:
     """Check the same samples in all files that have them; the first has that number."""
     tar, parquet, index = together
     data = [rows for rows in (tar, parquet) if rows is not None]
     data_agree = True
     for rows in data:
-        check_values(rows, first, dataset.contract, dataset.problems)
+        check_values(rows, first, dataset.manifest, dataset.problems)
     if tar is not None and parquet is not None:
         data_agree = compare_data(tar, parquet, index, first, dataset.problems)
     if index is not None:
@@ -255,7 +247,7 @@ def check_batch(
         compare_index(data, index, first, dataset.problems, data_agree=data_agree)
 
 
-def count_samples(rows: Rows, tally: SampleTally) -> None:
+def count_samples(rows: FileRows, tally: SampleTally) -> None:
     """Count some samples by label and by frames."""
     lengths = pc.list_value_length(rows.batch.column("embeddings")).to_numpy()
     tally.add(rows.batch.column("meta").field("label_id"), lengths)

@@ -1,6 +1,6 @@
-"""A dataset's files in, what is wrong with them as files out, and with the two small tables.
+"""Verification of files as files: which are there, whether each is the one the manifest lists.
 
-Which are there, whether each is the one that the manifest lists, splits.csv and failures.
+The small tables, splits.csv and failures.parquet, are compared with the manifest here too.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from clip_kinetics700.schema import (
     MANIFEST_NAME,
     REASONS,
     SPLITS_CSV_NAME,
-    SPLITS_CSV_WORD,
 )
 from clip_kinetics700.texts import decode_class_texts
 from clip_kinetics700_builder.assemble.shard_files import splits_csv
-from clip_kinetics700_builder.dataset.layout import FIGURES, README_NAME, SHARDS
-from clip_kinetics700_builder.dataset.manifest import Contract
+from clip_kinetics700_builder.dataset.layout import FIGURES, README_NAME
+from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.dataset.problems import DamagedFileError, Problems
+from clip_kinetics700_builder.dataset.shards import SHARD_NAME
 from clip_kinetics700_builder.system.files import hash_file
 from clip_kinetics700_builder.verify.tables import count_failures
 
@@ -32,12 +32,12 @@ class Dataset:
     """A dataset that is verified: where it is, what it must be, what is wrong with it so far."""
 
     directory: Path
-    contract: Contract
+    manifest: Manifest
     problems: Problems
 
     def find(self, name: str) -> Path | None:
         """Return the path of a file if it is the one that the manifest lists, byte for byte."""
-        entry = self.contract.files.get(name)
+        entry = self.manifest.files.get(name)
         if entry is None:
             return None  # that the manifest does not list it is a fault of the manifest
         path = self.directory / name
@@ -49,11 +49,11 @@ class Dataset:
         except OSError as error:
             self.problems.add(name, f"cannot be read: {error.strerror}")
             return None
-        if n_bytes != entry.get("bytes"):
-            message = f"has {n_bytes} bytes, {MANIFEST_NAME} says {entry.get('bytes')}"
+        if n_bytes != entry.bytes:
+            message = f"has {n_bytes} bytes, {MANIFEST_NAME} says {entry.bytes}"
             self.problems.add(name, message)
-        elif digest != entry.get("sha256"):
-            message = f"has the sha256 {digest}, {MANIFEST_NAME} says {entry.get('sha256')}"
+        elif digest != entry.sha256:
+            message = f"has the sha256 {digest}, {MANIFEST_NAME} says {entry.sha256}"
             self.problems.add(name, message)
         else:
             return path
@@ -65,11 +65,11 @@ def check_names(dataset: Dataset, names: Iterable[str]) -> None:
     if not (dataset.directory / README_NAME).is_file():
         message = "is missing: it is the card, by which load_dataset finds the files"
         dataset.problems.add(README_NAME, message)
-    known = {README_NAME, MANIFEST_NAME, *dataset.contract.files}
+    known = {README_NAME, MANIFEST_NAME, *dataset.manifest.files}
     for name in names:
         is_hidden = any(part.startswith(".") for part in name.split("/"))
         if name not in known and not is_hidden:
-            what = "a shard" if SHARDS.fullmatch(name) else "a file"
+            what = "a shard" if SHARD_NAME.fullmatch(name) else "a file"
             dataset.problems.add(name, f"is {what} that {MANIFEST_NAME} does not list")
 
 
@@ -84,13 +84,8 @@ def check_splits_csv(dataset: Dataset) -> None:
     path = dataset.find(SPLITS_CSV_NAME)
     if path is None:
         return
-    rows = [
-        (shard.tar.removesuffix(".tar"), SPLITS_CSV_WORD[shard.split])
-        for shard in dataset.contract.shards()
-        if shard.tar is not None
-    ]
     found = path.read_bytes().split(b"\n")
-    expected = splits_csv(rows).encode("utf-8").split(b"\n")
+    expected = splits_csv(dataset.manifest.list_shards()).encode("utf-8").split(b"\n")
     for number, (line, ours) in enumerate(zip(found, expected, strict=False), 1):
         if line != ours:
             message = f"line {number} is {line[:80]!r}, must be {ours!r}"
@@ -103,8 +98,8 @@ def check_splits_csv(dataset: Dataset) -> None:
 
 def check_class_texts(dataset: Dataset) -> None:
     """Check that published class texts are unit vectors of the dataset's classes and width."""
-    contract = dataset.contract
-    if CLASS_TEXTS_NAME not in contract.files:
+    manifest = dataset.manifest
+    if CLASS_TEXTS_NAME not in manifest.files:
         return
     path = dataset.find(CLASS_TEXTS_NAME)
     if path is None:
@@ -114,11 +109,11 @@ def check_class_texts(dataset: Dataset) -> None:
     except ValueError as error:
         dataset.problems.add(CLASS_TEXTS_NAME, str(error))
         return
-    if list(texts.names) != contract.class_names:
+    if list(texts.names) != manifest.class_names:
         dataset.problems.add(CLASS_TEXTS_NAME, f"is not of the classes of {MANIFEST_NAME}")
     width = texts.embeddings.shape[1]
-    if width != contract.width:
-        message = f"has {width} columns, {MANIFEST_NAME} says {contract.width}"
+    if width != manifest.width:
+        message = f"has {width} columns, {MANIFEST_NAME} says {manifest.width}"
         dataset.problems.add(CLASS_TEXTS_NAME, message)
     if not np.allclose(np.linalg.norm(texts.embeddings, axis=1), 1, atol=1e-4):
         dataset.problems.add(CLASS_TEXTS_NAME, "holds rows that are not of length 1")
@@ -130,12 +125,12 @@ def check_failures(dataset: Dataset) -> None:
     if path is None:
         return
     try:
-        found = count_failures(path, dataset.contract.count_rows()[FAILURES_NAME])
+        found = count_failures(path, dataset.manifest.count_rows()[FAILURES_NAME])
     except DamagedFileError as error:
         dataset.problems.add(FAILURES_NAME, str(error))
         return
     expected: Counter[tuple[str, str]] = Counter()
-    for split, totals in dataset.contract.totals.items():
+    for split, totals in dataset.manifest.splits.items():
         for reason, count in totals.failures_by_reason.items():
             expected[split, reason] = count
     for split, reason in sorted(found.keys() | expected.keys()):

@@ -1,4 +1,4 @@
-"""The same samples from up to three files in, faults out: each row alone, then against the others.
+"""Rows of the same samples are checked one file at a time, then against each other.
 
 Whole columns are compared at once; rows are looked at one by one only where columns differ.
 """
@@ -11,24 +11,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clip_kinetics700.schema import INDEX_NAME, KEY_NAME
-from clip_kinetics700_builder.dataset.manifest import Contract, Shard
+from clip_kinetics700.schema import INDEX_NAME, KEY_NAME, find_not_finite
+from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.dataset.problems import Problems
-from clip_kinetics700_builder.types import FLOAT16_INFINITY, FLOAT16_MAGNITUDE
+from clip_kinetics700_builder.dataset.shards import Shard
 
 UInt16Array = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of the same samples, of one file."""
+class FileRows:
+    """FileRows of the same samples, of one file."""
 
     file: str
     """Its name."""
     batch: pa.RecordBatch
 
 
-def check_values(rows: Rows, first: int, contract: Contract, problems: Problems) -> None:
+def check_values(rows: FileRows, first: int, manifest: Manifest, problems: Problems) -> None:
     """Check rows of a tar or of a data file by themselves."""
     meta = rows.batch.column("meta")
     embeddings = rows.batch.column("embeddings")
@@ -42,10 +42,10 @@ def check_values(rows: Rows, first: int, contract: Contract, problems: Problems)
         "timestamps are not one a frame": differs_where_given(
             pc.list_value_length(meta.field("timestamps")), lengths
         ),
-        "embeddings hold values that are not finite": find_not_finite(embeddings),
+        "embeddings hold values that are not finite": mark_not_finite(embeddings),
     }
-    if contract.class_names is not None:
-        faults |= check_labels(meta, caption, contract.class_names)
+    if manifest.class_names is not None:
+        faults |= check_labels(meta, caption, manifest.class_names)
     for message, mask in faults.items():
         problems.add_samples(rows.file, message, number_rows(mask, first))
 
@@ -68,7 +68,7 @@ def check_labels(
 
 
 def compare_data(
-    tar: Rows, parquet: Rows, index: Rows | None, first: int, problems: Problems
+    tar: FileRows, parquet: FileRows, index: FileRows | None, first: int, problems: Problems
 ) -> bool:
     """Compare the samples of a tar with those of its Parquet file; tell whether they agree.
 
@@ -87,7 +87,7 @@ def compare_data(
 
 
 def compare_columns(
-    left: Rows, right: Rows, names: Iterable[str], first: int, problems: Problems
+    left: FileRows, right: FileRows, names: Iterable[str], first: int, problems: Problems
 ) -> None:
     """Compare columns of two files; the first of them is the one that is blamed."""
     for name in names:
@@ -100,7 +100,7 @@ def compare_columns(
 
 
 def compare_index(
-    data: Sequence[Rows], index: Rows, first: int, problems: Problems, *, data_agree: bool
+    data: Sequence[FileRows], index: FileRows, first: int, problems: Problems, *, data_agree: bool
 ) -> None:
     """Compare the index with the data: where these agree it is wrong itself, else one of them."""
     names = ("caption", "meta")
@@ -113,7 +113,7 @@ def compare_index(
 
 
 def check_index(
-    index: Rows, tar: Rows | None, shard: Shard, first: int, problems: Problems
+    index: FileRows, tar: FileRows | None, shard: Shard, first: int, problems: Problems
 ) -> None:
     """Check where the index says that samples are."""
     n_rows = index.batch.num_rows
@@ -159,14 +159,12 @@ def embedding_bits(embeddings: pa.ListArray) -> tuple[UInt16Array, npt.NDArray[n
     return numbers.view(pa.uint16()).to_numpy(), ends
 
 
-def find_not_finite(embeddings: pa.ListArray) -> pa.Array:
+def mark_not_finite(embeddings: pa.ListArray) -> pa.Array:
     """Return which rows hold an infinity or a NaN."""
     bits, ends = embedding_bits(embeddings)
     mask = np.zeros(len(ends) - 1, np.bool_)
-    magnitudes = bits & FLOAT16_MAGNITUDE
-    if magnitudes.max(initial=0) >= FLOAT16_INFINITY:
-        places = np.flatnonzero(magnitudes >= FLOAT16_INFINITY)
-        mask[np.searchsorted(ends, places, side="right") - 1] = True
+    places = find_not_finite(bits.view(np.float16))
+    mask[np.searchsorted(ends, places, side="right") - 1] = True
     return pa.array(mask)
 
 

@@ -1,4 +1,4 @@
-"""One Parquet file of ours in, its rows as Arrow batches out: data, index and failures.
+"""A `TableReader` gives the rows of one of our Parquet files as Arrow batches, checked first.
 
 Row groups are read one at a time and checked before anything looks at their values, so a
 damaged file costs neither memory nor a traceback.

@@ -1,6 +1,6 @@
-"""One tar of ours in, its samples as Arrow rows out; every byte of structure is checked.
+"""A `TarReader` gives the samples of one of our tars and checks every byte around them.
 
-Stricter than a reader: headers, order and names of members must be exactly what is written,
+It is stricter than a reader: headers, order and names of members must be exactly what is written,
 because the same plan gives the same bytes.
 """
 
@@ -43,7 +43,7 @@ HEADER_FIELDS = {
 }
 NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
 SIZE_DIGITS = re.compile(rb"[0-7]{11}")
-# In a header's checksum, the checksum itself counts as eight blanks.
+# The checksum field itself counts as eight blanks in the sum.
 CHECKSUM_BLANK = 8 * ord(" ")
 HEADER_SUM = CHECKSUM_BLANK + sum(HEADER) - sum(sum(HEADER[p]) for p in (NAME, SIZE, CHECKSUM))
 META_NAMES = tuple(field.name for field in META_TYPE)
@@ -55,7 +55,7 @@ class TarReader:
     """Reads the samples of one tar in order, as far as they are what they must be."""
 
     def __init__(self, stream: io.BufferedIOBase, *, first: int, width: int) -> None:
-        """Read from the begin of an open tar, whose first sample has that number."""
+        """Read from the start of an open tar, whose first sample has that number."""
         self._stream = stream
         self._number = first
         self._width = width

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.config import AssembleConfig
-from clip_kinetics700_builder.dataset.manifest import Totals, hash_manifest
+from clip_kinetics700_builder.dataset.manifest import hash_content
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.system.files import hash_file, write_json
 from clip_kinetics700_builder.types import Clip, EncodedClip, Failure, VideoInfo
@@ -104,7 +105,7 @@ def edit_manifest(dataset: Path, edit: Callable[[dict[str, Any]], None]) -> None
     """Change the manifest and give it the hash of what it then says."""
     document = json.loads((dataset / "manifest.json").read_text())
     edit(document)
-    write_json(dataset / "manifest.json", {**document, "self_sha256": hash_manifest(document)})
+    write_json(dataset / "manifest.json", {**document, "self_sha256": hash_content(document)})
 
 
 def reseal(dataset: Path) -> None:

@@ -48,7 +48,8 @@ def build_dataset(
     assemble_config = AssembleConfig(
         source=output, output=output, samples_per_shard=SAMPLES_PER_SHARD, figures=False
     )
-    return build(encode_config, assemble_config, quiet=True)[1]
+    manifest = build(encode_config, assemble_config)[1]
+    return None if manifest is None else dict(manifest.document)
 
 
 def build_arguments(kinetics: MiniKinetics, model: Path, output: Path) -> list[str]:

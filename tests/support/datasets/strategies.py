@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from clip_kinetics700.schema import KEY_NAME, REASONS, SPLITS, Float16Array, Sample
-from clip_kinetics700_builder.config import FORMATS, AssembleConfig
-from clip_kinetics700_builder.dataset.manifest import Totals
+from clip_kinetics700_builder.config import AssembleConfig
+from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
-from clip_kinetics700_builder.types import NO_FILE, Clip, EncodedClip, Failure, VideoInfo
+from clip_kinetics700_builder.types import FORMATS, NO_FILE, Clip, EncodedClip, Failure, VideoInfo
 from tests.support.damage.datasets import CLASS_NAMES
 from tests.support.processes.torture import count_cases, say_count
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from clip_kinetics700_builder.dataset.manifest import (
-    Totals,
-    build_manifest,
     describe_file,
+    make_manifest,
     write_manifest,
 )
+from clip_kinetics700_builder.dataset.totals import Totals
 from tests.support.datasets.builds import (
     SOURCE_PATHS,
     Outcome,
@@ -134,17 +134,20 @@ def write_layout(directory: Path, *, n_shards: int, shard_bytes: int, seed: int 
     for name in names:
         (directory / name).write_bytes(random_bytes(shard_bytes))
     (directory / "index.parquet").write_bytes(random_bytes(1000))
+    (directory / "failures.parquet").write_bytes(b"")
     (directory / "splits.csv").write_text("tar_file,split\n", encoding="utf-8")
+    rows = {"index.parquet": n_shards, "splits.csv": n_shards, "failures.parquet": 0}
     files = {
-        name: describe_file(directory / name, rows=0)
-        for name in [*names, "index.parquet", "splits.csv"]
+        name: describe_file(directory / name, n_rows)
+        for name, n_rows in {**dict.fromkeys(names, 1), **rows}.items()
     }
-    manifest = build_manifest(
-        configuration={"embedding_width": 512, "formats": ["parquet", "webdataset"]},
+    formats = ["parquet", "webdataset"]
+    manifest = make_manifest(
+        configuration={"embedding_width": 512, "formats": formats, "samples_per_shard": 1},
         class_names=None,
-        totals={"train": Totals()},
+        splits={"train": Totals(rows=n_shards, samples=n_shards)},
         files=files,
-        canary={},
+        canary=None,
         date=None,
     )
     write_manifest(directory, manifest)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from clip_kinetics700_builder.cli.app import FAILED, describe_error
-from clip_kinetics700_builder.config import ConvertConfig, SourceConfig
+from clip_kinetics700_builder.config import AssembleConfig, ConvertConfig, SourceConfig
 from clip_kinetics700_builder.convert.convert import convert
 from clip_kinetics700_builder.parts.part import finish_part, is_done, write_results
 from clip_kinetics700_builder.parts.work import Sources, WorkConfig, store_sources, store_work
@@ -68,19 +68,19 @@ def store_begin(directory: Path) -> None:
 def write_ledger(directory: Path) -> None:
     """Append the attempts that are not in the ledger yet, some at a time."""
     path = directory / "ledger.jsonl"
-    with Ledger(path) as ledger:
-        n_before = sum(1 for _ in read_attempts(path))
-        attempts = list_attempts()
-        size = len(attempts) // BATCHES
-        for begin in range(0, len(attempts), size):
-            ledger.write(attempts[max(begin, n_before) : begin + size])
+    ledger = Ledger(path)
+    n_before = sum(1 for _ in read_attempts(path))
+    attempts = list_attempts()
+    size = len(attempts) // BATCHES
+    for begin in range(0, len(attempts), size):
+        ledger.write(attempts[max(begin, n_before) : begin + size])
 
 
 def list_attempts() -> list[Attempt]:
     """Return attempts of which some fill more than a buffer."""
     error = FetchError("timed_out", "nothing came for too long: " + "." * 3000)
     return [
-        got(clip, "cvdf", n_bytes=1000) if row % 3 else failed(clip, "cvdf", error)
+        got(clip, "cvdf", bytes=1000) if row % 3 else failed(clip, "cvdf", error)
         for row, clip in enumerate(4 * CLIPS)
     ]
 
@@ -88,8 +88,11 @@ def list_attempts() -> list[Attempt]:
 def convert_small(directory: Path) -> None:
     """Convert the dataset that lies beside the directory."""
     source = SourceConfig(source=str(directory.with_name(SOURCE_NAME)))
-    config = ConvertConfig(source=source, output=directory, samples_per_shard=4, figures=False)
-    _, problems = convert(config, quiet=True)
+    assembly = AssembleConfig(
+        source=directory, output=directory, samples_per_shard=4, figures=False
+    )
+    config = ConvertConfig(source=source, assembly=assembly)
+    _, problems = convert(config)
     assert not problems, problems
 
 

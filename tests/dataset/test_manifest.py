@@ -1,0 +1,127 @@
+"""The manifest is read through one door: whatever damage it has, every command refuses it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clip_kinetics700_builder.dataset.manifest import (
+    ManifestError,
+    hash_content,
+    read_manifest,
+    require_manifest,
+    seal_manifest,
+)
+from clip_kinetics700_builder.system.files import format_json
+from clip_kinetics700_builder.types import InputError
+from tests.support.datasets.builds import run_cli
+from tests.support.datasets.cards import load_manifest
+
+Document = dict[str, Any]
+
+
+def reseal(edit: Callable[[Document], object]) -> Callable[[str], str]:
+    """Return the damage that an edit does whose maker has hashed the manifest again."""
+
+    def damage(text: str) -> str:
+        document = json.loads(text)
+        edit(document)
+        return format_json({**document, "self_sha256": hash_content(document)})
+
+    return damage
+
+
+def flip_digit(text: str) -> str:
+    """Change one digit of a hash."""
+    at = text.index('"sha256": "') + len('"sha256": "')
+    return text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :]
+
+
+DAMAGES: dict[str, tuple[Callable[[str], str], str]] = {
+    "cut": (lambda text: text[: len(text) // 2], "is not JSON"),
+    "indented": (lambda text: json.dumps(json.loads(text), indent=4) + "\n", "not spelled"),
+    "flipped": (flip_digit, "self_sha256 is"),
+    "newer": (reseal(lambda d: d.update(format="clip-kinetics700/2")), "is not a manifest of"),
+    "missing": (reseal(lambda d: d["configuration"].pop("embedding_width")), "embedding_width"),
+    "no_rows": (reseal(lambda d: d["files"]["index.parquet"].pop("rows")), "rows must be of type"),
+    "another_type": (reseal(lambda d: d["totals"].update(rows="many")), "rows must be of type"),
+    "a_list": (reseal(lambda d: d.update(files=[])), "files must be of type"),
+    "canary": (reseal(lambda d: d.update(canary=["a"])), "canary is not a list of numbers"),
+    "sums": (reseal(lambda d: d["totals"].update(frames=1)), "not the sum of the splits"),
+    "stranger": (
+        reseal(lambda d: d["files"].update({"ds_000099.tar": {**d["files"]["ds_000000.tar"]}})),
+        "lists ds_000099.tar",
+    ),
+}
+
+
+@pytest.fixture
+def own(dataset: Path, tmp_path: Path) -> Path:
+    """A copy of a dataset, without the work it came from, that a test may damage."""
+    return Path(shutil.copytree(dataset, tmp_path / "own", ignore=lambda *_: [".build"]))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_manifest_is_refused_by_every_command(own: Path, damage: str) -> None:
+    """`verify` reports what `info`, `convert`, `card`, `push` and the others refuse in one line."""
+    change, reason = DAMAGES[damage]
+    path = own / "manifest.json"
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    outcome = run_cli("verify", own)
+    assert outcome.returncode == 1
+    assert "manifest.json: " in outcome.stderr
+    assert reason in outcome.stderr
+    for words in (
+        ("info", own),
+        ("convert", own, own.parent / "out"),
+        ("card", own),
+        ("push", own, "alice/clips"),
+        ("embed-classes", own),
+        ("evaluate", "zero-shot", own),
+    ):
+        outcome = run_cli(*words)
+        assert outcome.returncode == 2, words
+        assert "manifest.json" in outcome.stderr, words
+        assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
+
+
+def test_a_sound_manifest_gives_itself_back(dataset: Path) -> None:
+    """What is read, sealed again and spelled has the bytes of the file."""
+    manifest = require_manifest(dataset)
+    text = (dataset / "manifest.json").read_text(encoding="utf-8")
+    assert format_json(seal_manifest(manifest.document).document) == text
+    assert manifest.totals.rows == 28
+    assert [shard.tar for shard in manifest.list_shards()] == [
+        name for name in sorted(manifest.files) if name.startswith("ds_")
+    ]
+
+
+def test_what_others_call_a_manifest_is_none_of_ours(own: Path) -> None:
+    """A directory whose manifest.json is somebody else's is read like any other dataset."""
+    (own / "manifest.json").write_text('{"format": "web-app", "name": "x"}', encoding="utf-8")
+    with pytest.raises(ManifestError, match="is not a manifest of format"):
+        read_manifest(own)
+    outcome = run_cli("info", own, "--json")
+    assert outcome.returncode == 0, outcome.stderr
+    assert json.loads(outcome.stdout)["has_manifest"] is False
+
+
+def test_a_directory_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
+    """Where there is none, reading finds none and requiring says so."""
+    assert read_manifest(tmp_path) is None
+    with pytest.raises(InputError, match="so it is no finished dataset"):
+        require_manifest(tmp_path)
+    with pytest.raises(InputError, match="no such directory"):
+        require_manifest(tmp_path / "nowhere")
+
+
+def test_another_file_changes_the_hash_of_the_whole_alone(dataset: Path) -> None:
+    """A file beside the data changes what the manifest is, not what its data are."""
+    manifest = require_manifest(dataset)
+    more = manifest.with_file("figures/class_balance.png", manifest.files["index.parquet"])
+    assert more.self_sha256 != manifest.self_sha256
+    assert more.data_sha256 == manifest.data_sha256
+    assert load_manifest(dataset) == manifest.document

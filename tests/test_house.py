@@ -1,0 +1,98 @@
+"""The house rules that no linter holds: sizes, names and faces of the rooms."""
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.datasets.builds import PROJECT
+
+PRODUCT = ("builder", "clip_kinetics700")
+BUILDER = PROJECT / "builder" / "clip_kinetics700_builder"
+ROOMS = sorted(path.parent for path in BUILDER.glob("*/__init__.py"))
+MAX_LINES, MAX_FILES, MAX_MEDIAN = 400, 25, 200
+# A Hub of the tests' own is one program in one file.
+PROGRAMS = {"minihub.py"}
+
+
+def list_modules(*places: str) -> list[Path]:
+    """Return the modules in some directories of the checkout."""
+    return sorted(path for place in places for path in (PROJECT / place).rglob("*.py"))
+
+
+def read_classes(path: Path) -> Iterator[str]:
+    """Yield the names of the public classes of a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+
+
+def count_lines(path: Path) -> int:
+    """Count the lines of a module."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """A public class's name is one noun in the whole product, so it can be looked up."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in list_modules(*PRODUCT):
+        for name in read_classes(path):
+            places[name].append(path.name)
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def test_modules_are_short() -> None:
+    """No module has more than 400 lines, and half of the product's have fewer than 200."""
+    modules = list_modules(*PRODUCT, "tests", "benchmarks", "examples")
+    lengths = {str(p): count_lines(p) for p in modules if p.name not in PROGRAMS}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+    product = sorted(count_lines(path) for path in list_modules(*PRODUCT))
+    assert product[len(product) // 2] < MAX_MEDIAN
+
+
+def test_folders_are_small() -> None:
+    """No folder holds more than 25 Python files."""
+    folders: dict[Path, int] = defaultdict(int)
+    for path in list_modules(*PRODUCT, "tests", "benchmarks", "examples"):
+        folders[path.parent] += 1
+    assert {str(path): n for path, n in folders.items() if n > MAX_FILES} == {}
+
+
+def test_no_module_is_a_drawer() -> None:
+    """Nothing is called utils, helpers or common: such a name says nothing of what is in it."""
+    names = {path.stem for path in list_modules(*PRODUCT, "tests", "benchmarks")}
+    names |= {path.parent.name for path in list_modules(*PRODUCT, "tests", "benchmarks")}
+    assert names & {"utils", "util", "helpers", "helper", "common", "misc"} == set()
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_a_room_has_a_face(room: Path) -> None:
+    """A room's `__init__` says what it is for and which names others use, and imports nothing."""
+    tree = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
+    assert len(ast.get_docstring(tree) or "") > 200
+    assert len(tree.body) == 1
+
+
+def test_module_docstrings_are_sentences() -> None:
+    """No module opens with the formula `X in, Y out`."""
+    opened = {}
+    for path in list_modules(*PRODUCT, "benchmarks", "tests"):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first = docstring.split("\n\n")[0]
+        if (" in, " in first and " out" in first) or "\nIn: " in docstring:
+            opened[str(path.relative_to(PROJECT))] = first
+    assert opened == {}
+
+
+def test_every_test_module_lies_in_the_room_it_tests() -> None:
+    """`tests/ROOM/test_MODULE*.py` is about `ROOM/MODULE.py`."""
+    strays = []
+    for room in ROOMS:
+        modules = sorted((path.stem for path in room.glob("*.py")), key=len, reverse=True)
+        for path in (PROJECT / "tests" / room.name).glob("test_*.py"):
+            stem = path.stem.removeprefix("test_")
+            if not any(stem == name or stem.startswith(f"{name}_") for name in modules):
+                strays.append(str(path.relative_to(PROJECT)))
+    assert strays == []
