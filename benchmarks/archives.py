@@ -140,8 +140,9 @@ def spool_clips(address: str, spool: Path, rows: dict[str, int]) -> Iterator[int
     def make_task(row: int, path: Path) -> DecodeTask:
         return DecodeTask(row, str(path), 0, Decoding(1.0, preprocessing))
 
-    with ArchiveStream(Archive("many", address, "train"), spool, rows) as stream:
-        for task in stream.tasks(make_task):
+    stream = ArchiveStream(Archive("many", address, "train"), spool, rows)
+    with stream.open_tasks(make_task) as tasks:
+        for task in tasks:
             stream.drop(task.row)
             yield task.row
 

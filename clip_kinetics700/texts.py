@@ -1,7 +1,6 @@
-"""Class names as CLIP's texts, published beside the data; and what zero-shot makes of them.
+"""Reads the class texts that are published beside a dataset, and classifies clips by them.
 
-In: `class_text_embeddings.npz` and the frames of clips. Out: a probability of each class. Of
-numerical libraries it needs numpy alone: the text model was run by who made the file.
+The text model was run by whoever published the file, so that zero-shot needs numpy alone.
 """
 
 import io
@@ -17,29 +16,29 @@ from .layout import AnyPath
 from .schema import CLASS_TEXTS_NAME, PROTOCOLS, Float32Array, Protocol
 from .streams import read_if_there
 
-# CLIP's own logit scale: the temperature that its probabilities are of.
+# The logit scale that CLIP itself has learned.
 LOGIT_SCALE = np.float32(100)
-# Unpacked; texts of 700 classes take 1.5 MB.
+# The unpacked file may be this large; texts of 700 classes take 1.5 MB.
 MAX_NBYTES = 1 << 28
 STRING_FIELDS = ("model", "model_sha256", "family")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassTexts:
-    """One direction in CLIP's space for each class, and what it was made with."""
+    """One direction in CLIP's space for each class, and how it was made."""
 
     names: tuple[str, ...]
     """Class names; the position is the column of the scores."""
     embeddings: Float32Array
     """(n_classes, width) float32, rows of length 1."""
     prompts: tuple[str, ...]
-    """Texts with `{}` where the class name stands; each class is the mean over them."""
+    """Texts with `{}` for the class name; a class's direction is the mean over them."""
     model: str
     """Hub id or name of the text model."""
     model_sha256: str
-    """sha256 of its weights file; of several, that of the JSON object of theirs by name."""
+    """sha256 of the weights file; of several, that of a JSON object of their sha256s by name."""
     family: str
-    """What said that the text model belongs to the embeddings of the dataset."""
+    """How it is known that the text model belongs to the embeddings of the dataset."""
 
     def __post_init__(self) -> None:
         """Refuse arrays of another shape than the contract's."""
@@ -80,7 +79,7 @@ def decode_class_texts(data: bytes) -> ClassTexts:
 
 
 def read_members(data: bytes) -> ClassTexts:
-    """Return what the arrays of an npz file hold."""
+    """Return what the arrays of an npz file hold, which must not be huge."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         n_bytes = sum(member.file_size for member in archive.infolist())
     if n_bytes > MAX_NBYTES:
@@ -151,8 +150,8 @@ def score_clips(
 
     Args:
         frames: (n_frames, width) floats of all the clips.
-        sizes: (n_clips,) int64, how many of them each clip has.
-        texts: of the classes.
+        sizes: (n_clips,) int64 number of frames of each clip.
+        texts: what `class_texts` returns.
         protocol: as for `zero_shot`.
 
     Returns:
@@ -183,8 +182,13 @@ def score_clips(
 
 
 def classify(units: Float32Array, weights: Float32Array) -> Float32Array:
-    """Return (n, n_classes) float32 softmax(100 * units @ weights.T)."""
-    with np.errstate(invalid="ignore"):  # a frame that is not finite gives NaN, which is looked for
+    """Return (n, n_classes) float32 softmax(100 * units @ weights.T).
+
+    Args:
+        units: (n, width) float32 rows of length 1.
+        weights: (n_classes, width) float32 rows of length 1.
+    """
+    with np.errstate(invalid="ignore"):  # a frame that is not finite becomes NaN, found later
         logits = LOGIT_SCALE * (units @ weights.T)
         logits -= logits.max(axis=1, keepdims=True)
         np.exp(logits, out=logits)
@@ -193,7 +197,7 @@ def classify(units: Float32Array, weights: Float32Array) -> Float32Array:
 
 
 def normalize_rows(rows: npt.NDArray[Any]) -> Float32Array:
-    """Return rows of length 1 as float32; a row of zeros stays one."""
+    """Return (n, width) floats as float32 rows of length 1; a row of zeros stays zeros."""
     with np.errstate(invalid="ignore", over="ignore"):
         floats = rows.astype(np.float32)
         norms = np.sqrt(np.einsum("ij,ij->i", floats, floats))
@@ -202,7 +206,7 @@ def normalize_rows(rows: npt.NDArray[Any]) -> Float32Array:
 
 
 def mean_of_clips(rows: Float32Array, sizes: npt.NDArray[np.int64]) -> Float32Array:
-    """Return the (n_clips, columns) mean over the rows of each clip; none may be empty."""
+    """Return the (n_clips, columns) float32 means of the rows of each clip; none may be empty."""
     sums: Float32Array = np.add.reduceat(rows, np.cumsum(sizes) - sizes, axis=0)
     sums /= sizes[:, None].astype(np.float32)
     return sums

@@ -1,7 +1,6 @@
-"""The batches of an epoch for training, over any number of workers and ranks.
+"""Gives the padded batches of an epoch to any number of workers and ranks.
 
-In: a dataset. Out: padded batches, every sample once an epoch, in an order that can be resumed at
-the exact next sample.
+Every sample comes once an epoch, in an order that can be resumed at the exact next sample.
 """
 
 import math
@@ -35,21 +34,21 @@ Even: TypeAlias = Literal["pad", "drop"] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:
-    """Rows of one rank in one epoch, and in which order files hold them."""
+    """The order in which one rank yields its rows in one epoch, and that in which it reads them."""
 
     rows: IntArray
-    """(n,) rows of the index in the order they are yielded."""
+    """(n,) int64 rows of the index in the order they are yielded."""
     places: IntArray
-    """(n,) where each comes when files are read from begin to end, one after the other."""
+    """(n,) int64 place of each row when files are read from start to end, one after the other."""
 
 
 def order_epoch(rows: IntArray, files: npt.NDArray[np.int32], *, seed: tuple[int, ...]) -> IntArray:
     """Return the rows file by file, the files in a random order.
 
     Args:
-        rows: (n,) rows of the index, at least one.
-        files: (n,) number of the file of each.
-        seed: of that order.
+        rows: (n,) int64 rows of the index, at least one.
+        files: (n,) int32 number of the file of each.
+        seed: changes the order.
     """
     place_of_file = np.random.default_rng(seed).permutation(int(files.max()) + 1)
     return rows[np.argsort(place_of_file[files], kind="stable")]
@@ -59,7 +58,7 @@ def share_places(n_rows: int, *, rank: int, world_size: int, even: Even) -> rang
     """Return which places are one rank's: neighbours, so that ranks read different files.
 
     Args:
-        n_rows: of all ranks; places beyond them are those of the begin again.
+        n_rows: rows of all ranks; a place beyond them starts again at the first row.
         rank: from 0 to `world_size - 1`.
         world_size: how many ranks there are.
         even: None gives each row to exactly one rank, and some ranks one row more than others;
@@ -74,10 +73,10 @@ def share_places(n_rows: int, *, rank: int, world_size: int, even: Even) -> rang
 
 
 def shuffle_within(rows: IntArray, *, buffer_size: int, seed: tuple[int, ...]) -> Order:
-    """Return rows mixed as a shuffle buffer mixes a stream, without holding more than it does.
+    """Return (n,) int64 rows mixed as a shuffle buffer mixes a stream.
 
     Each row is moved back by a random number of places up to `buffer_size`, so whoever reads
-    files from begin to end holds about half as many rows at a time.
+    files from start to end holds about half as many rows at a time.
     """
     delays = np.random.default_rng(seed).uniform(0, buffer_size, len(rows))
     places = np.argsort(np.arange(len(rows)) + delays, kind="stable")
@@ -88,9 +87,9 @@ Item = TypeVar("Item")
 
 
 def read_ordered(order: Order, read: Callable[[IntArray], Iterator[Item]]) -> Iterator[Item]:
-    """Yield the rows of an order, held back from when they are read until it is their turn."""
+    """Yield the rows of an order, each held back from when it is read until it is its turn."""
     by_place = np.argsort(order.places, kind="stable")
-    # Where each row that is yielded comes among those that are read.
+    # The number of rows that are read before each row that is yielded.
     arrival = np.empty(len(by_place), np.int64)
     arrival[by_place] = np.arange(len(by_place))
     rows = read(order.rows[by_place])
@@ -105,7 +104,7 @@ def read_ordered(order: Order, read: Callable[[IntArray], Iterator[Item]]) -> It
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """How a dataset becomes batches; `batches` says what each means."""
+    """How a dataset becomes batches; `batches` says what each option means."""
 
     batch_size: int
     shuffle: bool
@@ -120,7 +119,7 @@ class BatchOptions:
     world_size: int
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Refuse values that are not allowed."""
         for name, allowed in (
             ("dtype", get_args(Dtype)),
             ("frame_policy", get_args(FramePolicy)),
@@ -162,24 +161,24 @@ def batches(
     StatefulDataLoader resumes there. Without workers, this itself has `state_dict`.
 
     Args:
-        source: whatever `open` takes, or what it returned, then perhaps selected from.
+        source: whatever `open` takes, or a dataset that it has opened.
         split: `train`, `validation`, `test` or another word for one, or several; None is all.
         classes: names of classes, as the captions have them; None is all.
         max_samples: at most so many of each split, the first ones.
         batch_size: samples in a batch; the last one may hold fewer.
         shuffle: another order each epoch: files shuffled, and rows over `buffer_size` places.
-        seed: of that order, and of random windows.
+        seed: changes that order, and random windows.
         buffer_size: rows over which they are mixed, as in a shuffle buffer.
-        dtype: of the embeddings; float16 is what is stored.
+        dtype: dtype of the embeddings; float16 is what is stored.
         max_frames: longer samples are cut to so many frames; None cuts none.
         frame_policy: which frames of a longer sample: the first ones (`truncate`), the middles of
             equal pieces (`uniform`), or a window at a random place (`random`).
         drop_last: leave out a last batch of fewer samples.
         even: for ranks that step together: `pad` repeats samples until all ranks have as many,
             `drop` leaves out the last ones, None reads every sample exactly once.
-        rank: of this process; None asks torch.distributed, and is 0 without it.
+        rank: this process's; None asks torch.distributed, and is 0 without it.
         world_size: how many ranks there are; None asks torch.distributed, and is 1 without it.
-        on_error: `raise` damage, or `skip` it with a warning; of a source that is opened here.
+        on_error: `raise` damage, or `skip` it with a warning; an opened dataset has its own.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -211,12 +210,12 @@ def batches(
 class Batches(IterableDataset[Batch]):
     """The batches of one rank, epoch after epoch.
 
-    An epoch's end moves on to the next one by itself; `set_epoch` goes to any. Batch `j` of an
-    epoch is read by worker `j % num_workers`, so workers change nothing of what comes when.
+    After its last batch an epoch gives way to the next one; `set_epoch` goes to any. Worker
+    `j % num_workers` reads batch `j`, so that the number of workers changes no order.
     """
 
     def __init__(self, dataset: EmbeddingDataset, options: BatchOptions) -> None:
-        """Use `batches`."""
+        """Call `batches` instead, which checks the options."""
         super().__init__()
         self.dataset = dataset
         self.options = options
@@ -230,12 +229,12 @@ class Batches(IterableDataset[Batch]):
         return self._epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch; within the one that a state was loaded of, to where that state is."""
+        """Go to the start of an epoch, or on in the epoch of a state that was loaded."""
         if epoch != self._epoch:
             self._epoch, self._next_batch, self._is_resumed = epoch, 0, False
 
     def __len__(self) -> int:
-        """Count the batches of an epoch of this rank, over all workers."""
+        """Count the batches of an epoch of this rank; its workers share them."""
         n_samples, size = len(self._places()), self.options.batch_size
         return n_samples // size if self.options.drop_last else math.ceil(n_samples / size)
 
@@ -248,30 +247,30 @@ class Batches(IterableDataset[Batch]):
         first = self._next_batch if self._is_resumed else 0
         self._next_batch, self._is_resumed = first, False
         for number, rows in self._read_batches(first):
-            # What is yielded counts as read: a state taken now resumes behind it.
+            # A batch counts as read once it is yielded: a state taken then resumes behind it.
             self._next_batch = number + 1
             if rows:
                 yield self._make_batch(rows, number)
         self._epoch, self._next_batch = self._epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the run is, behind the batch that was yielded last."""
+        """Return a state from which training resumes behind the batch that was yielded last."""
         return {"epoch": self._epoch, "next_batch": self._next_batch, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where a run was: the next batch is the one that would have come there.
+        """Resume from a state: the next batch is the one that would have come there.
 
         Raises:
-            ValueError: the state is of other batches than these.
+            ValueError: the state was taken from other batches than these.
         """
         for name, value in self._identity().items():
             if state[name] != value:
-                raise ValueError(f"the state is of {name} {state[name]!r}, this run of {value!r}")
+                raise ValueError(f"the state has {name} {state[name]!r}, these batches {value!r}")
         self._epoch, self._next_batch = int(state["epoch"]), int(state["next_batch"])
         self._is_resumed = True
 
     def _identity(self) -> dict[str, Any]:
-        """Return what decides which samples come when."""
+        """Return the options that decide which samples come when."""
         options = self.options
         names = ("batch_size", "shuffle", "seed", "buffer_size", "drop_last", "even")
         identity = {name: getattr(options, name) for name in (*names, "rank", "world_size")}

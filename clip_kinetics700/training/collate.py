@@ -1,7 +1,4 @@
-"""Samples of different lengths -> one padded batch with a mask.
-
-In: samples of ours, or rows of `datasets` in any of its formats. Out: a dictionary of tensors.
-"""
+"""Pads samples of different lengths to one batch of tensors, with a mask."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,15 +13,15 @@ from clip_kinetics700.schema import Sample
 Dtype: TypeAlias = Literal["float32", "float16"]
 FramePolicy: TypeAlias = Literal["truncate", "uniform", "random"]
 NO_LABEL = -1
-# torch gives as many and more elements to several threads.
+# torch splits a copy of more elements over several threads.
 ELEMENTS_PER_THREAD = (1 << 15) - 1
 
 
 class BatchRow(NamedTuple):
-    """What a batch needs of a sample."""
+    """What a batch takes from a sample."""
 
     embeddings: Array
-    """(n_frames, width), as stored."""
+    """(n_frames, width) floats, as stored."""
     caption: str
     label_id: int
     """-1 where there is no label."""
@@ -49,14 +46,14 @@ class Batch(TypedDict):
 def cut_frames(
     array: Array, max_frames: int, policy: FramePolicy, rng: np.random.Generator
 ) -> Array:
-    """Return at most so many frames of a sample; a shorter one is left as it is.
+    """Return (n, width) floats, at most `max_frames` frames of a sample.
 
     Args:
-        array: (n_frames, width).
+        array: (n_frames, width) floats.
         max_frames: how many are kept.
         policy: the first ones (`truncate`), the middles of equal pieces (`uniform`), or a window
             at a random place (`random`).
-        rng: gives that place.
+        rng: draws that place.
     """
     surplus = len(array) - max_frames
     if surplus <= 0:
@@ -72,7 +69,7 @@ def make_batch(rows: Sequence[BatchRow], *, dtype: Dtype) -> Batch:
 
     Args:
         rows: B samples.
-        dtype: of the batch's embeddings.
+        dtype: dtype of the batch's embeddings.
     """
     arrays, captions, labels, keys = zip(*rows, strict=True)
     lengths = np.array([len(array) for array in arrays])
@@ -94,9 +91,9 @@ def make_batch(rows: Sequence[BatchRow], *, dtype: Dtype) -> Batch:
 
 
 def cast(stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a tensor in another type, five times as fast as numpy and in one thread.
+    """Return a tensor of any shape in another dtype, five times as fast as numpy, in one thread.
 
-    More than one wait for each other: with busy cores, a tenth of the speed was measured.
+    Several threads wait for each other: with busy cores, a tenth of the speed was measured.
     """
     if stored.dtype == dtype:
         return stored
@@ -111,11 +108,11 @@ def cast(stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def collate(rows: Sequence[Mapping[str, Any] | Sample], *, dtype: Dtype = "float32") -> Batch:
     """Return rows of `datasets`, in any of its formats, or `Sample`s as a padded batch.
 
-    For the plain way: `DataLoader(load_dataset(...), batch_size=64, collate_fn=collate)`.
+    Use it as in `DataLoader(load_dataset(...), batch_size=64, collate_fn=collate)`.
 
     Args:
-        rows: with `embeddings`, `caption` and `meta`.
-        dtype: of the batch's embeddings.
+        rows: have `embeddings`, `caption` and `meta`.
+        dtype: dtype of the batch's embeddings.
 
     Raises:
         ValueError: no row has a frame, so nothing tells how wide embeddings are.
@@ -143,7 +140,7 @@ def read_label(label: Any) -> int:
 
 
 def describe_row(row: Mapping[str, Any] | Sample) -> Mapping[str, Any]:
-    """Return a sample as `datasets` would give it."""
+    """Return a row, or a sample as `datasets` would give it."""
     if isinstance(row, Sample):
         return {"embeddings": row.embeddings, "caption": row.caption, "meta": row.meta}
     return row

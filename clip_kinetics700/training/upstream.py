@@ -1,7 +1,7 @@
-"""`EmbeddingWebDatasetReader` with the signature, keys and order of upstream's, a drop-in for it.
+"""Replaces upstream's `EmbeddingWebDatasetReader`, with its signature, keys and order.
 
-In: tars by their URLs, or any source. Out: dictionaries of batches. It reads without an index,
-from the first sample on; shuffling and `len` need one, and make it where there is none.
+It reads without an index, from the first sample on; shuffling and `len` need an index, and make one
+where there is none.
 """
 
 import math
@@ -21,18 +21,18 @@ from clip_kinetics700.shards import is_tar
 from clip_kinetics700.training.batches import order_epoch, read_ordered, shuffle_within
 
 DEFAULT_TOKENIZER = "openai/clip-vit-base-patch32"
-# Positions of CLIP's text encoder.
+# Tokens that CLIP's text encoder takes.
 N_TOKENS = 77
 Tokenizer: TypeAlias = Callable[[list[str]], torch.Tensor]
 
 
 def identity(embeddings: Any) -> Any:
-    """Return embeddings as they are."""
+    """Return embeddings of any shape and dtype as they are."""
     return embeddings
 
 
 class EmbeddingWebDatasetReader:
-    """Batches of the samples of tars, as clip-video-encode's reader yields them."""
+    """Yields batches of the samples of tars as clip-video-encode's reader does."""
 
     def __init__(
         self,
@@ -60,18 +60,18 @@ class EmbeddingWebDatasetReader:
             standard_seq_len: frames that each sample is cut or padded with zeros to; -1 leaves them
                 as they are, and batches of more than one sample then need equal lengths.
             batch_size: samples in a batch; the last one may hold fewer.
-            num_prepro_workers: kept for upstream's signature, any number is right: samples are read
-                in this process, at the speed of memory, remote ones over sixteen connections.
+            num_prepro_workers: not used, upstream's signature has it: samples are read in this
+                process, at the speed of memory, remote ones over sixteen connections.
             to_tensor: give `embedding_transform` a tensor instead of an array.
             enable_text: yield `text`, and `text_tokens` unless `tokenizer` is None.
             enable_meta: yield `meta`, the json of each sample as text.
             embedding_transform: applied to each sample's padded embeddings.
-            tokenizer: of `text_tokens`: a CLIP model's id or directory, loaded when the first
-                tokens are needed; or a function of B texts to (B, 77) tokens; None for no tokens.
-            split: of a directory or repository; None is all.
+            tokenizer: makes `text_tokens`: a CLIP model's id or directory, loaded when the first
+                tokens are needed; or a function from B texts to (B, 77) tokens; None for no tokens.
+            split: one split of a directory or repository; None is all.
             shuffle: another order each epoch.
             buffer_size: rows over which they are mixed.
-            seed: of that order.
+            seed: changes that order.
             on_error: `skip` damage with a warning, as one bad tar must not end a run, or `raise`.
 
         Raises:
@@ -92,7 +92,7 @@ class EmbeddingWebDatasetReader:
         self._shuffle, self._buffer_size, self._seed = shuffle, buffer_size, seed
         self._dataset = open_dataset(expand_urls(urls), on_error=on_error).select(split)
         self._epoch = 0
-        # Samples of the epoch that were yielded, and that the next iteration passes over.
+        # The numbers of samples of this epoch that were yielded, and that are to be passed over.
         self._n_yielded = self._n_resumed = 0
 
     def __len__(self) -> int:
@@ -114,16 +114,16 @@ class EmbeddingWebDatasetReader:
         self._epoch, self._n_yielded = self._epoch + 1, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the begin of an epoch, unless it is the one that a state was loaded of."""
+        """Go to the start of an epoch, or on in the epoch of a state that was loaded."""
         if epoch != self._epoch:
             self._epoch, self._n_yielded, self._n_resumed = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the run is, behind the batch that was yielded last."""
+        """Return a state from which training resumes behind the batch that was yielded last."""
         return {"epoch": self._epoch, "n_samples": self._n_yielded}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go to where a run was: the next batch is the one that would have come there."""
+        """Resume from a state: the next batch is the one that would have come there."""
         self._epoch = state["epoch"]
         self._n_yielded = self._n_resumed = state["n_samples"]
 
@@ -156,7 +156,11 @@ class EmbeddingWebDatasetReader:
         return batch
 
     def _standardize(self, stored: npt.NDArray[Any]) -> dict[str, Any]:
-        """Return one sample's `zero_mask`, where it is padded, and its `embeddings`."""
+        """Return one sample's `zero_mask`, (n_frames,) float64, if it is padded, and `embeddings`.
+
+        Args:
+            stored: (n_frames, width) floats.
+        """
         n_frames = len(stored) if self._n_frames is None else self._n_frames
         padded = np.zeros((n_frames, stored.shape[1]), stored.dtype.newbyteorder("="))
         padded[: len(stored)] = stored[:n_frames]
@@ -167,7 +171,7 @@ class EmbeddingWebDatasetReader:
         return {"zero_mask": zero_mask, "embeddings": embeddings}
 
     def _tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Return (B, 77) tokens; the default tokeniser is loaded for the first ones."""
+        """Return (B, 77) int32 tokens; a tokeniser given by name is loaded for the first ones."""
         if isinstance(self._tokenizer, str):
             self._tokenizer = load_tokenizer(self._tokenizer)
         if self._tokenizer is None:
@@ -176,7 +180,7 @@ class EmbeddingWebDatasetReader:
 
 
 def load_tokenizer(model: str) -> Tokenizer:
-    """Return the tokeniser of a CLIP model: B texts to (B, 77) int32, zeros behind the end.
+    """Return a CLIP model's tokeniser: B texts become (B, 77) int32, zeros behind the end.
 
     Raises:
         OSError: there is no such model, or the Hub does not answer.
@@ -197,7 +201,7 @@ def load_tokenizer(model: str) -> Tokenizer:
 
 
 def expand_urls(urls: str | Sequence[str]) -> Any:
-    """Return what `open` takes of upstream's urls: brace forms spelled out."""
+    """Return upstream's urls as `open` takes them: brace forms spelled out."""
     if isinstance(urls, str) and not is_tar(urls):
         return urls
     from braceexpand import braceexpand

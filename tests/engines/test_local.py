@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from clip_kinetics700_builder.config import EncodeConfig
 from clip_kinetics700_builder.decode.pool import DecodePool
-from clip_kinetics700_builder.decode.video import Decoding
+from clip_kinetics700_builder.decode.video import Decoding, make_task
 from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.engines.local import LocalEngine, Started, open_pool
 from clip_kinetics700_builder.engines.prepare import plan_job, prepare_engine
@@ -24,8 +24,8 @@ from clip_kinetics700_builder.engines.test_video import check_colours
 from clip_kinetics700_builder.types import (
     BuildError,
     Clip,
-    EncodedClip,
     Float32Array,
+    Frames,
     InputError,
     UInt8Array,
     VideoInfo,
@@ -71,17 +71,21 @@ def test_the_canary_reaches_the_manifest(run_build: RunBuild, tmp_path: Path) ->
     assert np.linalg.norm(manifest["canary"]) > 0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, 1e5])
 def test_embeddings_that_are_no_numbers_stop_the_build(value: float) -> None:
     """NaN, or a value beyond float16, is the encoder's fault and names the clip."""
     clip = Clip("train", "abcdefghijk", 1, 11, None, "")
-    encoder: Any = SimpleNamespace(dtype="float16")
-    videos: Any = None
-    engine = LocalEngine([clip], videos, {}, encoder, Decoding(1.0, UNCHANGED), Path())
-    info = VideoInfo(1, 1.0, 25.0, 8, 8)
-    encoded = EncodedClip(0, np.full((1, 4), value, np.float16), np.zeros(1, np.float32), info)
-    with pytest.raises(BuildError, match=r"clip abcdefghijk,1,11: .*not finite"):
-        list(engine.check_results([encoded], lambda _: None))
+    encoder: Any = SimpleNamespace(
+        width=4, batch_size=1, dtype="float16", encode=lambda _: np.full((1, 4), value, np.float32)
+    )
+    engine = LocalEngine([clip], None, {}, encoder, Decoding(1.0, UNCHANGED), Path())
+    pixels, times = np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.float32)
+    frames = Frames(0, 0, pixels, times, VideoInfo(1, 1.0, 25.0, 8, 8))
+    pool: Any = SimpleNamespace(decode=lambda _: [frames])
+    with EncoderThreads(encoder, 1) as threads:
+        started = Started(pool, threads, np.zeros(4, np.float32), lambda _: None)
+        with pytest.raises(BuildError, match=r"clip abcdefghijk,1,11: .*not finite"):
+            list(engine.encode([], started))
 
 
 def test_an_encoder_that_fails_names_the_clip(random_model: Path, plain_video: CodedVideo) -> None:
@@ -92,7 +96,7 @@ def test_an_encoder_that_fails_names_the_clip(random_model: Path, plain_video: C
     engine = LocalEngine([clip], None, {}, wrong, Decoding(1.0, encoder.preprocessing), Path())
     with DecodePool(1, 60) as pool, EncoderThreads(wrong, 1) as threads:
         started = Started(pool, threads, np.zeros(1, np.float32), lambda _: None)
-        tasks = [engine.decode_task(0, plain_video.path)]
+        tasks = [make_task(engine.decoding, 0, plain_video.path)]
         line = (
             r"^clip abcdefghijk,1,11: the model gave embeddings of shape \(2, 512\), .*\(2, 513\)$"
         )

@@ -166,7 +166,6 @@ def test_a_part_gives_back_what_was_written(rows: DrawnRows, random: Random) -> 
         found = [reader.result(index) for index in range(len(outcomes))]
         assert list(map(describe, found)) == list(map(describe, outcomes))
     lengths = [len(o.embeddings) if isinstance(o, EncodedClip) else None for o in outcomes]
-    assert reader.list_frames() == lengths
     assert report.n_failures == lengths.count(None)
     assert report.n_frames == sum(length or 0 for length in lengths)
 

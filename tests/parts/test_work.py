@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from clip_kinetics700_builder.clips.plan import read_plan
 from clip_kinetics700_builder.parts.work import (
+    PLAN_NAME,
     WorkConfig,
     is_work_directory,
     list_differences,
-    read_work,
+    require_work,
     store_work,
 )
 from clip_kinetics700_builder.types import Clip, InputError
@@ -28,7 +30,8 @@ def test_configuration_and_plan_are_read_back(tmp_path: Path) -> None:
     assert not is_work_directory(tmp_path)
     store_work(tmp_path, lambda _: CONFIG, CLIPS)
     assert is_work_directory(tmp_path)
-    assert read_work(tmp_path) == (CONFIG, CLIPS)
+    assert require_work(tmp_path) == CONFIG
+    assert read_plan(tmp_path / PLAN_NAME) == CLIPS
 
 
 def test_the_same_configuration_goes_on(tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ def test_nested_values_are_compared() -> None:
 def test_a_directory_without_plan_is_refused(tmp_path: Path) -> None:
     """Any other directory is no source of parts."""
     with pytest.raises(InputError, match="holds no plan and parts"):
-        read_work(tmp_path)
+        require_work(tmp_path)
 
 
 def test_a_foreign_config_is_refused(tmp_path: Path) -> None:

@@ -1,15 +1,14 @@
-"""Frames of clips in, encoded clips out: the packing of frames into batches.
+"""Packs the frames of clips into batches, and has these encoded while it fills the next ones.
 
-Every call of the encoder has one fixed batch shape, filled across clips, so that neighbours
-and cuts of the work leave no trace in a bit; the last batch is padded. While batches are on their
-way through the encoder the next ones are filled.
+Every call of the encoder has one fixed batch shape, filled across clips, the last batch padded: so
+neither its neighbours nor the way the work is cut change a bit of a clip.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import numpy as np
 
@@ -25,20 +24,22 @@ from clip_kinetics700_builder.types import (
     Float32Array,
     Frames,
     UInt8Array,
+    VideoInfo,
 )
 
 
-class EncoderThreads:
-    """An encoder and the threads that call it; use it in a `with` block."""
+class EncoderThreads(ExitStack):
+    """Calls an encoder in threads of its own, which end with the `with` block."""
 
     def __init__(self, encoder: Encoder, n_threads: int, *, is_pinned: bool = False) -> None:
         """Take an encoder.
 
         Args:
-            encoder: whose `encode` may be called from several threads.
+            encoder: its `encode` may be called from several threads.
             n_threads: how many calls run at a time.
             is_pinned: whether batches lie in memory that a GPU fetches by itself.
         """
+        super().__init__()
         self.n_threads = n_threads
         self._is_pinned = is_pinned
         self.width = encoder.width
@@ -47,19 +48,7 @@ class EncoderThreads:
         self._executor = ThreadPoolExecutor(
             n_threads, thread_name_prefix="encode", initializer=use_one_thread
         )
-
-    def __enter__(self) -> "EncoderThreads":
-        """Return the threads themselves."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End after the calls that are running."""
-        self._executor.shutdown(cancel_futures=True)
+        self.callback(self._executor.shutdown, cancel_futures=True)
 
     def make_batch(self, frame_shape: tuple[int, ...]) -> UInt8Array:
         """Return (batch_size, *frame_shape) uint8 zeros."""
@@ -68,12 +57,15 @@ class EncoderThreads:
             return np.zeros(shape, np.uint8)
         import torch
 
-        # torch keeps pinned memory for the next batch: pinning anew would cost milliseconds.
+        # torch keeps pinned memory for the next batch; pinning anew would cost milliseconds.
         batch: UInt8Array = torch.zeros(shape, dtype=torch.uint8, pin_memory=True).numpy()
         return batch
 
     def submit(self, pixels: UInt8Array) -> "Future[Float32Array]":
-        """Encode a batch in the next thread that is free; the batch must not change meanwhile."""
+        """Encode a batch, (batch_size, height, width, 3) uint8, to (batch_size, width) float32.
+
+        It must not change meanwhile.
+        """
         return self._executor.submit(self._encoder.encode, pixels)
 
 
@@ -81,28 +73,29 @@ class EncoderThreads:
 class _Pending:
     """A clip whose frames are on their way through the encoder."""
 
-    frames: Frames
+    row: int
+    info: VideoInfo
     embeddings: Float16Array
+    """(n_frames, width) float16, filled as batches come back."""
     timestamps: Float32Array
+    """(n_frames,) float32, filled as frames come."""
     n_encoded: int = 0
     failure: Failure | None = None
 
     def result(self) -> EncodedClip | Failure | None:
         """Return what the clip became, or None while frames are missing."""
-        if self.failure is not None:
+        if self.failure is not None or self.n_encoded < self.info.n_frames:
             return self.failure
-        if self.n_encoded < self.frames.info.n_frames:
-            return None
-        return EncodedClip(self.frames.row, self.embeddings, self.timestamps, self.frames.info)
+        return EncodedClip(self.row, self.embeddings, self.timestamps, self.info)
 
 
 Slots = list[tuple[_Pending, int]]
-"""Whose frame stands in each row of a batch: the clip, and the frame's index in it."""
+"""The frame in each row of a batch: its clip, and its index in the clip."""
 
 
 @dataclass(slots=True, eq=False)
 class _Packer:
-    """Fills fixed batches with frames of consecutive clips and hands the rows back."""
+    """Fills batches with the frames of consecutive clips, and gives each clip its rows back."""
 
     threads: EncoderThreads
     waiting: "deque[_Pending | Failure]" = field(default_factory=deque)
@@ -111,12 +104,19 @@ class _Packer:
     running: "deque[tuple[Future[Float32Array], Slots]]" = field(default_factory=deque)
     """Batches in the encoder, the oldest first."""
 
+    def find_last(self, row: int) -> _Pending | None:
+        """Return the clip that came last, if it is that of a row of the plan."""
+        last = self.waiting[-1] if self.waiting else None
+        return last if isinstance(last, _Pending) and last.row == row else None
+
     def add(self, frames: Frames) -> None:
-        pending = self.waiting[-1] if self.waiting else None
-        if not isinstance(pending, _Pending) or pending.frames.row != frames.row:
+        """Put frames into batches, and submit each batch that is full."""
+        pending = self.find_last(frames.row)
+        if pending is None:
             n_frames = frames.info.n_frames
             embeddings = np.empty((n_frames, self.threads.width), np.float16)
-            pending = _Pending(frames, embeddings, np.empty(n_frames, np.float32))
+            timestamps = np.empty(n_frames, np.float32)
+            pending = _Pending(frames.row, frames.info, embeddings, timestamps)
             self.waiting.append(pending)
         stop = frames.first + len(frames.pixels)
         pending.timestamps[frames.first : stop] = frames.timestamps
@@ -130,14 +130,14 @@ class _Packer:
 
     def fail(self, failure: Failure) -> None:
         """Record a failure; it takes the place of frames of the same clip that came before."""
-        pending = self.waiting[-1] if self.waiting else None
-        if isinstance(pending, _Pending) and pending.frames.row == failure.row:
-            pending.failure = failure
-        else:
+        pending = self.find_last(failure.row)
+        if pending is None:
             self.waiting.append(failure)
+        else:
+            pending.failure = failure
 
     def submit(self) -> None:
-        """Hand the batch over; one waits behind those that run, so that no thread idles."""
+        """Have the batch encoded; one more than run at a time may wait, so that no thread idles."""
         if self.batch is None:
             return
         self.running.append((self.threads.submit(self.batch), self.slots))
@@ -146,24 +146,19 @@ class _Packer:
             self.take()
 
     def take(self) -> None:
-        """Wait for the oldest batch and hand its rows back."""
+        """Wait for the oldest batch and give its rows to their clips."""
         future, slots = self.running.popleft()
         try:
             embeddings = future.result()
         except BuildError as error:
-            raise EncoderError(slots[0][0].frames.row, str(error)) from error
-        # Values beyond float16's range become infinite here and are refused by the part.
+            raise EncoderError(slots[0][0].row, str(error)) from error
+        # Values beyond float16's range become infinite here; the engine refuses them.
         for (pending, index), row in zip(slots, to_float16(embeddings), strict=False):
             pending.embeddings[index] = row
             pending.n_encoded += 1
 
-    def finish(self) -> None:
-        """Encode what is left, padded."""
-        self.submit()
-        while self.running:
-            self.take()
-
     def finished(self) -> Iterator[EncodedClip | Failure]:
+        """Yield the clips that are finished, in the order in which they came."""
         while self.waiting:
             head = self.waiting[0]
             result = head if isinstance(head, Failure) else head.result()
@@ -176,12 +171,12 @@ class _Packer:
 def encode_frames(
     decoded: Iterable[Frames | Failure], threads: EncoderThreads
 ) -> Iterator[EncodedClip | Failure]:
-    """Encode clips in the order they come; frames of one clip come one after another.
+    """Encode clips in the order in which they come, all frames of a clip one after another.
 
     A Failure after some frames of the same clip discards those: a clip is whole or fails.
 
     Raises:
-        EncoderError: the encoder failed; tells at which clip.
+        EncoderError: the encoder failed; it names the clip's row.
     """
     packer = _Packer(threads)
     for item in decoded:
@@ -190,5 +185,7 @@ def encode_frames(
         else:
             packer.add(item)
         yield from packer.finished()
-    packer.finish()
+    packer.submit()
+    while packer.running:
+        packer.take()
     yield from packer.finished()

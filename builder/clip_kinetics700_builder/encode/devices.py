@@ -1,6 +1,6 @@
-"""What `auto` means on this machine: device, type, batch size, whether the model is compiled.
+"""Decides what `auto` means on this machine: device, dtype, batch size, whether to compile.
 
-In: options. Out: what a run does, resolved once for each output directory.
+Each of these is decided once for an output directory, since it can change a bit of the embeddings.
 """
 
 import os
@@ -12,17 +12,17 @@ import torch
 
 from clip_kinetics700_builder.types import InputError
 
-# Compiling takes 15 to 30 s, and a core then encodes ViT-B/32 a tenth faster in bfloat16: that
-# comes back after some 500 ten-second clips. In float32 it gains 3 % (`make bench`).
+# Compiling takes 15 to 30 s, and a core then encodes ViT-B/32 a tenth faster in bfloat16: it pays
+# after some 500 ten-second clips. In float32 it gains 3 % (`make bench`).
 CLIPS_WORTH_COMPILING = 500
-# Not measured: a GPU is mostly kept waiting by the decoder.
+# This number is not measured: a GPU mostly waits for the decoder.
 CLIPS_WORTH_COMPILING_FOR_CUDA = 50_000
 
 
 def resolve_device(device: str, local_rank: int = 0) -> str:
-    """Return the device that `auto` means here, and check that a named one exists.
+    """Return the device that `auto` means here, or a named one if it exists.
 
-    Of several GPUs the processes of a machine take one each.
+    The processes of a machine with several GPUs take one each.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,10 +35,10 @@ def resolve_device(device: str, local_rank: int = 0) -> str:
 
 
 def resolve_decode_device(device: str, encode_device: str) -> str:
-    """Return where videos are decoded: on the encoder's GPU, where it is to be a GPU.
+    """Return the device that decodes: the CPU, or else the encoder's GPU.
 
     Raises:
-        InputError: there is none.
+        InputError: a GPU is to decode, and there is none.
     """
     if device == "cpu":
         return device
@@ -48,7 +48,7 @@ def resolve_decode_device(device: str, encode_device: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """Return what `auto` means: bfloat16 where the hardware multiplies it, else float32.
+    """Return the dtype that `auto` means: bfloat16 where hardware multiplies it, else float32.
 
     bfloat16 costs at most 5.3e-5 of cosine and is twice to four times as fast.
     """
@@ -64,8 +64,9 @@ def resolve_dtype(dtype: str, device: str) -> str:
 def resolve_batch_size(batch_size: int | None, device: str) -> int:
     """Return the batch size.
 
-    On a CPU, whose threads each fill a batch of their own, 8 to 40 were measured within 3 % of each
-    other and a small one leaves less of the last round idle; on a GPU none was measured.
+    On a CPU, whose threads each fill a batch of their own, sizes from 8 to 40 were measured within
+    3 % of each other, and a small one leaves less of the last round idle. For a GPU none was
+    measured.
     """
     if batch_size is not None:
         return batch_size
@@ -79,11 +80,11 @@ def resolve_compiled(choice: str, device: str, dtype: str, *, n_clips: int, n_co
         choice: `auto`, `yes` or `no`.
         device: a resolved name.
         dtype: a resolved name.
-        n_clips: that this process is about to encode.
-        n_cores: that it may use.
+        n_clips: the number of clips that this process will encode.
+        n_cores: the number of cores that it may use.
 
     Raises:
-        InputError: it is asked for, and this machine cannot.
+        InputError: it must be compiled, and this machine cannot.
     """
     if choice == "yes":
         check_compiler()
@@ -96,7 +97,7 @@ def resolve_compiled(choice: str, device: str, dtype: str, *, n_clips: int, n_co
 
 
 def find_missing_tool() -> str | None:
-    """Return what torch.compile needs and this machine lacks, None if it has all."""
+    """Return the name of a tool that torch.compile needs and this machine lacks, or None."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         return "the C++ compiler g++"
     header = Path(sysconfig.get_path("include")) / "Python.h"
@@ -104,11 +105,7 @@ def find_missing_tool() -> str | None:
 
 
 def check_compiler() -> None:
-    """Make sure that a model can be compiled on this machine.
-
-    Raises:
-        InputError: it lacks something for it.
-    """
+    """Raise InputError if no model can be compiled on this machine."""
     missing = find_missing_tool()
     if missing is not None:
         raise InputError(

@@ -1,7 +1,7 @@
-"""A model id or directory in, the files of one fixed revision out, safetensors only.
+"""Finds the files of a model at one fixed revision, and learns what must be known before it loads.
 
-Everything that must be known of a model before it is loaded: where it lies, what it is
-called in the manifest, the hash of its weights, the sizes of what goes in and out.
+That is its name in the manifest, the hashes of its weights, and the sizes of its pictures and
+embeddings. Weights must be safetensors: pickled ones can run code when they are loaded.
 """
 
 import json
@@ -30,7 +30,7 @@ from clip_kinetics700_builder.types import InputError
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PIL_RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}
-# What transformers takes where config.json leaves them out.
+# The values that transformers takes where config.json gives none.
 DEFAULT_PROJECTION_DIM = 512
 DEFAULT_IMAGE_SIZE = 224
 
@@ -53,10 +53,10 @@ class ModelFiles:
 
 
 def find_model(model: str, revision: str | None) -> ModelFiles:
-    """Return the files of a local directory, or of a Hub repository after a download.
+    """Return the files of a local directory, or download those of a Hub repository.
 
     Raises:
-        InputError: there is no such model, or it is none that can be used here.
+        InputError: there is no such model, or it cannot be used here.
     """
     directory = Path(model)
     if directory.is_dir():
@@ -122,8 +122,8 @@ def read_model_directory(directory: Path, name: str, revision: str | None) -> Mo
     vision = config.get("vision_config", {} if config["model_type"] == "clip" else config)
     if not isinstance(vision, dict):
         raise InputError(f"model {name}: config.json: vision_config is no object: {vision!r}")
-    # A whole CLIPModel projects by its own configuration; what its vision_config says of
-    # the projection is left over from other models and may differ.
+    # A whole CLIPModel projects by its own configuration; what its vision_config says about the
+    # projection is left over from other models and may differ.
     owner = config if config["model_type"] == "clip" else vision
     width = read_size(owner, "projection_dim", DEFAULT_PROJECTION_DIM, name)
     image_size = read_size(vision, "image_size", DEFAULT_IMAGE_SIZE, name)
@@ -199,7 +199,7 @@ def read_shard_names(index: Path, name: str) -> list[str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"model {name}: {index.name} has no weight_map that names files")
     for shard in weight_map.values():
-        # A path could lead out of the directory, to files that are not the model's.
+        # A path could lead out of the directory.
         plain = isinstance(shard, str) and not set(shard) & set("/\\")
         if not plain or not shard.endswith(".safetensors"):
             raise InputError(
@@ -221,7 +221,7 @@ def check_weights(path: Path, name: str) -> None:
 
 
 def parse_preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
-    """Return the preprocessing that a Hugging Face image processor's configuration names."""
+    """Return the preprocessing that the configuration of a Hugging Face image processor gives."""
     size, crop = config.get("size") or {}, config.get("crop_size") or {}
     resample = config.get("resample")
     filter_name = PIL_RESAMPLE_NAMES.get(resample) if isinstance(resample, int) else None
@@ -267,9 +267,9 @@ def read_channels(config: dict[str, Any], key: str) -> tuple[float, ...]:
 
 
 def describe_error(error: Exception) -> str:
-    """Return the class of a foreign error and the first line of its text."""
+    """Return the class of a library's error and the first line of its text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # transformers' validation puts class and text of the cause under a heading.
+    # The validation of transformers puts class and text of the cause under a heading.
     if len(lines) > 1 and lines[0].endswith(":"):
         return lines[1]
     return ": ".join([type(error).__name__, *lines[:1]])

@@ -1,19 +1,15 @@
-"""A model's files in, its text encoder out: texts become vectors in the space of its pictures.
+"""Loads the text tower of a Hugging Face CLIP model, which puts texts beside its pictures."""
 
-Beside `encode.py` the only module that imports transformers.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection
 
 from clip_kinetics700_builder.encode.model_files import ModelFiles, describe_error, read_object
-from clip_kinetics700_builder.encode.vision import LOAD_ERRORS
+from clip_kinetics700_builder.encode.vision import LOAD_ERRORS, refusing, silence_transformers
 from clip_kinetics700_builder.types import Float32Array, InputError
 
 TEXTS_PER_BATCH = 112
@@ -28,7 +24,7 @@ class TextEncoder:
     """`CLIPTextModelWithProjection`."""
     tokenizer: Any
     max_tokens: int
-    """Tokens of a text; what is longer is cut, as CLIP does."""
+    """The most tokens of a text; a longer text is cut, as CLIP does."""
 
     def encode(
         self, texts: Sequence[str], *, advance: Callable[[int], None] = lambda _: None
@@ -36,11 +32,12 @@ class TextEncoder:
         """Return (n_texts, width) float32 `text_embeds`, not normalised.
 
         Args:
-            texts: any number of them.
-            advance: is told of the texts that are done.
+            texts: any number of texts.
+            advance: takes the number of texts just done.
         """
         found = []
-        for batch in cut_batches(texts):
+        for begin in range(0, len(texts), TEXTS_PER_BATCH):
+            batch = list(texts[begin : begin + TEXTS_PER_BATCH])
             tokens = self.tokenizer(
                 batch,
                 padding=True,
@@ -57,21 +54,13 @@ class TextEncoder:
         return np.concatenate(found)
 
 
-def cut_batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield texts in batches."""
-    for begin in range(0, len(texts), TEXTS_PER_BATCH):
-        yield list(texts[begin : begin + TEXTS_PER_BATCH])
-
-
 def load_text_encoder(files: ModelFiles) -> TextEncoder:
     """Load the text tower of a whole CLIP.
 
     Raises:
-        InputError: the directory holds no text tower, no tokenizer, or what does not fit them.
+        InputError: the directory holds no text tower or no tokenizer, or the two do not fit.
     """
-    hf_logging: Any = transformers.logging
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
+    silence_transformers()
     config = read_object(files.directory / "config.json", files.name)
     if config.get("model_type") != "clip":
         raise InputError(
@@ -92,9 +81,9 @@ def load_text_model(files: ModelFiles) -> Any:
     """Return the text tower with its projection, every tensor of it from the weights."""
     # Its annotation knows only the call that returns the model alone.
     load: Any = CLIPTextModelWithProjection.from_pretrained
-    try:
+    with refusing(files.name, "its text tower cannot be loaded"):
         config = CLIPTextConfig.from_pretrained(files.directory)
-        # A whole CLIPModel projects by its own configuration, as in `encode.py`.
+        # A whole CLIPModel projects by its own configuration, as in `model_files`.
         config.projection_dim = files.width
         model, loading = load(
             files.directory,
@@ -103,10 +92,6 @@ def load_text_model(files: ModelFiles) -> Any:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except LOAD_ERRORS as error:
-        raise InputError(
-            f"model {files.name}: its text tower cannot be loaded: {describe_error(error)}"
-        ) from error
     missing = sorted(loading["missing_keys"])
     if missing:
         raise InputError(
@@ -118,20 +103,20 @@ def load_text_model(files: ModelFiles) -> Any:
 
 def load_tokenizer(files: ModelFiles) -> Any:
     """Return the tokenizer that lies beside the weights."""
-    # Without files transformers makes one of its own, of two tokens.
+    # Without these files transformers makes a tokenizer of its own, with two tokens.
     names = {path.name for path in files.directory.iterdir()}
     if not any(names >= kind for kind in TOKENIZER_FILES):
         raise InputError(
             f"model {files.name}: holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
         )
-    # Of what is no object the tokenizers library says nothing that helps.
+    # For a file that is no object the tokenizers library raises nothing that helps.
     for name in sorted(names & {"tokenizer.json", "vocab.json"}):
         read_object(files.directory / name, files.name)
     load: Any = AutoTokenizer.from_pretrained
     try:
         return load(files.directory, trust_remote_code=False)
     except Exception as error:
-        # That library's own errors have no class but this.
+        # The tokenizers library has no class of its own for its errors.
         if type(error) is not Exception and not isinstance(error, LOAD_ERRORS):
             raise
         raise InputError(

@@ -1,6 +1,6 @@
-"""A batch of frames in, embeddings out: a vision tower at one batch shape, compiled or not.
+"""Runs a CLIP vision tower at one batch shape, compiled or not.
 
-It knows torch alone; `encode.py` says which model it is.
+It knows torch alone; `vision` knows transformers and loads the model.
 """
 
 import importlib
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class ClassTokenLayer(torch.nn.Module):
-    """The last layer of a tower, for the class token alone.
+    """Computes the last layer of a tower for the class token alone.
 
-    The embedding is made of that token; of the others this layer needs keys and values only. The
-    result is the same, at 7 % less of ViT-B/32's arithmetic.
+    The embedding is made from that token; the layer needs only keys and values of the others. The
+    result is the same, with 7 % less of ViT-B/32's arithmetic.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -35,7 +35,7 @@ class ClassTokenLayer(torch.nn.Module):
         self.layer = layer
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Return (n, 1, hidden) of (n, tokens, hidden); there is no mask in a vision tower."""
+        """Return the (n, 1, hidden) class tokens of (n, tokens, hidden) states, without a mask."""
         attention = self.layer.self_attn
 
         def split_heads(states: Tensor) -> Tensor:
@@ -53,10 +53,10 @@ class ClassTokenLayer(torch.nn.Module):
 
 
 class VisionTower(torch.nn.Module):
-    """Pixels in, embeddings out: normalisation, the vision tower and its projection in one."""
+    """Joins the normalisation of pixels, the vision tower and its projection."""
 
     def __init__(self, model: Any, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
-        """Join a `CLIPVisionModelWithProjection` of a type with what its input is made by."""
+        """Take a `CLIPVisionModelWithProjection` with weights of a dtype."""
         super().__init__()
         layers = model.vision_model.encoder.layers
         layers[-1] = ClassTokenLayer(layers[-1])
@@ -65,7 +65,7 @@ class VisionTower(torch.nn.Module):
         self.dtype = dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (n, width) float32 `image_embeds` of (n, height, width, 3) uint8 RGB."""
+        """Return the (n, width) float32 `image_embeds` of (n, height, width, 3) uint8 RGB."""
         normalized = self.normalize(pixels).to(self.dtype)
         embeds: Tensor = self.model(pixel_values=normalized).image_embeds
         return embeds.float()
@@ -73,7 +73,7 @@ class VisionTower(torch.nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ClipVisionEncoder:
-    """A CLIP vision tower with its projection, on one device, at one batch shape."""
+    """Encodes batches of one shape on one device."""
 
     tower: Callable[[Tensor], Tensor]
     """A `VisionTower`, compiled or not."""
@@ -86,9 +86,9 @@ class ClipVisionEncoder:
     """The one batch shape that `encode` accepts."""
 
     def encode(self, pixels: UInt8Array) -> Float32Array:
-        """Return (batch_size, width) float32 `image_embeds` of (batch_size, h, w, 3) uint8 RGB.
+        """Return the (batch_size, width) float32 `image_embeds` of (batch_size, h, w, 3) uint8 RGB.
 
-        It may be called from several threads; on a GPU each has a stream of its own.
+        Several threads may call it; on a GPU each thread has a stream of its own.
         """
         if pixels.shape[0] != self.batch_size:
             raise ValueError(f"a batch is {self.batch_size} frames, got {pixels.shape[0]}")
@@ -104,7 +104,7 @@ class ClipVisionEncoder:
         return array
 
     def _explain(self, error: RuntimeError) -> RuntimeError:
-        """Return an error as a person can mend it, or the same if it is one of the model."""
+        """Return an error that says what to do, or the same error if it is the model's own."""
         if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
             return BuildError(
                 f"{self.device} is out of memory at batch size {self.batch_size}; "
@@ -123,7 +123,7 @@ class ClipVisionEncoder:
         with torch.inference_mode():
             if self.device.type != "cuda":
                 return np.asarray(self.tower(pixels))
-            # Copies and kernels of one thread wait for each other only, not for other threads'.
+            # On a stream of its own a thread's work never waits for another thread's.
             with torch.cuda.stream(find_stream(self.device)):
                 return np.asarray(self.tower(pixels.to(self.device, non_blocking=True)).cpu())
 
@@ -142,10 +142,10 @@ def find_stream(device: torch.device) -> torch.cuda.Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderShape:
-    """How a model is run: all of it can change a bit of the embeddings."""
+    """How a model is run; each of these can change a bit of the embeddings."""
 
     dtype: str
-    """A torch type, resolved."""
+    """Name of a torch dtype, never `auto`."""
     batch_size: int
     compiled: bool
 
@@ -153,9 +153,9 @@ class EncoderShape:
 def compile_tower(tower: VisionTower) -> Callable[[Tensor], Tensor]:
     """Return the tower as torch.compile makes it, for one shape.
 
-    The weights are frozen into it, packed as the processor wants them. Nothing is chosen by
-    timing, so every machine of a kind makes the same program (bits were the same over restarts,
-    positions, neighbours and threads); no CUDA graphs, which belong to one thread.
+    The weights are frozen into it, packed as the processor wants them. Nothing is chosen by timing,
+    so that all machines of a kind make the same program: bits were the same over restarts,
+    positions, neighbours and threads. CUDA graphs are not used, since they belong to one thread.
     """
     check_compiler()
     log.info("the model is compiled first: 15 to 30 s")
@@ -163,8 +163,8 @@ def compile_tower(tower: VisionTower) -> Callable[[Tensor], Tensor]:
     compiled: Callable[[Tensor], Tensor] = torch.compile(tower, dynamic=False, fullgraph=True)
 
     def run(pixels: Tensor) -> Tensor:
-        # Each thread has settings of its own, and the first call compiles in whichever it is. A
-        # pool of compiling processes would stay, at 300 MB each.
+        # Each thread has settings of its own, and any thread's first call may be the one that
+        # compiles. A pool of compiling processes would stay, at 300 MB each.
         with inductor.patch(freezing=True, compile_threads=1, max_autotune=False):
             return compiled(pixels)
 

@@ -1,9 +1,11 @@
-"""A model's files in, its encoder out: a Hugging Face CLIP vision model and its preprocessing.
+"""Loads the vision tower of a Hugging Face CLIP model, and how pictures are prepared for it.
 
-Beside `text_encoder.py` the only module that imports transformers. What a model's image processor
-does is read from its configuration and then checked against the processor itself, before any work.
+What its image processor does is read from its configuration and then checked against the processor
+itself, before any work. Only this module and `text` import transformers.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,32 +38,54 @@ from clip_kinetics700_builder.encode.tower import (
 )
 from clip_kinetics700_builder.types import InputError, UInt8Array
 
-# What counts as equal to the model's own image processor, of full scale: its two
-# backends (PIL, torchvision) differ by up to 2/255 between themselves.
+# How far our pixels may be from those of the model's own image processor, in parts of full scale:
+# its two backends (PIL, torchvision) differ by up to 2/255 between themselves.
 MEAN_TOLERANCE = 1 / 255
 MAX_TOLERANCE = 4 / 255
-# What transformers lets through of files that do not fit, besides its own OSError and
-# ValueError: it uses values of the wrong type or size as they are.
+# What transformers raises for files that do not fit, besides its own OSError and ValueError: it
+# takes values of the wrong type or size as they are.
 LOAD_ERRORS = (
     OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     RuntimeError, ImportError, StrictDataclassError, SafetensorError,
 )  # fmt: skip
-# Old checkpoints hold tensors that no model needs (position ids); a layer is none of them.
+# Old checkpoints hold tensors that no model needs, such as position ids, but no such layers.
 VISION_TENSORS = "vision_model.encoder.layers."
+
+
+@contextmanager
+def refusing(name: str, what: str) -> Iterator[None]:
+    """Turn an error that transformers raises in the block into the refusal of a model.
+
+    Args:
+        name: the model's.
+        what: what is wrong with it.
+
+    Raises:
+        InputError: names the model and the error.
+    """
+    try:
+        yield
+    except LOAD_ERRORS as error:
+        raise InputError(f"model {name}: {what}: {describe_error(error)}") from error
+
+
+def silence_transformers() -> None:
+    """Keep transformers from printing; our errors say what is wrong with a model."""
+    hf_logging: Any = transformers.logging
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
 
 
 def load_encoder(
     files: ModelFiles, preprocessing: Preprocessing, shape: EncoderShape, *, device: str
 ) -> ClipVisionEncoder:
-    """Load the vision tower; `device` is a resolved name. The first call compiles, where asked.
+    """Load the vision tower on a device with a resolved name; its first call may compile it.
 
     Raises:
         InputError: the directory's weights are not those of a CLIP vision model, or it is to be
             compiled and there is no compiler.
     """
-    hf_logging: Any = transformers.logging
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
+    silence_transformers()
     dtype = getattr(torch, shape.dtype)
     tower = VisionTower(load_model(files, dtype).eval(), preprocessing, dtype).to(device)
     return ClipVisionEncoder(
@@ -78,7 +102,7 @@ def load_model(files: ModelFiles, dtype: torch.dtype) -> Any:
     """Return the vision tower with its projection, every tensor of it from the weights."""
     # Its annotation knows only the call that returns the model alone.
     load: Any = CLIPVisionModelWithProjection.from_pretrained
-    try:
+    with refusing(files.name, "its weights and config.json cannot be loaded"):
         config = CLIPVisionConfig.from_pretrained(files.directory)
         config.projection_dim = files.width
         model, loading = load(
@@ -89,11 +113,6 @@ def load_model(files: ModelFiles, dtype: torch.dtype) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except LOAD_ERRORS as error:
-        raise InputError(
-            f"model {files.name}: its weights and config.json cannot be loaded: "
-            f"{describe_error(error)}"
-        ) from error
     if loading["mismatched_keys"]:
         key, found, wanted = min(loading["mismatched_keys"])
         raise InputError(
@@ -125,13 +144,8 @@ def read_preprocessing(files: ModelFiles) -> Preprocessing:
     path = files.directory / PREPROCESSOR_FILE
     if path.is_file():
         read_object(path, files.name)
-    try:
+    with refusing(files.name, f"the image processor of {PREPROCESSOR_FILE} cannot be loaded"):
         processor = load(files.directory)
-    except LOAD_ERRORS as error:
-        raise InputError(
-            f"model {files.name}: the image processor of {PREPROCESSOR_FILE} cannot be loaded: "
-            f"{describe_error(error)}"
-        ) from error
     preprocessing = parse_preprocessing(files.name, processor.to_dict())
     final, taken = preprocessing.final_size, files.image_size
     if final != (taken, taken):
@@ -150,14 +164,9 @@ def read_preprocessing(files: ModelFiles) -> Preprocessing:
 def check_pixels(
     name: str, processor: Any, preprocessing: Preprocessing, frame: UInt8Array
 ) -> None:
-    """Refuse an image processor that makes other pixels of a frame than we do."""
-    try:
+    """Refuse an image processor that makes other pixels of a (height, width, 3) frame than we."""
+    with refusing(name, f"the image processor of {PREPROCESSOR_FILE} cannot be used"):
         theirs = processor(images=[frame], return_tensors="np")["pixel_values"]
-    except LOAD_ERRORS as error:
-        raise InputError(
-            f"model {name}: the image processor of {PREPROCESSOR_FILE} cannot be used: "
-            f"{describe_error(error)}"
-        ) from error
     cropped = resize_and_crop(torch.from_numpy(frame[None]), preprocessing)
     ours = Normalize(preprocessing)(cropped).numpy()
     if not pixels_agree(ours, theirs, std=preprocessing.std):
@@ -170,7 +179,7 @@ def check_pixels(
 def pixels_agree(
     ours: npt.NDArray[Any], theirs: npt.NDArray[Any], *, std: tuple[float, ...]
 ) -> bool:
-    """Say whether two (n, 3, height, width) normalised images are the same to our tolerance."""
+    """Tell whether two (n, 3, height, width) float32 normalised images are nearly the same."""
     if ours.shape != theirs.shape:
         return False
     difference = np.abs(ours - theirs) * np.asarray(std, np.float32)[None, :, None, None]
@@ -180,8 +189,8 @@ def pixels_agree(
 def save_random_model(directory: Path, *, tiny: bool = True, seed: int = 0) -> None:
     """Save a CLIP vision tower with random weights: for demonstrations, tests and benchmarks.
 
-    It is ViT-B/32 in every size, or with `tiny` in all but depth and hidden width. The same
-    seed gives the same bytes.
+    It has the sizes of ViT-B/32, or with `tiny` a smaller depth and hidden width. One seed always
+    gives the same bytes.
     """
     sizes: dict[str, Any] = {
         "hidden_size": 64,
@@ -189,8 +198,7 @@ def save_random_model(directory: Path, *, tiny: bool = True, seed: int = 0) -> N
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
     }
-    hf_logging: Any = transformers.logging
-    hf_logging.disable_progress_bar()
+    silence_transformers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = CLIPVisionConfig(patch_size=32, **(sizes if tiny else {}))

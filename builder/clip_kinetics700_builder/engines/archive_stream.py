@@ -1,92 +1,87 @@
-"""An archive in, decode tasks out while it is read: clips are on disk only to be decoded.
+"""Decodes the clips of an archive while it is read, so that they need no room on disk.
 
-FFmpeg wants files to seek in, so each clip is one from the moment it comes out of the archive until
-its last frame is encoded: a few clips at a time, in a spool that is emptied in the end.
+FFmpeg needs files to seek in: each clip is a file from the moment it comes out of the archive until
+its last frame is encoded. Only a few clips lie in the spool at a time.
 """
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from clip_kinetics700_builder.decode.video import DecodeTask
-from clip_kinetics700_builder.sources.archive import ArchiveClip, ArchiveReport, read_clips
+from clip_kinetics700_builder.sources.archive import ArchiveReport, read_clips
 from clip_kinetics700_builder.system.files import naming
 from clip_kinetics700_builder.types import NO_BYTES, Archive, Failure
 
+MakeTask = Callable[[int, Path], DecodeTask]
+
 
 class ArchiveStream:
-    """The clips of one archive, in its order; use it in a `with` block."""
+    """Makes decode tasks of the clips of one archive, in its order."""
 
     def __init__(self, archive: Archive, spool: Path, rows: Mapping[str, int]) -> None:
         """Read nothing yet.
 
         Args:
-            archive: what is to be read.
+            archive: the archive to read.
             spool: a directory of this stream alone.
             rows: the plan row of each wanted clip by name, `ID_START_END`.
         """
-        self.contents = ArchiveReport()
         self._archive = archive
         self._spool = spool
         self._rows = rows
         self._files: dict[int, Path] = {}
+        self._report = ArchiveReport()
         self.n_done = 0
-        """Clips that were dropped."""
-
-    def __enter__(self) -> "ArchiveStream":
-        """Begin with an empty spool: a killed run may have left clips in it."""
-        shutil.rmtree(self._spool, ignore_errors=True)
-        self._spool.mkdir(parents=True)
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Remove the spool."""
-        shutil.rmtree(self._spool, ignore_errors=True)
-        self.contents.warn(self._archive.name)
+        """Clips that were dropped since the archive was opened."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the report of the part is to say of the archive."""
-        return {"n_clips_seen": self.contents.n_clips, "refusals": self.contents.refusals}
+        """What the report of the part says about the archive."""
+        return {"n_clips_seen": self._report.n_clips, "refusals": self._report.refusals}
 
-    def tasks(self, make_task: Callable[[int, Path], DecodeTask]) -> Iterator[DecodeTask | Failure]:
-        """Yield a task for each wanted clip; of several files of one the first with bytes counts.
+    @contextmanager
+    def open_tasks(self, make_task: MakeTask) -> Iterator[Iterator[DecodeTask | Failure]]:
+        """Open the archive from its start; yield its tasks. The block removes the spool.
 
         Raises:
-            FetchError: the archive cannot be read to its end: what came so far is not to be kept.
+            FetchError: the archive cannot be read to its end; the clips before cannot be trusted.
         """
+        self._report, self.n_done = ArchiveReport(), 0
+        # A killed run may have left clips there.
+        shutil.rmtree(self._spool, ignore_errors=True)
+        self._spool.mkdir(parents=True)
+        try:
+            yield self._list_tasks(make_task)
+        finally:
+            shutil.rmtree(self._spool, ignore_errors=True)
+            self._report.warn(self._archive.name)
+
+    def _list_tasks(self, make_task: MakeTask) -> Iterator[DecodeTask | Failure]:
+        """Yield a task for each wanted clip; of several files of a clip, the first with bytes."""
         done, empty = set[int](), dict[int, Failure]()
 
         def wants(name: str) -> bool:
             row = self._rows.get(name)
             return row is not None and row not in done
 
-        for clip in read_clips(self._archive.path, wants, self.contents):
+        for clip in read_clips(self._archive.path, wants, self._report):
             row = self._rows[clip.name]
             if len(clip.data) == 0:
                 empty[row] = Failure(row, "source", "empty_file", NO_BYTES)
                 continue
             done.add(row)
-            yield make_task(row, self._write(row, clip))
+            # FFmpeg's guess at a container takes the name into account.
+            file = self._files[row] = self._spool / f"{clip.name}.{clip.extension}"
+            with naming(file):
+                file.write_bytes(clip.data)
+            yield make_task(row, file)
         yield from (failure for row, failure in empty.items() if row not in done)
 
     def drop(self, row: int) -> None:
-        """Remove the file of a clip that is done."""
+        """Remove the file of a clip that is done, if it had one."""
         self.n_done += 1
-        file = self._files.pop(row, None)
-        if file is not None:
-            file.unlink(missing_ok=True)
-
-    def _write(self, row: int, clip: ArchiveClip) -> Path:
-        # FFmpeg's guess at a container takes the name into account.
-        file = self._files[row] = self._spool / f"{clip.name}.{clip.extension}"
-        with naming(file):
-            file.write_bytes(clip.data)
-        return file
+        if row in self._files:
+            self._files.pop(row).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""What a cluster needs of the options: which engine, paths that hold elsewhere, a task's share.
+"""Makes the options of a build fit a Ray cluster: its tasks run elsewhere and share the nodes.
 
-In: a configuration as the user gave it, and the nodes there are. Out: the same for other machines.
+It knows nothing of Ray, which need not be installed.
 """
 
 import logging
@@ -20,20 +20,16 @@ class Share:
     """What one task takes of a cluster."""
 
     config: EncodeConfig
-    """The options of a task: `auto` resolved as far as the nodes tell."""
+    """The options of a task, with `auto` resolved as far as the nodes tell."""
     n_cpus: int
     n_gpus: int
     """1 where the encoder or the decoder runs on a GPU, else 0."""
     n_slots: int
-    """How many tasks run at a time on the nodes there are, at least 1."""
+    """How many tasks the nodes run at a time, at least 1."""
 
 
 def check_engine(config: EncodeConfig) -> None:
-    """Refuse options that are not the engine's, and an engine that is not installed.
-
-    Raises:
-        InputError: names the option, or the extra to install.
-    """
+    """Raise InputError for options that are another engine's, or an engine not installed."""
     if config.engine == "local":
         if config.ray_address is not None or config.ray_cpus is not None:
             raise InputError("--ray-address and --ray-cpus are for --engine ray")
@@ -48,19 +44,14 @@ def check_engine(config: EncodeConfig) -> None:
 
 def make_portable(config: EncodeConfig) -> EncodeConfig:
     """Return the options with absolute paths: a task has a working directory of its own."""
-    model = Path(config.model)
+    base, model = config.base_url, Path(config.model)
     return replace(
         config,
         work=config.work.absolute(),
         videos=None if config.videos is None else config.videos.absolute(),
-        base_url=config.base_url if "://" in config.base_url else absolute(config.base_url),
-        model=absolute(config.model) if model.is_dir() else config.model,
+        base_url=base if "://" in base else str(Path(base).absolute()),
+        model=str(model.absolute()) if model.is_dir() else config.model,
     )
-
-
-def absolute(path: str) -> str:
-    """Return a path as it holds in every working directory."""
-    return str(Path(path).absolute())
 
 
 def divide_nodes(config: EncodeConfig, nodes: Iterable[Mapping[str, float]]) -> Share:
@@ -68,10 +59,10 @@ def divide_nodes(config: EncodeConfig, nodes: Iterable[Mapping[str, float]]) -> 
 
     Args:
         config: the options.
-        nodes: the resources of each, `CPU` and `GPU`.
+        nodes: the resources of each node, `CPU` and `GPU`.
 
     Raises:
-        InputError: no node can do it, and how much a task is to take was not said.
+        InputError: no node can do the work, and the options do not say what a task takes.
     """
     nodes = list(nodes)
     device = config.device
@@ -80,7 +71,7 @@ def divide_nodes(config: EncodeConfig, nodes: Iterable[Mapping[str, float]]) -> 
     n_gpus = int("cuda" in (device, config.decode_device))
     # The head node of many a cluster offers no CPU at all.
     able = [node for node in nodes if node.get("CPU", 0) >= 1 and node.get("GPU", 0) >= n_gpus]
-    # CPUs of each node, and how many tasks are to share them.
+    # The CPUs of each node, and how many tasks share them.
     rooms = [(int(node["CPU"]), int(node["GPU"]) if n_gpus else 1) for node in able]
     and_gpu = " and a GPU" if n_gpus else ""
     if not rooms and config.ray_cpus is None:
@@ -100,7 +91,7 @@ def divide_nodes(config: EncodeConfig, nodes: Iterable[Mapping[str, float]]) -> 
             config,
             device=device,
             ray_cpus=n_cpus,
-            # Ray counts cores and binds nobody to them.
+            # Ray counts cores but binds no process to them.
             decode_workers=config.decode_workers or n_cpus,
             encode_lanes=config.encode_lanes or (None if device == "cuda" else n_cpus),
         ),

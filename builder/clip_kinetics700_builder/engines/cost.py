@@ -1,9 +1,8 @@
-"""A plan in, hours and bytes out: what a build would take on this machine.
+"""Predicts how long a build would take on this machine, and how many bytes.
 
 A few of the plan's clips are decoded and a few batches encoded; the rest is arithmetic.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +25,11 @@ from clip_kinetics700_builder.types import Failure, Frames
 
 CLIPS_TO_MEASURE = 8
 ENCODE_SECONDS = 2.0
-# Where no clip is at hand: ten seconds of H.264 at 340x256 and 30 frames a second, as Kinetics is
-# mostly stored, on a core of 2023 (`make bench`).
+# Stand for clips where there are none: ten seconds of H.264 at 340x256 and 30 frames a second, as
+# Kinetics is mostly stored, on a core of 2023 (`make bench`).
 USUAL_DECODE_SECONDS = 0.07
 USUAL_CLIP_SECONDS = 10.0
-# A Parquet row besides its embeddings, an index row, a row of a part: measured on real builds.
+# Bytes of a row of Parquet or of a part besides its embeddings, and of an index row, as measured.
 PARQUET_ROW_BYTES, INDEX_ROW_BYTES, PART_ROW_BYTES = 150, 24, 190
 TAR_BLOCK = 512
 NPY_HEADER_BYTES = 128
@@ -41,18 +40,18 @@ class CostModel:
     """What one clip takes."""
 
     decode_seconds: float
-    """Of one core."""
+    """Time that one core takes for a clip."""
     n_frames: float
-    """Kept of a clip, on average."""
+    """Frames kept of a clip, on average."""
     frame_seconds: float
-    """Between two frames out of the encoder, when it does nothing else."""
+    """Time between two frames out of the encoder, when it does nothing else."""
     n_cores: int
     on_gpu: bool
-    """The encoder leaves the cores to the decoder; else they share them."""
+    """Whether the encoder leaves the cores to the decoder; else they share them."""
     width: int
     """Columns of the embeddings."""
     n_decoded: int
-    """Clips that were decoded to know; 0 means usual values were taken."""
+    """Clips that were decoded to know it; 0 means that usual values were taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,9 @@ class Cost:
     n_clips: int
     seconds: float
     dataset_bytes: int
-    """Of the published files, at most: a clip that fails takes nothing."""
+    """Bytes of the published files, at most: a clip that fails takes nothing."""
     work_bytes: int
-    """Of the parts."""
+    """Bytes of the parts."""
 
 
 def predict_cost(model: CostModel, n_clips: int, formats: Sequence[str]) -> Cost:
@@ -73,16 +72,11 @@ def predict_cost(model: CostModel, n_clips: int, formats: Sequence[str]) -> Cost
     encode = model.n_frames * model.frame_seconds
     seconds = max(decode, encode) if model.on_gpu else decode + encode
     array = round(model.n_frames * model.width * 2)
-    # Three headers, the array, the caption and the json.
-    tar = 3 * TAR_BLOCK + round_up(array + NPY_HEADER_BYTES) + 2 * TAR_BLOCK
+    # Blocks of a tar: three headers, the caption, the json, and those that the array fills.
+    tar = TAR_BLOCK * (5 + -(-(array + NPY_HEADER_BYTES) // TAR_BLOCK))
     sizes = {"parquet": array + PARQUET_ROW_BYTES, "webdataset": tar}
     sample = INDEX_ROW_BYTES + sum(sizes[name] for name in formats)
     return Cost(n_clips, n_clips * seconds, n_clips * sample, n_clips * (array + PART_ROW_BYTES))
-
-
-def round_up(n_bytes: int) -> int:
-    """Return whole blocks of a tar."""
-    return math.ceil(n_bytes / TAR_BLOCK) * TAR_BLOCK
 
 
 def measure_cost(config: EncodeConfig, job: Job) -> CostModel:
@@ -100,7 +94,7 @@ def measure_cost(config: EncodeConfig, job: Job) -> CostModel:
     stored = read_work_config(config.work)
     chosen = {} if stored is None else stored.configuration
     shape = choose_shape(config, job, device.split(":")[0], chosen)
-    # Compiling would take longer than all else here; it makes the model a tenth faster.
+    # Compiling makes the model a tenth faster, but would take longer than all else here.
     eager = EncoderShape(dtype=shape.dtype, batch_size=shape.batch_size, compiled=False)
     encoder = load_encoder(files, preprocessing, eager, device=device)
     with open_encoder_threads(config, encoder) as threads:
@@ -133,7 +127,7 @@ def measure_decoding(
     if not tasks:
         return seconds, lengths
     with DecodePool(1, config.task_timeout_seconds, memory_mib=config.worker_memory_mib) as pool:
-        # The first one waits for imports.
+        # The first task waits for imports.
         list(islice(pool.decode(tasks[:1]), 1))
         for task in tasks:
             begin = time.perf_counter()
@@ -163,7 +157,7 @@ def measure_encoding(threads: EncoderThreads, frame_shape: tuple[int, ...]) -> f
 
 
 def count_clips(job: Job, config: EncodeConfig) -> int:
-    """Return how many clips this rank would decode: those with a file, or in an archive maybe."""
+    """Return how many clips this rank would decode: those with a file, or perhaps in an archive."""
     todo = job.list_unfinished(config.work)
     rows = (row for part in todo for row in part.rows or ())
     n_found = sum(job.outcomes[row] == FOUND for row in rows)

@@ -1,6 +1,7 @@
-"""Parts of a plan in, finished parts out, on this machine: one rank of `world_size`.
+"""Encodes parts on this machine, as one rank of `world_size`.
 
-Ranks take every world_size-th part and share the directory; there is no coordinator.
+Ranks take every world_size-th part and share the parts directory. There is no coordinator: a rank
+can end, or start again, at any time.
 """
 
 import logging
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -49,22 +51,29 @@ from clip_kinetics700_builder.types import (
 
 log = logging.getLogger(__name__)
 
+EncodeParts = Callable[[list[Part]], tuple[list[PartReport], float]]
+"""Encodes parts; returns their reports and the seconds it took once all was started."""
+
+# One thread computes while the batch of the other one is on its way.
+THREADS_OF_A_GPU = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What lasts for one run of an engine."""
+    """What an engine has started: it ends once all parts are encoded."""
 
     pool: DecodePool
     threads: EncoderThreads
-    """Of the engine's encoder."""
+    """They call the engine's encoder."""
     canary: Float32Array
+    """(width,) float32 embedding of the package's test video."""
     advance: Callable[[int], None]
-    """Is told of every finished clip."""
+    """Takes the number of clips just finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
-    """What every part of a build shares: the clips, where they are, and what encodes them."""
+    """Encodes parts; it holds what all parts of a build share."""
 
     clips: Sequence[Clip]
     """The whole plan, in order."""
@@ -74,26 +83,26 @@ class LocalEngine:
     """Plan row by name, `ID_START_END`, of the clips that archives are to give."""
     encoder: ClipVisionEncoder
     decoding: Decoding
-    """How their frames are chosen and made."""
+    """How frames are chosen and made."""
     work: Path
     """The work directory."""
 
     @property
     def parts_directory(self) -> Path:
-        """Directory of the finished parts."""
+        """The directory of the finished parts."""
         return parts_directory(self.work)
 
     def encode_parts(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
-        """Encode parts in their order, those that no other process has."""
+        """Encode, in order, the parts that no other process is encoding."""
         for is_archive, group in groupby(parts, lambda part: part.archive is not None):
-            yield from (self.run_archives if is_archive else self.run_videos)(group, started)
+            yield from (self.encode_archives if is_archive else self.encode_videos)(group, started)
 
-    def run_videos(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
-        """Encode parts of the videos directory.
+    def encode_videos(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
+        """Encode parts of the videos directory as one stream of clips.
 
-        They are one stream of clips: while the end of a part is encoded the next one is decoded,
-        and batches hold frames of both.
+        While the end of a part is encoded the next one is decoded, and batches hold frames of both.
         """
+        # A part is claimed once the decoder asks for its clips, and given up when it is finished.
         claimed: deque[tuple[Part, ExitStack]] = deque()
         begin = time.monotonic()
         with ExitStack() as claims:
@@ -117,43 +126,40 @@ class LocalEngine:
                 claim.close()
                 begin = now
 
-    def run_archives(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
+    def encode_archives(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
         """Encode parts of archives, one archive after another."""
         for part in parts:
             with self.claim(part, started) as is_ours:
                 if is_ours and part.archive is not None:
                     begin = time.monotonic()
-                    report, facts = self.run_archive(part, part.archive, started)
+                    report, facts = self.encode_archive(part, part.archive, started)
                     facts["seconds"] = round(time.monotonic() - begin, 3)
                     yield finish_part(self.parts_directory, report, **facts)
 
     @contextmanager
     def claim(self, part: Part, started: Started) -> Iterator[bool]:
-        """Yield whether this process is to encode a part, which no other one then does."""
-        lock = FileLock(self.parts_directory / f"{part.name}.lock")
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            log.info("part %s is being encoded by another process", part.name)
-            started.advance(len(part.rows or ()))
-            yield False
-            return
-        with held:
-            if is_done(self.parts_directory, part.name):
+        """Yield whether this process encodes a part; no other process does meanwhile."""
+        lock, is_ours = FileLock(self.parts_directory / f"{part.name}.lock"), False
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock.acquire(timeout=0))
+                is_ours = not is_done(self.parts_directory, part.name)
+            except Timeout:
+                log.info("part %s is being encoded by another process", part.name)
+            if not is_ours:
                 started.advance(len(part.rows or ()))
-                yield False
-                return
-            yield True
-            # Whoever opened it meanwhile finds the part done.
-            Path(lock.lock_file).unlink(missing_ok=True)
+            yield is_ours
+            if is_ours:
+                # A process that has opened the lock meanwhile finds the part done.
+                Path(lock.lock_file).unlink(missing_ok=True)
 
-    def run_archive(
+    def encode_archive(
         self, part: Part, archive: Archive, started: Started
     ) -> tuple[PartReport, dict[str, Any]]:
         """Encode the clips of an archive while it is read, anew if it is not read to its end.
 
         Returns:
-            The report, and what it is to say of the archive.
+            The report, and what it must say about the archive.
         """
         rows = self.archive_rows
         if part.rows is not None:
@@ -161,19 +167,16 @@ class LocalEngine:
             rows = {name: row for name, row in rows.items() if row in tried}
         stream = ArchiveStream(archive, self.work / SPOOL_NAME / part.name, rows)
 
-        def encode_archive() -> PartReport:
-            nonlocal stream
-            stream = ArchiveStream(archive, self.work / SPOOL_NAME / part.name, rows)
+        def encode_once() -> PartReport:
             try:
-                with stream:
-                    results = self.encode(stream.tasks(self.decode_task), started, stream.drop)
-                    return self.write(part, results, started)
+                with stream.open_tasks(partial(make_task, self.decoding)) as tasks:
+                    return self.write(part, self.encode(tasks, started, stream.drop), started)
             except FetchError:
                 started.advance(-stream.n_done)
                 raise
 
         try:
-            return try_again(encode_archive, ARCHIVE_PAUSES_SECONDS), stream.facts
+            return try_again(encode_once, ARCHIVE_PAUSES_SECONDS), stream.facts
         except FetchError as error:
             log.warning("%s", error)
             report = self.write(part, [], started)
@@ -185,12 +188,17 @@ class LocalEngine:
         started: Started,
         done: Callable[[int], None] = lambda _: None,
     ) -> Iterator[EncodedClip | Failure]:
-        """Decode and encode clips; `done` is told of the row of each."""
-        decoded = started.pool.decode(tasks)
+        """Decode and encode clips; call `done` with the row of each."""
         try:
-            for result in self.check_results(
-                encode_frames(decoded, started.threads), started.advance
-            ):
+            for result in encode_frames(started.pool.decode(tasks), started.threads):
+                # A value that is no number is an error of the encoder, not the clip's.
+                if isinstance(result, EncodedClip) and find_not_finite(result.embeddings).size:
+                    raise BuildError(
+                        f"clip {self.clips[result.row].identity}: the encoder gave values that are "
+                        f"not finite in float16 (computed in {self.encoder.dtype}); "
+                        "try --dtype float32 in a new output directory"
+                    )
+                started.advance(1)
                 done(result.row)
                 yield result
         except EncoderError as error:
@@ -208,40 +216,15 @@ class LocalEngine:
         """Look up the file of each clip of a part."""
         for row in part.rows or ():
             found = find_clip(self.videos, self.clips[row], row)
-            yield found if isinstance(found, Failure) else self.decode_task(row, found)
-
-    def decode_task(self, row: int, path: Path) -> DecodeTask:
-        """Return the task that decodes a clip's first frames."""
-        return make_task(self.decoding, row, path)
-
-    def check_results(
-        self, results: Iterable[EncodedClip | Failure], advance: Callable[[int], None]
-    ) -> Iterator[EncodedClip | Failure]:
-        """Pass results on; a value that is no number is an error of the encoder, not the clip's."""
-        for result in results:
-            if isinstance(result, EncodedClip) and find_not_finite(result.embeddings).size:
-                raise BuildError(
-                    f"clip {self.clips[result.row].identity}: the encoder gave values that are "
-                    f"not finite in float16 (computed in {self.encoder.dtype}); "
-                    "try --dtype float32 in a new output directory"
-                )
-            advance(1)
-            yield result
-
-
-EncodeParts = Callable[[list[Part]], tuple[list[PartReport], float]]
-"""Encodes parts; returns their reports and the seconds it took once all was started."""
-
-# One computes while the other one's batch is on its way.
-THREADS_OF_A_GPU = 2
+            yield found if isinstance(found, Failure) else make_task(self.decoding, row, found)
 
 
 def count_clips(parts: Sequence[Part], n_archive_rows: int) -> int:
-    """Return how many clips parts hold, at most: an archive shows what it holds when it is read.
+    """Return the greatest number of clips in parts: what an archive holds shows when it is read.
 
     Args:
-        parts: of videos and of archives.
-        n_archive_rows: how many clips all archives are to give.
+        parts: parts of the videos directory and of archives.
+        n_archive_rows: how many clips all archives together must give.
     """
     n_clips = sum(len(part.rows) for part in parts if part.rows is not None)
     return n_clips + n_archive_rows * any(part.rows is None for part in parts)
@@ -252,20 +235,16 @@ def start_engine(config: EncodeConfig, engine: LocalEngine) -> Iterator[Started]
     """Start what decodes and what encodes, and send the test video through both.
 
     Raises:
-        BuildError: it does not come out as it should, or as it did before.
+        BuildError: its embedding is wrong, or not that of the parts that are there.
     """
     with open_pool(config, engine) as pool, open_encoder_threads(config, engine.encoder) as threads:
-        canary = encode_canary(pool, threads, engine.decode_task, dtype=engine.encoder.dtype)
+        canary = encode_canary(pool, threads, engine.decoding, dtype=engine.encoder.dtype)
         refuse_changed_encoder(engine, canary)
         yield Started(pool, threads, canary, advance=lambda _: None)
 
 
 def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
-    """Refuse to go on, for days, with another encoder than that of a part that is there.
-
-    Raises:
-        BuildError: assembly would refuse what this run makes.
-    """
+    """Raise BuildError if a finished part has another encoder: assembly would, days later."""
     done = next(iter(list_reports(engine.work)), None)
     if done is not None and not is_same_encoder(
         canary.tolist(), read_report(engine.parts_directory, done).canary
@@ -278,10 +257,7 @@ def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
 
 
 def open_pool(config: EncodeConfig, engine: LocalEngine) -> DecodePool:
-    """Start the processes that decode: as many as there are cores.
-
-    Beside an encoder on the same cores they stop as soon as enough is decoded.
-    """
+    """Start the processes that decode, one for each core; they pause once enough is decoded."""
     return DecodePool(
         config.decode_workers or count_cores(),
         config.task_timeout_seconds,
@@ -291,7 +267,7 @@ def open_pool(config: EncodeConfig, engine: LocalEngine) -> DecodePool:
 
 
 def open_encoder_threads(config: EncodeConfig, encoder: ClipVisionEncoder) -> EncoderThreads:
-    """Start the threads that call the encoder: one a core, or two on a GPU."""
+    """Start the threads that call the encoder: one for each core, or two for a GPU."""
     on_gpu = encoder.device.type == "cuda"
     n_threads = config.encode_lanes or (THREADS_OF_A_GPU if on_gpu else count_cores())
     return EncoderThreads(encoder, n_threads, is_pinned=on_gpu)

@@ -1,6 +1,6 @@
-"""Options in, everything that encoding needs out: the plan, the model, what `auto` means.
+"""Prepares a build from its options: the plan, the model, and what `auto` means.
 
-All that can be wrong with the input is found here, before a byte is written.
+Whatever can be wrong with the input is found here, before a byte is written.
 """
 
 import logging
@@ -52,35 +52,37 @@ from clip_kinetics700_builder.types import Archive, Clip, Failure, InputError, P
 
 log = logging.getLogger(__name__)
 
-# What became of a clip that has a file; else it is the reason of its Failure.
+# The outcome of a clip that has a file; the outcome of another clip is the reason of its Failure.
 FOUND = "found"
+# The libraries that turn a video into bytes on disk, beside FFmpeg.
+LIBRARIES = ("numpy", "pyarrow", "torch", "torchcodec", "transformers")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is going to do, before anything is written."""
+    """What `encode` will do, before anything is written."""
 
     clips: list[Clip]
     class_names: tuple[str, ...] | None
     videos: VideoIndex | None
     archives: list[Archive]
     parts: list[Part]
-    """Parts of the whole plan: runs of rows for the videos directory, then one for each archive."""
+    """Parts of the whole plan: those of the videos directory, then one for each archive."""
     own_parts: list[Part]
     """Parts of this rank."""
     rank: int
     world_size: int
     configuration: dict[str, Any]
-    """What of the manifest's configuration follows from the plan alone."""
+    """The fields of the manifest's configuration that follow from the plan alone."""
 
     @property
     def sources(self) -> Sources:
-        """Where the clips are from."""
+        """Where the clips come from."""
         return Sources(self.videos is not None, tuple(archive.name for archive in self.archives))
 
     @cached_property
     def outcomes(self) -> list[str]:
-        """For each row `found`, or why there is no file; every clip is looked for once."""
+        """`found` for each row, or why it has no file; every clip is looked for once."""
         found = (find_clip(self.videos, clip, row) for row, clip in enumerate(self.clips))
         return [one.reason if isinstance(one, Failure) else FOUND for one in found]
 
@@ -97,7 +99,7 @@ class Job:
         return [part for part in self.own_parts if not is_done(directory, part.name)]
 
     def list_archive_rows(self) -> dict[str, int]:
-        """Return the rows that archives are to give, by name: the videos directory comes first."""
+        """Return the rows that archives must give, by name: those not in the videos directory."""
         if not self.archives:
             return {}
         return {
@@ -148,7 +150,7 @@ def find_rank(config: EncodeConfig) -> tuple[int, int]:
     Raises:
         InputError: there is no such rank.
     """
-    # On a cluster one process hands out all parts, even if Slurm started it beside others.
+    # On a Ray cluster one process shares out all parts, even if Slurm started it beside others.
     options = (0, 1) if config.engine == "ray" else (config.rank, config.world_size)
     rank, world_size = resolve_rank(*options, os.environ)
     if not 0 <= rank < world_size:
@@ -157,7 +159,7 @@ def find_rank(config: EncodeConfig) -> tuple[int, int]:
             f"one less than --world-size {world_size}"
         )
     if world_size > 1 and options == (None, None):
-        # An array that was meant for something else would otherwise encode a share in silence.
+        # A job array that was meant for something else must not encode a share without a word.
         log.info("rank %d of %d as Slurm says; --rank and --world-size override", rank, world_size)
     return rank, world_size
 
@@ -184,7 +186,7 @@ def refuse_other_plan(config: EncodeConfig, job: Job) -> None:
 
 
 def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
-    """Load the model, then store what this build is, or check it against what is stored."""
+    """Load the model; then store the build's configuration, or check it against the stored one."""
     files = find_model(config.model, config.revision)
     preprocessing = read_preprocessing(files)
     device, decode_device = resolve_devices(config, job)
@@ -201,7 +203,7 @@ def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
     encoder = load(chosen)
     stored = store_work(config.work, resolve, job.clips)
     if stored != chosen:
-        # Another rank has chosen meanwhile what `auto` means.
+        # Another rank has decided meanwhile what `auto` means.
         encoder = load(stored)
     store_sources(config.work, job.sources)
     return LocalEngine(
@@ -215,7 +217,7 @@ def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
 
 
 def resolve_devices(config: EncodeConfig, job: Job) -> tuple[str, str]:
-    """Return where this rank encodes and where it decodes."""
+    """Return the devices on which this rank encodes and decodes."""
     device = resolve_device(config.device, read_local_rank(job.rank, os.environ))
     return device, resolve_decode_device(config.decode_device, device)
 
@@ -228,7 +230,7 @@ def resolve_work_config(
     files: ModelFiles,
     preprocessing: Preprocessing,
 ) -> WorkConfig:
-    """Return what this run is; what `auto` means is taken from the stored configuration."""
+    """Return this run's configuration; the stored one says what `auto` means."""
     device_type = resolve_device(config.device).split(":")[0]
     shape = choose_shape(config, job, device_type, {} if stored is None else stored.configuration)
     return WorkConfig(
@@ -241,7 +243,7 @@ def resolve_work_config(
             "preprocessing": preprocessing.to_dict(),
             **asdict(shape),
             "decode_device": config.decode_device,
-            "versions": library_versions(),
+            "versions": {**{name: version(name) for name in LIBRARIES}, "ffmpeg": ffmpeg_version()},
         },
         class_names=None if job.class_names is None else list(job.class_names),
         device_type=device_type,
@@ -252,7 +254,7 @@ def resolve_work_config(
 def choose_shape(
     config: EncodeConfig, job: Job, device_type: str, stored: Mapping[str, Any]
 ) -> EncoderShape:
-    """Return how the model is run: by the options, else as before, else as suits this machine."""
+    """Return how the model runs: as the options say, else as before, else as suits this machine."""
     dtype, batch_size, compiled = config.dtype, config.batch_size, stored.get("compiled")
     if dtype == "auto":
         dtype = stored.get("dtype") or resolve_dtype("auto", device_type)
@@ -267,10 +269,3 @@ def choose_shape(
             n_cores=config.ray_cpus or count_cores(),
         )
     return EncoderShape(dtype=dtype, batch_size=batch_size, compiled=compiled)
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of what turns a video into bytes on disk."""
-    packages = ("numpy", "pyarrow", "torch", "torchcodec", "transformers")
-    versions = {package: version(package) for package in packages}
-    return {**versions, "ffmpeg": ffmpeg_version()}

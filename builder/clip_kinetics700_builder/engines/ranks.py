@@ -1,7 +1,4 @@
-"""Which of several processes this one is: by its options, or by what Slurm says.
-
-In: `--rank` and `--world-size`, the environment. Out: both numbers, and that on this machine.
-"""
+"""Tells which of several processes this one is, by its options or by what Slurm says."""
 
 from collections.abc import Mapping
 
@@ -13,9 +10,9 @@ def resolve_rank(
 ) -> tuple[int, int]:
     """Return rank and world size.
 
-    Options count before the environment. In a job array each task of the array is a rank, and so
-    is each process that `srun` starts; where both are in use they multiply. A batch script that
-    calls no `srun` is one process, whatever number of tasks it reserved.
+    Options count before the environment. Each task of a job array is a rank, and so is each process
+    that `srun` starts; where both are in use they multiply. A batch script that calls no `srun` is
+    one process, whatever number of tasks it reserved.
 
     Args:
         rank: the option, None if not given.
@@ -23,7 +20,7 @@ def resolve_rank(
         environment: variables of the process.
 
     Raises:
-        InputError: Slurm's variables are of an array that is no range, or no numbers.
+        InputError: Slurm's variables are no numbers, or those of an array that is no range.
     """
     if rank is not None or world_size is not None:
         return rank or 0, world_size or 1
@@ -41,7 +38,7 @@ def read_array(environment: Mapping[str, str]) -> tuple[int, int]:
     step = read_number(environment, "SLURM_ARRAY_TASK_STEP", default=1)
     count = read_number(environment, "SLURM_ARRAY_TASK_COUNT")
     last = read_number(environment, "SLURM_ARRAY_TASK_MAX")
-    # Of an array such as 3,17 nobody can tell how many ranks there were before.
+    # In an array such as 3,17 nothing tells how many ranks there were before.
     if step < 1 or first + (count - 1) * step != last:
         raise InputError(
             f"SLURM_ARRAY_TASK_ID {index} is of an array of {count} tasks from {first} to {last}, "
@@ -51,7 +48,7 @@ def read_array(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def read_step(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Return place and number of the processes that `srun` started, (0, 1) without it."""
+    """Return this process's place among those that `srun` started and their number, else (0, 1)."""
     if "SLURM_STEP_NUM_TASKS" not in environment:
         return 0, 1
     return (

@@ -1,7 +1,7 @@
-"""Parts of a plan in, finished parts out, on a Ray cluster: a task is a run of parts.
+"""Encodes parts on a Ray cluster, a group of parts in each task.
 
-The only module that imports ray. Where a task runs, and where again when its process or its node
-is lost, Ray decides; what is finished stands in the directory that all nodes share.
+Ray decides where a task runs, and where it runs again when its process or its node is lost; what is
+finished stands in the directory that all nodes share. No other module imports ray.
 """
 
 import logging
@@ -39,29 +39,29 @@ from clip_kinetics700_builder.types import BuildError, InputError, Part
 
 log = logging.getLogger(__name__)
 
-# Many enough that all slots end at about the same time, and a lost task costs little time.
+# So many groups that all slots end at about the same time, and a lost task costs little time.
 GROUPS_PER_SLOT = 16
-# Times that Ray starts a task anew after losing its process or node. A run of parts that kills
-# every process would otherwise go round for ever.
+# How often Ray starts a task anew after losing its process or node: a group of parts that kills
+# every process must not go round for ever.
 MAX_RETRIES = 8
-# A part whose lock a process of a lost node holds is left over, and handed out again.
+# How often a part gets a task: none can finish it while a process of a lost node holds its lock.
 MAX_ROUNDS = 3
 # An NFS server frees the locks of a machine that is gone after 90 s; an archive takes minutes.
 LOCK_SECONDS = 900.0
 CONNECT_SECONDS = 10.0
-# What a task raises that has a line of ours, or of the system's, for the user.
+# The errors of a task that have a line of ours, or of the system's, for the user.
 TASK_ERRORS = (InputError, BuildError, OSError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What every task of one run of the engine is given."""
+    """What every task of a build is given."""
 
     token: str
-    """Of this run: by it a process knows what it has opened already."""
+    """Names the build: by it a process knows what it has opened already."""
     config: EncodeConfig
     job: Any
-    """Reference to the `Job`, which a process fetches once."""
+    """Ray's reference to the `Job`, which a process fetches once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +71,20 @@ class Session:
     engine: LocalEngine
     started: Started
     gpus: str | None
-    """Which GPUs Ray gave this process when the model was loaded."""
+    """The GPUs that Ray had given this process when the model was loaded."""
     exits: ExitStack
-    """Ends it."""
+    """Ends the session when it is closed."""
 
 
-# By token; at most one.
+# The session of this process by its token; there is at most one.
 _sessions: dict[str, Session] = {}
 
 
 def encode_group(assignment: Assignment, parts: Sequence[Part]) -> list[PartReport]:
-    """Encode a run of parts in this process of the cluster; none: only get ready.
+    """Encode a group of parts in this process of the cluster; an empty group only loads the model.
 
     Returns:
-        Reports of the finished ones, those that an earlier try of this task finished included.
+        Reports of the finished parts, even those that an earlier try of this task finished.
     """
     session = open_session(assignment)
     for _ in session.engine.encode_parts(parts, session.started):
@@ -94,7 +94,7 @@ def encode_group(assignment: Assignment, parts: Sequence[Part]) -> list[PartRepo
 
 
 def open_session(assignment: Assignment) -> Session:
-    """Return what this process has opened for the assignment, and open it for the first task."""
+    """Return the session of this process; the first task of an assignment opens it."""
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     session = _sessions.get(assignment.token)
     if session is None:
@@ -106,8 +106,8 @@ def open_session(assignment: Assignment) -> Session:
         started = exits.enter_context(start_engine(assignment.config, engine))
         session = _sessions[assignment.token] = Session(engine, started, gpus, exits)
     elif session.gpus != gpus:
-        # torch stays on the GPU it began with, which is another task's now: Ray starts this one
-        # anew in another process.
+        # torch stays on its first GPU, which is another task's now: Ray starts this task anew in
+        # another process.
         os._exit(1)
     return session
 
@@ -120,23 +120,26 @@ class Cluster:
     """`encode_group` as Ray runs it."""
     assignment: Assignment
     n_slots: int
-    """Tasks that run at a time."""
+    """How many tasks run at a time."""
 
-    def run(
-        self, parts: Sequence[Part], *, n_clips: int, progress: Progress
+    def encode_parts(
+        self, parts: list[Part], *, n_archive_rows: int, progress: Progress
     ) -> tuple[list[PartReport], float]:
-        """Encode parts; return their reports and the seconds it took.
+        """Encode parts as `EncodeParts` says.
 
         Raises:
-            BuildError: a part is held by another process, and stays so.
+            BuildError: another process holds a part, and does not give it up.
         """
         begin = time.monotonic()
         done: dict[str, PartReport] = {}
-        left = list(parts)
-        with progress("encode", n_clips, "clips") as advance:
+        left = parts
+        with progress("encode", count_clips(parts, n_archive_rows), "clips") as advance:
             for _ in range(MAX_ROUNDS):
-                # Closed before the connection is, whatever ends this loop.
-                with closing(self.hand_out(self.group_parts(left))) as results:
+                # Within a group decoders never wait.
+                length = max(1, len(left) // (self.n_slots * GROUPS_PER_SLOT))
+                groups = [left[first : first + length] for first in range(0, len(left), length)]
+                # The tasks must be cancelled before the connection ends, whatever ends this loop.
+                with closing(self.start_tasks(groups)) as results:
                     for reports in results:
                         done |= {report.name: report for report in reports}
                         advance(sum(len(report.rows) for report in reports))
@@ -145,23 +148,20 @@ class Cluster:
                     return list(done.values()), time.monotonic() - begin
                 for part in left:
                     self.wait_for(part)
-        raise BuildError(f"part {left[0].name}: was handed out {MAX_ROUNDS} times to no avail")
+        raise BuildError(f"part {left[0].name}: {MAX_ROUNDS} tasks in turn have not finished it")
 
-    def group_parts(self, parts: Sequence[Part]) -> list[Sequence[Part]]:
-        """Return runs of parts, several for each slot: within a run decoders never wait."""
-        length = max(1, len(parts) // (self.n_slots * GROUPS_PER_SLOT))
-        return [parts[first : first + length] for first in range(0, len(parts), length)]
-
-    def hand_out(self, groups: Sequence[Sequence[Part]]) -> Generator[list[PartReport], None, None]:
-        """Give Ray a task for each run; yield what each has finished, in the order they end.
+    def start_tasks(
+        self, groups: Sequence[Sequence[Part]]
+    ) -> Generator[list[PartReport], None, None]:
+        """Give Ray a task for each group; yield what each has finished, in the order they end.
 
         Raises:
-            InputError: or another error of ours, as a task raised it.
+            InputError: a task has raised it, or another error of ours.
             BuildError: Ray has given up on a task.
         """
         tasks = [self.task.remote(self.assignment, group) for group in groups]
         try:
-            # A signal's exception would be lost in Ray's own way of waiting.
+            # Ray's own way of waiting would lose the exception of a signal.
             for future in as_completed([task.future() for task in tasks]):
                 yield future.result()
         except RayTaskError as error:
@@ -178,7 +178,7 @@ class Cluster:
         """Wait until no process holds a part.
 
         Raises:
-            BuildError: one holds it for too long.
+            BuildError: a process holds it for too long.
         """
         lock = parts_directory(self.assignment.config.work) / f"{part.name}.lock"
         log.info("part %s is held by a process that Ray has lost; waiting for it", part.name)
@@ -193,7 +193,9 @@ class Cluster:
 
 @contextmanager
 def open_cluster(config: EncodeConfig, job: Job, *, progress: Progress) -> Iterator[EncodeParts]:
-    """Connect to a cluster and let one task find out what is wrong, or what `auto` means there.
+    """Connect to a cluster; yield what encodes parts there.
+
+    One task first finds out what is wrong, or what `auto` means there.
 
     Raises:
         InputError: there is no such cluster, or none of its nodes can do the work.
@@ -212,22 +214,15 @@ def open_cluster(config: EncodeConfig, job: Job, *, progress: Progress) -> Itera
             max_calls=0,  # the process stays, with the model that it has loaded
         )(encode_group)
         cluster = Cluster(task, assignment, share.n_slots)
-        list(cluster.hand_out([[]]))
+        list(cluster.start_tasks([[]]))
         log.info("Ray: %d nodes, %d tasks at a time", len(nodes), share.n_slots)
-        yield partial(run_parts, cluster, job, progress=progress)
-
-
-def run_parts(
-    cluster: Cluster, job: Job, parts: list[Part], *, progress: Progress
-) -> tuple[list[PartReport], float]:
-    """Encode parts on a cluster, as `EncodeParts` says."""
-    n_clips = count_clips(parts, len(job.list_archive_rows()))
-    return cluster.run(parts, n_clips=n_clips, progress=progress)
+        n_archive_rows = len(job.list_archive_rows())
+        yield partial(cluster.encode_parts, n_archive_rows=n_archive_rows, progress=progress)
 
 
 @contextmanager
 def connect(config: EncodeConfig) -> Iterator[None]:
-    """Be a driver of the cluster that the options name.
+    """Make this process a driver of the cluster that the options name.
 
     Raises:
         InputError: it cannot be reached, or runs another version of Ray or Python.
@@ -264,11 +259,11 @@ def check_address(shown: str, address: str | None) -> None:
     """Refuse an address at which nothing answers: Ray itself would try for two minutes.
 
     Args:
-        shown: how the user gave it.
+        shown: the address as the user gave it.
         address: `HOST:PORT`, or a word of Ray's.
 
     Raises:
-        InputError: there is nothing, or it is no such address.
+        InputError: nothing answers, or it is no such address.
     """
     if address in (None, "auto", "local"):
         return

@@ -1,17 +1,14 @@
-"""The package's test video, red on its left and blue on its right, through decoder and encoder.
+"""Sends the package's test video, red on its left and blue on its right, through a build's encoder.
 
-In: the workers and the encoder of a run. Out: its embedding, which is kept with every part.
+Its embedding, the canary, is kept with every part: parts of two encoders must not be mixed.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 
 from clip_kinetics700_builder.decode.pool import DecodePool
-from clip_kinetics700_builder.decode.video import DecodeTask
+from clip_kinetics700_builder.decode.video import Decoding, make_task
 from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.types import BuildError, Failure, Float32Array, UInt8Array
 
@@ -19,26 +16,24 @@ from clip_kinetics700_builder.types import BuildError, Failure, Float32Array, UI
 def encode_canary(
     pool: DecodePool,
     threads: EncoderThreads,
-    make_task: Callable[[int, Path], DecodeTask],
+    decoding: Decoding,
     *,
     dtype: object,
 ) -> Float32Array:
     """Return the (width,) float32 embedding of the test video.
 
     Args:
-        pool: decodes it.
-        threads: encode it.
-        make_task: returns the task that decodes a file.
-        dtype: what the model computes in, for the message.
+        pool: the processes that decode it.
+        threads: the threads that encode it.
+        decoding: how its frames are made.
+        dtype: the dtype in which the model computes, for the message.
 
     Raises:
         BuildError: it does not decode, its colours or sides come out swapped, or the model
             gives no numbers.
     """
-    with ExitStack() as stack:
-        video = resources.files(__package__) / "canary.mp4"
-        path = stack.enter_context(resources.as_file(video))
-        frames = next(iter(pool.decode([make_task(0, path)])))
+    with resources.as_file(resources.files(__package__) / "canary.mp4") as path:
+        frames = next(iter(pool.decode([make_task(decoding, 0, path)])))
     if isinstance(frames, Failure):
         raise BuildError(f"the package's own test video does not decode: {frames.message}")
     check_colours(frames.pixels[0])
@@ -54,7 +49,7 @@ def encode_canary(
 
 
 def check_colours(pixels: UInt8Array) -> None:
-    """Refuse a decoder that swaps colours or sides."""
+    """Refuse a (height, width, 3) uint8 frame whose colours or sides the decoder has swapped."""
     width = pixels.shape[1]
     left = pixels[:, : width // 4].reshape(-1, 3).mean(axis=0)
     right = pixels[:, -(width // 4) :].reshape(-1, 3).mean(axis=0)

@@ -1,6 +1,7 @@
-"""What the package's test video became in the encoder of each part: is it one encoder?
+"""Tells by the package's test video whether all parts of a build were made by one encoder.
 
-In: the reports of parts. Out: what the manifest says of it, or the part that must not be mixed in.
+The embedding of that video, the canary, is kept with each part. A part of another encoder must not
+be mixed in.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ import numpy as np
 from clip_kinetics700_builder.parts.part import PartReport
 from clip_kinetics700_builder.types import BuildError
 
-# What another processor, thread count or library leaves is far above it; another model, channel
-# order or resize is far below.
+# Another processor, thread count or library leaves a cosine far above this; another model, channel
+# order or resize one far below.
 SAME_ENCODER_COSINE = 0.9999
 
 
@@ -22,24 +23,25 @@ class Variant:
     """An encoder that is not bit for bit the first part's, but close enough to stand beside it."""
 
     cosine: float
-    """Of its vector and the first part's."""
+    """The cosine of its vector and the first part's."""
     n_rows: int
-    """That it encoded."""
+    """Rows that it encoded."""
     vector: list[float]
+    """(width,) float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """What the test video became in the encoders of a dataset."""
+    """The embeddings of the test video by the encoders of a dataset."""
 
     vector: list[float]
-    """(width,) float32 of the first part."""
+    """(width,) float32, the first part's."""
     variants: tuple[Variant, ...] = ()
-    """Others, the nearest first; none where all parts have equal bits."""
+    """Other encoders, the nearest first; none where all parts have equal bits."""
 
 
 def describe_canary(canary: Canary | None) -> dict[str, Any]:
-    """Return the fields of the manifest; a dataset that we did not encode has none of it."""
+    """Return the fields of the manifest; a dataset that we did not encode has no canary."""
     if canary is None:
         return {"canary": None, "canary_variants": []}
     variants = [asdict(variant) for variant in canary.variants]
@@ -47,10 +49,10 @@ def describe_canary(canary: Canary | None) -> dict[str, Any]:
 
 
 def compare_canaries(reports: Sequence[PartReport]) -> Canary:
-    """Return what the parts' canaries say of their encoders.
+    """Return the canary of a dataset that is made of these parts.
 
     Raises:
-        BuildError: names the first part that another encoder made.
+        BuildError: another encoder made a part; it names the first one.
     """
     first = reports[0]
     n_rows: dict[tuple[float, ...], int] = {}
@@ -68,18 +70,17 @@ def compare_canaries(reports: Sequence[PartReport]) -> Canary:
 
 
 def refuse_other_encoder(report: PartReport, first: PartReport) -> None:
-    """Refuse a part whose canary is not that of another part's encoder."""
-    if is_same_encoder(report.canary, first.canary):
-        return
-    raise BuildError(
-        f"part {report.name}: its encoder gives another embedding than that of {first.name} "
-        "(another driver, model file or library?); "
-        f"delete {report.name}.json and encode again"
-    )
+    """Refuse a part that was made by another encoder than the first part."""
+    if not is_same_encoder(report.canary, first.canary):
+        raise BuildError(
+            f"part {report.name}: its encoder gives another embedding than that of {first.name} "
+            "(another driver, model file or library?); "
+            f"delete {report.name}.json and encode again"
+        )
 
 
 def is_same_encoder(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Say whether two canaries are equal but for what another machine's arithmetic leaves."""
+    """Tell whether two (width,) canaries differ by no more than another machine's arithmetic."""
     return len(a) == len(b) and cosine(a, b) >= SAME_ENCODER_COSINE
 
 

@@ -1,7 +1,7 @@
-"""The finished part: encoded clips and failures of some plan rows in, two files out and back.
+"""Writes the results of a part to disk, and reads its report.
 
-`NAME.arrow` holds a row per plan row, memory-mapped on reading; `NAME.json`, the report, is
-written last and is the only sign that the part is done.
+`NAME.arrow` holds a row for each of its rows of the plan. `NAME.json`, the report, is written last:
+it is the only sign that the part is finished.
 """
 
 import json
@@ -31,7 +31,7 @@ INFO_ATTRIBUTES = {
 
 @dataclass(frozen=True, slots=True)
 class PartReport:
-    """What a finished part says of itself."""
+    """What a finished part says about itself."""
 
     name: str
     rows: Sequence[int]
@@ -41,17 +41,17 @@ class PartReport:
     n_frames: int
     arrow_bytes: int
     canary: list[float]
-    """Embedding of the canary video by the encoder that made this part."""
+    """Embedding of the package's test video by the encoder that made this part."""
     source: str = "videos"
-    """Where the clips are of: `videos`, the directory, or the name of an archive."""
+    """Where the clips came from: `videos`, the directory, or the name of an archive."""
     error: list[str] | None = None
     """Reason and message where the archive could not be read to its end: it gives no rows then."""
     n_clips_seen: int | None = None
-    """Clips in the archive, those that were not wanted too."""
+    """Clips in the archive, even those that were not wanted."""
     refusals: list[str] = field(default_factory=list)
     """One line for each member of the archive that was refused."""
     seconds: float = 0.0
-    """What it took; the only thing here that the next run would not repeat."""
+    """Time that it took; the only field that is not the same whenever the part is made."""
 
 
 def part_schema(width: int) -> pa.Schema:
@@ -81,10 +81,17 @@ def write_results(
     width: int,
     canary: Float32Array,
 ) -> PartReport:
-    """Write the Arrow file of a part from the results of its rows; the part is not finished yet.
+    """Write the Arrow file of a part, which is not finished before `finish_part` is called.
+
+    Args:
+        directory: the parts directory.
+        part: the part.
+        results: one for each row of the part, in order.
+        width: columns of the embeddings.
+        canary: (width,) float32 embedding of the package's test video.
 
     Raises:
-        BuildError: the results are not exactly one a row, in order, of a part whose rows are known.
+        BuildError: the results are not those of the part's rows, where these are known.
     """
     rows: list[int] = []
     n_failures = n_frames = 0
@@ -115,12 +122,12 @@ def write_results(
 
 
 def finish_part(directory: Path, report: PartReport, **facts: Any) -> PartReport:
-    """Write the report of a part whose Arrow file is there: now it is finished.
+    """Write the report of a part whose Arrow file is there: now the part is finished.
 
     Args:
-        directory: of the parts.
+        directory: the parts directory.
         report: what `write_results` returned.
-        facts: fields of the report that only the whole run of the part knows.
+        facts: fields of the report that were not known before.
     """
     report = replace(report, **facts)
     write_json(report_path(directory, report.name), asdict(report))
@@ -150,7 +157,7 @@ def record_batch(
     no_frames = np.empty((0, width), np.float16)
     embeddings = [getattr(result, "embeddings", no_frames) for result in results]
     columns: dict[str, Any] = {"embeddings": embeddings_array(embeddings, width)}
-    # What a failure does not have is null in its row, and what a clip does not have in its.
+    # A failure has nothing of what a clip has, and a clip nothing of it: that is null in its row.
     for name in ("row", "timestamps", "stage", "reason", "message"):
         columns[name] = [getattr(result, name, None) for result in results]
     infos = [getattr(result, "info", None) for result in results]
@@ -165,23 +172,23 @@ def report_path(directory: Path, name: str) -> Path:
 
 
 def name_try(name: str, number: int) -> str:
-    """Return what another try of a part is called; number 0 is the first."""
+    """Return the name of another try of a part; the first try is number 0."""
     return f"{name}.retry{number}" if number else name
 
 
 def split_name(name: str) -> tuple[str, int]:
-    """Return the name of a part's first try and the number of this one, 0 for the first."""
+    """Return the name of a part's first try, and the number of this try, 0 for the first."""
     first, _, number = name.partition(".retry")
     return first, int(number or 0)
 
 
 def is_done(directory: Path, name: str) -> bool:
-    """Say whether a part is finished: its report is there."""
+    """Tell whether a part is finished: its report is there."""
     return report_path(directory, name).is_file()
 
 
 def read_report(directory: Path, name: str) -> PartReport:
-    """Read a finished part's report and check that its file is the one it speaks of.
+    """Return a finished part's report, once its Arrow file is known to have the right size.
 
     Raises:
         BuildError: the Arrow file is missing or has another size.

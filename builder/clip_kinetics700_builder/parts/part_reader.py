@@ -1,14 +1,14 @@
-"""A finished part in, a row of numbers for each of its rows out, and the embeddings when asked for.
+"""Reads finished parts: a few numbers of each row at once, its embeddings when they are asked for.
 
-Numbers are kept and the file is not: assembly reads gigabytes of parts, in the order of the plan,
-and a file that stays memory-mapped counts as memory of the process, page by page.
+Assembly reads gigabytes of parts in the order of the plan. No file stays memory-mapped meanwhile:
+its pages would count as memory of the process.
 """
 
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +25,18 @@ from clip_kinetics700_builder.types import (
     VideoInfo,
 )
 
+Value = TypeVar("Value")
+
 # Archives scatter the rows of a plan over all parts; macOS lets a process open 256 files.
 MAX_OPEN_FILES = 64
 NO_FAILURE = -1
 ROW_TYPE = np.dtype(
     [
         ("part", "i4"),  # number of the file that holds the embeddings
-        ("failure", "i4"),  # in `Shared.failures`, NO_FAILURE for a sample
+        ("failure", "i4"),  # number in `Shared.failures`, NO_FAILURE for a sample
         ("begin", "i8"),  # first byte of the embeddings in the file
         ("n_embedded", "i4"),  # rows of the embeddings
-        ("timestamps", "i4"),  # in `Shared.timestamps`
+        ("timestamps", "i4"),  # number in `Shared.timestamps`
         ("n_frames", "i4"),
         ("duration", "f8"),
         ("fps", "f8"),
@@ -44,7 +46,7 @@ ROW_TYPE = np.dtype(
 )
 """What is kept of a row in memory: 52 bytes, and 33 MB of the whole of Kinetics-700."""
 RowArray = npt.NDArray[Any]
-"""(n_rows,) of ROW_TYPE."""
+"""(n_rows,) ROW_TYPE."""
 ITEM_NBYTES = 2
 
 
@@ -56,48 +58,54 @@ class Reason(NamedTuple):
     message: str
 
 
-class Shared:
-    """What many rows of many parts have in common, kept once."""
+class Numbered(Generic[Value]):
+    """Values that occur in many rows, each kept once and known by its number."""
 
     def __init__(self) -> None:
         """Hold nothing yet."""
-        self.failures: list[Reason] = []
-        self.timestamps: list[Float32Array] = []
-        self._failures: dict[Reason, int] = {}
-        self._timestamps: dict[bytes, int] = {}
+        self.values: list[Value] = []
+        self._numbers: dict[Value, int] = {}
 
-    def number_failure(self, reason: Reason) -> int:
-        """Return the number of a failure."""
-        number = self._failures.setdefault(reason, len(self.failures))
-        if number == len(self.failures):
-            self.failures.append(reason)
+    def add(self, value: Value) -> int:
+        """Return the number of a value."""
+        number = self._numbers.setdefault(value, len(self.values))
+        if number == len(self.values):
+            self.values.append(value)
         return number
 
-    def number_timestamps(self, data: bytes) -> int:
-        """Return the number of float32 timestamps: clips of one length have the same ones."""
-        number = self._timestamps.setdefault(data, len(self.timestamps))
-        if number == len(self.timestamps):
-            self.timestamps.append(np.frombuffer(data, np.float32))
-        return number
+
+class Shared:
+    """What many rows of many parts have in common."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self.failures = Numbered[Reason]()
+        self.timestamps = Numbered[bytes]()
+        """Those of float32; clips of one length have the same timestamps."""
 
     def list_reasons(self, failures: npt.NDArray[np.int32]) -> list[str | None]:
-        """Return why rows of these failures failed, None for those that did not."""
-        reasons = [*(failure.reason for failure in self.failures), None]
-        # NO_FAILURE is the last one.
+        """Return why rows failed by their (n_rows,) int32 failures, None for samples."""
+        reasons = [*(failure.reason for failure in self.failures.values), None]
+        # NO_FAILURE finds the last of these, None.
         return [reasons[number] for number in failures.tolist()]
 
 
 class PartFiles:
-    """The Arrow files of parts, few of them open at a time, read without being mapped."""
+    """Reads embeddings from the Arrow files of parts, few of which are open at a time."""
 
     def __init__(self, directory: Path, names: Sequence[str], width: int) -> None:
-        """Read the parts of these names, whose embeddings are so wide."""
+        """Open no file yet."""
         self._paths = [directory / f"{name}.arrow" for name in names]
         self._width = width
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def read(self, part: int, begin: int, n_rows: int) -> Float16Array:
-        """Return the (n_rows, width) embeddings that begin at a byte of the part of a number.
+        """Return (n_rows, width) float16 embeddings.
+
+        Args:
+            part: number of the part among the names.
+            begin: first byte of the embeddings in its file.
+            n_rows: how many rows they have.
 
         Raises:
             BuildError: the file ends before.
@@ -128,15 +136,15 @@ class PartFiles:
 
 
 class PartReader:
-    """One finished part: its rows, and the result of each."""
+    """Gives the rows of one finished part, and the result of each."""
 
     def __init__(self, directory: Path, name: str, *, shared: Shared | None = None) -> None:
         """Open a part whose report is there.
 
         Args:
-            directory: of the parts.
-            name: of the part.
-            shared: of parts that are read together.
+            directory: the parts directory.
+            name: the part's.
+            shared: what it shares with other parts that are read together.
 
         Raises:
             BuildError: a file of the part is damaged.
@@ -155,11 +163,6 @@ class PartReader:
         values = self.rows[index].tolist()
         return make_result(self.report.rows[index], values, self._shared, self._files)
 
-    def list_frames(self) -> list[int | None]:
-        """Return how many frames each row has, in the order of `report.rows`; None if it failed."""
-        pairs = zip(self.rows["failure"].tolist(), self.rows["n_frames"].tolist(), strict=True)
-        return [n_frames if failure == NO_FAILURE else None for failure, n_frames in pairs]
-
     def list_reasons(self) -> list[str | None]:
         """Return why each row failed, in the order of `report.rows`; None if it did not."""
         return self._shared.list_reasons(self.rows["failure"])
@@ -173,14 +176,15 @@ def make_result(
     Args:
         row: its index in the plan.
         values: those of ROW_TYPE.
-        shared: what numbers among them stand for.
-        files: which hold its embeddings.
+        shared: holds the values that have numbers.
+        files: the parts.
     """
     part, failure, begin, n_embedded, timestamps, *info = values
     if failure != NO_FAILURE:
-        return Failure(row, *shared.failures[failure])
+        return Failure(row, *shared.failures.values[failure])
     embeddings = files.read(part, begin, n_embedded)
-    return EncodedClip(row, embeddings, shared.timestamps[timestamps], VideoInfo(*info))
+    times: Float32Array = np.frombuffer(shared.timestamps.values[timestamps], np.float32)
+    return EncodedClip(row, embeddings, times, VideoInfo(*info))
 
 
 def damaged_part(name: str) -> BuildError:
@@ -191,7 +195,7 @@ def damaged_part(name: str) -> BuildError:
 
 
 def _read_rows(source: pa.MemoryMappedFile, shared: Shared) -> tuple[RowArray, int]:
-    """Return the rows of an Arrow file and its width; of the embeddings no byte is read."""
+    """Return the rows of an Arrow file and its width, without reading any embeddings."""
     base = source.read_buffer(1).address
     file = pa.ipc.open_file(source)
     batches = [file.get_batch(number) for number in range(file.num_record_batches)]
@@ -204,7 +208,7 @@ def _read_batch(batch: pa.RecordBatch, base: int, shared: Shared) -> RowArray:
     """Return the rows of a record batch, the inverse of `record_batch`.
 
     Args:
-        batch: whose buffers are those of the mapped file.
+        batch: its buffers are those of the mapped file.
         base: address of the file's first byte.
         shared: takes what rows have in common.
     """
@@ -217,15 +221,15 @@ def _read_batch(batch: pa.RecordBatch, base: int, shared: Shared) -> RowArray:
         rows["begin"] = halves.buffers()[1].address - base + offsets[:-1] * np.int64(row_nbytes)
     for name in ("n_frames", "duration", "fps", "width", "height"):
         dtype = pa.from_numpy_dtype(ROW_TYPE[name])
-        # What does not fit is refused by the cast.
+        # The cast refuses what does not fit.
         rows[name] = batch.column(name).fill_null(0).cast(dtype).to_numpy(zero_copy_only=False)
     rows["failure"] = NO_FAILURE
     has_failed = batch.column("reason").is_valid().to_numpy(zero_copy_only=False)
     failed = batch.filter(pa.array(has_failed)).select(Reason._fields).to_pylist()
-    rows["failure"][has_failed] = [shared.number_failure(Reason(**texts)) for texts in failed]
+    rows["failure"][has_failed] = [shared.failures.add(Reason(**texts)) for texts in failed]
     times = batch.column("timestamps")
     ends = 4 * times.offsets.to_numpy()
     data = times.values.to_numpy().tobytes()
     spans = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
-    rows["timestamps"] = [shared.number_timestamps(data[begin:end]) for begin, end in spans]
+    rows["timestamps"] = [shared.timestamps.add(data[begin:end]) for begin, end in spans]
     return rows

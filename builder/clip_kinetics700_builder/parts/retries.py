@@ -1,7 +1,7 @@
-"""What failed in, the parts that try it again out.
+"""Plans the parts that try again what failed in finished ones.
 
-Another try is a part of its own, so what was tried before stays on record and nothing that went
-right is done twice.
+Another try is a part of its own, so that earlier tries stay on record and nothing that went right
+is done twice.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
     """Return the parts that try again what failed in finished ones.
 
     Args:
-        directory: of the parts.
+        directory: the parts directory.
         parts: first tries; those that are not finished have nothing to be tried again.
-        reasons: for which reasons; empty for all.
+        reasons: the reasons of failures that are tried again; empty for all.
 
     Returns:
         At most one part for each, with the rows that no try has made a sample of.

@@ -1,7 +1,7 @@
-"""The work directory of a build: what was decided once, the plan, and the finished parts.
+"""Keeps what a build has decided once, its plan and its sources, in its work directory.
 
-In: a resolved configuration and a plan. Out: the same, stored; or an error that names what
-differs from what is stored there. Ranks share the directory.
+Ranks share the directory: the first one stores, and one that comes with another configuration is
+refused, since its parts could not stand beside the others'.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from clip_kinetics700_builder.clips.plan import read_plan, write_plan
+from clip_kinetics700_builder.clips.plan import write_plan
 from clip_kinetics700_builder.system.files import write_json
 from clip_kinetics700_builder.types import Clip, InputError
 
@@ -28,7 +28,7 @@ class WorkConfig:
     """Everything that a resumed run or another rank must agree on."""
 
     configuration: dict[str, Any]
-    """What can change a byte of the data; goes into the manifest as it is."""
+    """All that can change a byte of the data; the manifest holds it as it is."""
     class_names: list[str] | None
     """Names by label id; None for videos without classes."""
     device_type: str
@@ -38,10 +38,10 @@ class WorkConfig:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the clips of a build are from: it may get more of them, and it never forgets one."""
+    """Where the clips of a build come from; later runs may add sources, and none is forgotten."""
 
     has_videos: bool = True
-    """Whether a videos directory is one: then the plan is cut into parts of it."""
+    """Whether a videos directory is a source: then the plan is cut into parts for it."""
     archives: tuple[str, ...] = ()
     """Names of archives, each of which is a part, in the order in which they are preferred."""
 
@@ -52,7 +52,7 @@ def parts_directory(work: Path) -> Path:
 
 
 def is_work_directory(directory: Path) -> bool:
-    """Say whether a directory holds a stored configuration and plan."""
+    """Tell whether a directory holds a stored configuration and plan."""
     return (directory / CONFIG_NAME).is_file() and (directory / PLAN_NAME).is_file()
 
 
@@ -81,8 +81,7 @@ def store_work(
 
     Args:
         work: the directory.
-        resolve: makes the configuration of this run; it is called with the stored one, from
-            which it takes what `auto` meant.
+        resolve: makes this run's configuration from the stored one, which knows what `auto` meant.
         clips: the plan.
 
     Raises:
@@ -114,16 +113,6 @@ def require_work(work: Path) -> WorkConfig:
     return config
 
 
-def read_work(work: Path) -> tuple[WorkConfig, list[Clip]]:
-    """Return the stored configuration and plan.
-
-    Raises:
-        InputError: the directory holds none.
-    """
-    config = require_work(work)
-    return config, read_plan(work / PLAN_NAME)
-
-
 def read_sources(work: Path) -> Sources:
     """Return the sources of all runs so far.
 
@@ -141,7 +130,7 @@ def read_sources(work: Path) -> Sources:
 
 
 def store_sources(work: Path, sources: Sources) -> None:
-    """Add the sources of a run to those that are stored; the order of earlier ones stays."""
+    """Add the sources of a run behind those that are stored."""
     with FileLock(work / "config.lock"):
         path = work / SOURCES_NAME
         stored = read_sources(work) if path.is_file() else Sources(has_videos=False)
@@ -180,7 +169,7 @@ def list_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 
 def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested objects as one level of dotted names; tuples and lists are equal."""
+    """Return nested objects as one level of dotted names, tuples as lists."""
     flat: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, Mapping):
@@ -191,6 +180,6 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shorten(value: Any) -> str:
-    """Return a value for one line of text: a class list of 700 names would fill a page."""
+    """Return a value as a short text: a class list of 700 names would fill a page."""
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

@@ -149,7 +149,7 @@ def test_state_resumes_at_the_next_sample(dataset: Path, n_read: int) -> None:
 def test_state_of_other_batches_is_refused(dataset: Path) -> None:
     """A state cannot be loaded where it would mean other samples; it says what differs."""
     state = batches(dataset, batch_size=16).state_dict()
-    with pytest.raises(ValueError, match="state is of batch_size 16, this run of 8"):
+    with pytest.raises(ValueError, match="the state has batch_size 16, these batches 8"):
         batches(dataset, batch_size=8).load_state_dict(state)
 
 
