@@ -249,7 +249,7 @@ class ParquetArrays:
                 _, group_begins = self._open(number)
                 group = bisect.bisect_right(group_begins, row_in_file) - 1
                 offsets, frames = self._read_group(number, group)
-        except ConnectionError:
+        except ConnectionError:  # no damage: the file is whole, but cannot be fetched
             raise
         except (pa.ArrowException, ValueError, KeyError, IndexError, OSError) as error:
             reason = " ".join(str(error).split())

@@ -17,7 +17,7 @@ from .arrays import ROWS_PER_BLOCK, Array, Results
 from .damage import DamageError, OnError, report_damage
 from .dataset import EmbeddingDataset, open_dataset
 from .features import META_TYPE, SAMPLE_COLUMNS, data_schema, embeddings_array, features_dict
-from .hub import commit_of
+from .hub import parse_repository_url
 from .index import IntArray, index_row, make_piece
 from .layout import fingerprint
 from .remote import is_remote
@@ -89,9 +89,10 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
         """Add the state of the source: a rebuilt one must not be answered from the cache."""
         config_id = super().create_config_id(config_kwargs, *args, **kwargs)
         layout = self.open().layout
-        if layout.repository is not None and self.index is None:
+        url = parse_repository_url(layout.repository or "")
+        if url is not None and self.index is None:
             # A commit never changes, and is found again where the Hub cannot be asked.
-            return f"{config_id}-{commit_of(layout.repository)[:16]}"
+            return f"{config_id}-{url.revision or '':.16}"
         return f"{config_id}-{fingerprint(layout)}"
 
 
@@ -105,7 +106,15 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         """Return the features; their width and class names are the source's."""
         config = self.config
         self.dataset: EmbeddingDataset = config.open()
-        self.parts = select_parts(self.dataset, config)
+        selected = self.dataset.select(
+            config.splits,
+            classes=config.classes,
+            max_samples=config.max_samples,
+            shuffle=config.shuffle,
+            seed=config.seed,
+        )
+        # `datasets` cannot prepare a split without samples.
+        self.parts = {split: part for split, part in selected.splits.items() if not part.is_empty}
         self.schema = data_schema(self.dataset.width, self.dataset.class_names)
         features = features_dict(self.dataset.width, self.dataset.class_names)
         return datasets.DatasetInfo(
@@ -162,20 +171,6 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             results: Results = [arrays[offset] for offset in table.column("npy_offset").to_pylist()]
             samples_table = table.select(SAMPLE_COLUMNS)
             yield make_table(samples_table, results, [name] * len(results), self.schema, on_error)
-
-
-def select_parts(
-    dataset: EmbeddingDataset, config: ClipKinetics700Config
-) -> dict[str, EmbeddingDataset]:
-    """Return the samples wanted of each split; `datasets` cannot prepare a split without any."""
-    selected = dataset.select(
-        config.splits,
-        classes=config.classes,
-        max_samples=config.max_samples,
-        shuffle=config.shuffle,
-        seed=config.seed,
-    )
-    return {split: part for split, part in selected.splits.items() if not part.is_empty}
 
 
 def cut_rows(rows: IntArray) -> list[IntArray]:

@@ -35,22 +35,14 @@ class DamageError(ValueError):
 
 
 def report_damage(error: DamageError, on_error: OnError) -> None:
-    """Raise damage, or log what is left out because of it.
-
-    Raises:
-        DamageError: `on_error` is `raise`.
-    """
+    """Raise damage, or log what is left out because of it."""
     if on_error == "raise":
         raise error
     logger.warning("skipped: %s", error)
 
 
 def keep_whole(results: Iterable["Whole | DamageError"], on_error: OnError) -> Iterator[Whole]:
-    """Yield the results that are not damaged; raise damage, or leave it out with a warning.
-
-    Raises:
-        DamageError: there is damage and `on_error` is `raise`.
-    """
+    """Yield the results that are not damaged; raise damage, or leave it out with a warning."""
     for result in results:
         if isinstance(result, DamageError):
             report_damage(result, on_error)

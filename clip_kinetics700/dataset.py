@@ -231,11 +231,7 @@ class EmbeddingDataset:
             yield from make_samples(self.index, block, results)
 
     def _read(self, rows: IntArray) -> list[Sample]:
-        """Return the samples of a few rows.
-
-        Raises:
-            DamageError: one of them is damaged.
-        """
+        """Return the samples of a few rows."""
         return list(keep_whole(self.read_rows(rows), "raise"))
 
     def _find(self, key: str) -> int:
@@ -256,11 +252,7 @@ class EmbeddingDataset:
 
 
 def as_places(places: Sequence[int] | Sequence[str] | npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return places, or one bool for each sample, as an (n,) array that indexes rows.
-
-    Raises:
-        TypeError: they are neither.
-    """
+    """Return places, or one bool for each sample, as an (n,) array that indexes rows."""
     array = np.asarray(places)
     if array.ndim == 1 and (array.dtype.kind in "iub" or not len(array)):
         return array if len(array) else array.astype(np.int64)

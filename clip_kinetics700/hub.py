@@ -80,12 +80,6 @@ def find_source(source: str | os.PathLike[str], revision: str | None = None) -> 
     return f"{HUB_PREFIX}{parsed.repository}@{quote(revision, safe='')}{parsed.directory}"
 
 
-def commit_of(url: str) -> str:
-    """Return the commit in the URL of a repository that is pinned."""
-    parsed = parse_repository_url(url)
-    return parsed.revision or "" if parsed else ""
-
-
 def pin_commit(url: str) -> Pinned | None:
     """Return a repository at its commit, since a branch may move meanwhile; None for another URL.
 

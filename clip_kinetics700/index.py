@@ -239,11 +239,7 @@ def is_empty_tar(path: str) -> bool:
 
 
 def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
-    """Return the index of Parquet files: their columns but the embeddings.
-
-    Raises:
-        DamageError: one cannot be read, and `on_error` is `raise`.
-    """
+    """Return the index of Parquet files: their columns but the embeddings."""
     files = [path for group in layout.files.values() for path in group]
     numbers = [SPLITS.index(split) for split, group in layout.files.items() for _ in group]
     # Each file takes a few requests, one after the other.
@@ -262,12 +258,7 @@ def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
 
 
 def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
-    """Return caption and meta of a Parquet file as `SAMPLE_SCHEMA`, no rows where it is skipped.
-
-    Raises:
-        ConnectionError: it cannot be fetched.
-        DamageError: it cannot be read or has other columns, and `on_error` is `raise`.
-    """
+    """Return caption and meta of a Parquet file as `SAMPLE_SCHEMA`, no rows where it is skipped."""
     try:
         source = RangeFile(path) if is_remote(path) else path
         file = pq.ParquetFile(source, pre_buffer=True)
@@ -280,7 +271,7 @@ def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
         table.validate(full=True)
         check_columns(table, NEVER_NULL_OF_SAMPLES)
         return table
-    except ConnectionError:
+    except ConnectionError:  # no damage: the file is whole, but cannot be fetched
         raise
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
@@ -304,11 +295,7 @@ def index_row(
 
 
 def scan_pieces(layout: Layout, *, on_error: OnError) -> Iterator[pa.Table]:
-    """Yield the index of a source in pieces, by reading all of its samples.
-
-    Raises:
-        DamageError: a sample or a file is damaged, and `on_error` is `raise`.
-    """
+    """Yield the index of a source in pieces, by reading all of its samples."""
     rows = (
         index_row(split, placed.sample, file, placed[1:])
         for split, file, placed in scan_samples(layout, on_error=on_error)
@@ -326,9 +313,6 @@ def make_piece(
         rows: at least one.
         on_error: what to do about damage.
         path_of: makes the path that damage names from the name that a row gives its file.
-
-    Raises:
-        DamageError: there is such a row, and `on_error` is `raise`.
     """
     try:
         return pa.Table.from_pylist(rows, INDEX_SCHEMA)
@@ -346,11 +330,7 @@ def make_piece(
 
 
 def scan_samples(layout: Layout, *, on_error: OnError) -> Iterator[tuple[str, str, PlacedSample]]:
-    """Yield (split, file, sample) for all of some tars or loose files, in order.
-
-    Raises:
-        DamageError: a sample or a file is damaged or gone, and `on_error` is `raise`.
-    """
+    """Yield (split, file, sample) for all of some tars or loose files, in order."""
     scan = scan_shard if layout.kind == "tars" else scan_loose
     for split, group in layout.files.items():
         for path in group:

@@ -58,9 +58,6 @@ def list_local(root: str, *, max_depth: int) -> dict[str, dict[str, Any]]:
     Args:
         root: the directory.
         max_depth: 1 stops at the directory's own files.
-
-    Raises:
-        FileNotFoundError: there is no such directory.
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no directory {root}")
@@ -142,11 +139,7 @@ class Layout:
 
 
 def list_files(root: str) -> dict[str, dict[str, Any]]:
-    """Return what is known about each file of a source, by its relative name.
-
-    Raises:
-        FileNotFoundError: there is no such directory or repository.
-    """
+    """Return what is known about each file of a source, by its relative name."""
     if not is_remote(root):
         return list_local(root, max_depth=MAX_DEPTH)
     if not root.startswith(HUB_PREFIX):
@@ -188,7 +181,12 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
     if isinstance(source, str | os.PathLike) and not is_tar(os.fspath(source)):
         root = find_source(source, revision)
         check_url(root, revision)
-        return read_pinned(root)
+        pinned = pin_commit(root)
+        if pinned is None:
+            return read_directory(root)
+        cache = pinned.cache
+        layout = read_directory(pinned.url) if cache is None else read_cached(cache)
+        return replace(layout, repository=pinned.url)
     named = source if isinstance(source, Mapping) else {"train": source}
     files: dict[str, list[str]] = {split: [] for split in SPLITS}
     for word, value in named.items():
@@ -198,15 +196,6 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
     if not files:
         raise ValueError("no tars are named")
     return Layout("", "tars", files, None, None, None)
-
-
-def read_pinned(root: str) -> Layout:
-    """Return the layout of one directory, or of a repository at the commit that it has now."""
-    pinned = pin_commit(root)
-    if pinned is None:
-        return read_directory(root)
-    layout = read_directory(pinned.url) if pinned.cache is None else read_cached(pinned.cache)
-    return replace(layout, repository=pinned.url)
 
 
 def read_cached(cache: str) -> Layout:
@@ -244,11 +233,7 @@ def read_cached(cache: str) -> Layout:
 
 
 def check_url(url: str, revision: str | None) -> None:
-    """Refuse a URL that is not at the revision wanted, or has a query behind a directory.
-
-    Raises:
-        ValueError: it is such a URL.
-    """
+    """Refuse a URL that is not at the revision wanted, or has a query behind a directory."""
     if revision is not None and f"@{quote(revision, safe='')}" not in url:
         raise ValueError(f"revision {revision!r} is asked for, but {url} is no repository at it")
     if url.startswith(HTTP_PREFIXES) and "?" in url and not is_tar(url):
@@ -256,12 +241,7 @@ def check_url(url: str, revision: str | None) -> None:
 
 
 def expand_tars(path: str | os.PathLike[str], *, revision: str | None = None) -> list[str]:
-    """Return a named tar, or the tars of a named directory, as absolute paths or URLs.
-
-    Raises:
-        FileNotFoundError: there is no such file, or no tar in the directory.
-        ValueError: a revision is wanted that it cannot have.
-    """
+    """Return a named tar, or the tars of a named directory, as absolute paths or URLs."""
     root = find_source(path, revision)
     check_url(root, revision)
     if is_tar(root):
@@ -322,11 +302,7 @@ def group_by_split(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, 
 
 
 def find_tars(root: str, files: Collection[str]) -> dict[str, list[str]]:
-    """Return the names of a directory's tars by split.
-
-    Raises:
-        ValueError: nothing says which tar belongs to which split.
-    """
+    """Return the names of a directory's tars by split."""
     names = [name for name in files if is_tar(name)]
     csv_name = next((name for name in CSV_NAMES if name in files), None)
     text = None if csv_name is None else read_text(root, csv_name)

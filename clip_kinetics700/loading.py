@@ -195,11 +195,7 @@ def has_card(root: str, files: Iterable[str]) -> bool:
 def resolve_expression(
     split: str | Sequence[str] | None, splits: Sequence[str], source: str
 ) -> str | list[str] | None:
-    """Return a split expression in the words of `datasets`.
-
-    Raises:
-        ValueError: it names a split that is not there; it gives the nearest names.
-    """
+    """Return a split expression in the words of `datasets`."""
     if split is None:
         return None
     if not isinstance(split, str):

@@ -90,14 +90,8 @@ class ByteRange:
 Views: TypeAlias = list[memoryview | ValueError]
 
 
-class Request(NamedTuple):
-    """One range that a thread is to read."""
-
-    location: Location
-    begin: int
-    end: int
-    answer: "weakref.ref[Future[bytes]]"
-    """Gone where nobody waits for it any more; then nothing is asked for."""
+Request: TypeAlias = "tuple[weakref.ref[Future[bytes]], Callable[[], bytes]]"
+"""A future that is gone where nobody waits for it any more, and the read that gives its result."""
 
 
 def is_remote(path: str) -> bool:
@@ -142,10 +136,7 @@ def read_range(location: Location, begin: int, end: int) -> bytes:
 def read_head(location: Location, nbytes: int) -> Answer:
     """Return the first bytes of a remote file and what its server says about all of it.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        NoRangesError: its server knows no byte ranges.
-        OSError: it cannot be read, not even after several attempts.
+    It raises what `read_range` raises.
     """
     if location.url.startswith(HTTP_PREFIXES):
         return _read_http(location, 0, nbytes)
@@ -308,7 +299,7 @@ class RangeReader:
     def _submit(self, location: Location, begin: int, end: int) -> Future[bytes]:
         """Queue a request."""
         future: Future[bytes] = Future()
-        self._requests.put(Request(location, begin, end, weakref.ref(future)))
+        self._requests.put((weakref.ref(future), partial(read_range, location, begin, end)))
         if self._n_threads < self._max_in_flight:
             self._n_threads += 1
             Thread(target=_answer_requests, args=(self._requests,), daemon=True).start()
@@ -324,11 +315,11 @@ def _end_threads(requests: "SimpleQueue[Request | None]", n_threads: int) -> Non
 def _answer_requests(requests: "SimpleQueue[Request | None]") -> None:
     """Read one range after another until told to end."""
     while (request := requests.get()) is not None:
-        future = request.answer()
+        future = request[0]()
         if future is not None:
             with ExitStack() as stack:
                 stack.push(partial(_hand_over, future))
-                future.set_result(read_range(request.location, request.begin, request.end))
+                future.set_result(request[1]())
         # The bytes of a range must not be kept while this thread waits for the next request.
         del future, request
 

@@ -199,7 +199,10 @@ def _decode_members(key: str, members: Mapping[str, bytes | memoryview]) -> Samp
     if embeddings.dtype.kind != "f":
         raise ValueError(f"embeddings must be of a float type, got {embeddings.dtype}")
     caption = str(members.get("txt", members.get("cap", b"")), "utf-8")
-    document = parse_json(str(members["json"], "utf-8")) if "json" in members else {}
+    text = str(members.get("json", b"{}"), "utf-8")
+    # `raw_decode` takes two thirds of the time of `loads`, but bears no white space around.
+    document, end = JSON_DECODER.raw_decode(text)
+    document = document if end == len(text) else json.loads(text)
     if not isinstance(document, dict):
         raise ValueError("the json member is no object")
     get = document.get
@@ -221,17 +224,6 @@ def _decode_members(key: str, members: Mapping[str, bytes | memoryview]) -> Samp
         if document.keys() <= JSON_FIELDS
         else _keep_other_fields(document),
     )
-
-
-def parse_json(text: str) -> Any:
-    """Return a json document.
-
-    Raises:
-        ValueError: the text is no json.
-    """
-    # `raw_decode` takes two thirds of the time of `loads`, but bears no white space around.
-    document, end = JSON_DECODER.raw_decode(text)
-    return document if end == len(text) else json.loads(text)
 
 
 def _require(value: Any, kind: type | tuple[type, ...], name: str) -> Any:

@@ -63,11 +63,7 @@ def resolve_splits(
 
 
 def resolve_split(word: str, splits: Sequence[str], source: str) -> str:
-    """Return the split that a word means.
-
-    Raises:
-        ValueError: there is no such split; it gives the nearest names.
-    """
+    """Return the split that a word means."""
     split = SPLIT_OF_WORD.get(word.strip().lower())
     if split is not None and split in splits:
         return split
@@ -107,11 +103,7 @@ def select_rows(
 def match_classes(
     index: Index, classes: Sequence[str], class_names: Sequence[str] | None
 ) -> npt.NDArray[np.bool_]:
-    """Return (n,) bool that tells which rows of an index have one of these classes.
-
-    Raises:
-        ValueError: there is no such class; it gives the nearest names.
-    """
+    """Return (n,) bool that tells which rows of an index have one of these classes."""
     captions = index.samples.column("caption")
     known = class_names
     if known is None:

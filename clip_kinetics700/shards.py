@@ -59,9 +59,6 @@ def scan_shard(
         path: of the tar, or its URL.
         on_error: what to do about damage.
         name: how damage names the tar; None is its path.
-
-    Raises:
-        DamageError: a sample or the tar itself is damaged or cut short.
     """
     path = os.fspath(path)
     name = path if name is None else name
@@ -86,11 +83,7 @@ def scan_shard(
 
 
 def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:
-    """Yield the one sample of a `NAME.npy` with a `NAME.txt` and a `NAME.json` beside it.
-
-    Raises:
-        DamageError: it cannot be read, and `on_error` is `raise`.
-    """
+    """Yield the one sample of a `NAME.npy` with a `NAME.txt` and a `NAME.json` beside it."""
     stem, _ = posixpath.splitext(path)
     key = posixpath.basename(stem)
     members = {"npy": read_whole(path)}
@@ -127,11 +120,7 @@ def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[s
 
 
 def decode_members(key: str, members: list[tuple[str, Member]]) -> PlacedSample:
-    """Return the sample of the members with one key.
-
-    Raises:
-        ValueError: two of them have one extension, or one cannot be read.
-    """
+    """Return the sample of the members with one key."""
     by_extension = dict(members)
     if len(by_extension) < len(members):
         extensions = [extension for extension, _ in members]

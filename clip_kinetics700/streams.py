@@ -74,11 +74,7 @@ def read_whole(path: str) -> bytes:
 
 
 def read_if_there(path: str) -> bytes | None:
-    """Return the bytes of a file, or None where there is none.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the bytes of a file, or None where there is none."""
     try:
         return read_whole(path)
     except FileNotFoundError:
@@ -86,12 +82,7 @@ def read_if_there(path: str) -> bytes | None:
 
 
 def read_chunks(url: str) -> Iterator[bytes | memoryview]:
-    """Yield a remote file from first to last, the next chunks being fetched meanwhile.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be read.
-    """
+    """Yield a remote file from first to last, the next chunks being fetched meanwhile."""
     location = locate(url)
     try:
         data, size, _ = read_head(location, FIRST_RANGE_BYTES)
@@ -261,11 +252,7 @@ class Buffers:
         return Buffers, (self._max_bytes,)
 
     def view(self, path: str) -> memoryview:
-        """Return what `view_file` returns.
-
-        Raises:
-            OSError: there is no such file, or it is not what gzip writes.
-        """
+        """Return what `view_file` returns."""
         with self._lock:
             view = self._views.get(path)
             if view is None:

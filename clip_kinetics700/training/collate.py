@@ -117,30 +117,21 @@ def collate(rows: Sequence[Mapping[str, Any] | Sample], *, dtype: Dtype = "float
     Raises:
         ValueError: no row has a frame, so nothing tells how wide embeddings are.
     """
-    found = [describe_row(row) for row in rows]
-    arrays = [np.asarray(row["embeddings"], np.dtype(dtype)) for row in found]
+    samples: list[Mapping[str, Any]] = [
+        {"embeddings": row.embeddings, "caption": row.caption, "meta": row.meta}
+        if isinstance(row, Sample)
+        else row
+        for row in rows
+    ]
+    arrays = [np.asarray(row["embeddings"], np.dtype(dtype)) for row in samples]
     width = next((array.shape[1] for array in arrays if array.ndim == 2), None)
     if width is None:
         raise ValueError(f"none of the {len(rows)} rows has a frame, so their width is unknown")
-    collated = [
-        BatchRow(
-            embeddings=array.reshape(-1, width),
-            caption=row["caption"],
-            label_id=read_label(row["meta"]["label_id"]),
-            key=row["meta"]["key"],
-        )
-        for row, array in zip(found, arrays, strict=True)
-    ]
+    collated = []
+    for row, array in zip(samples, arrays, strict=True):
+        # A missing label is NaN in the numpy format of `datasets`.
+        label = row["meta"]["label_id"]
+        label_id = NO_LABEL if label is None or math.isnan(label) else int(label)
+        frames = array.reshape(-1, width)
+        collated.append(BatchRow(frames, row["caption"], label_id, row["meta"]["key"]))
     return make_batch(collated, dtype=dtype)
-
-
-def read_label(label: Any) -> int:
-    """Return a label id; a missing one is None, or NaN in the numpy format of `datasets`."""
-    return NO_LABEL if label is None or math.isnan(label) else int(label)
-
-
-def describe_row(row: Mapping[str, Any] | Sample) -> Mapping[str, Any]:
-    """Return a row, or a sample as `datasets` would give it."""
-    if isinstance(row, Sample):
-        return {"embeddings": row.embeddings, "caption": row.caption, "meta": row.meta}
-    return row

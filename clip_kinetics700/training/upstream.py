@@ -6,6 +6,7 @@ where there is none.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -149,7 +150,7 @@ class EmbeddingWebDatasetReader:
         batch: dict[str, Any] = default_collate([self._standardize(s.embeddings) for s in samples])
         if self._enable_text:
             batch["text"] = [sample.caption for sample in samples]
-            if self._tokenizer is not None:
+            if self._tokenize is not None:
                 batch["text_tokens"] = self._tokenize(batch["text"])
         if self._enable_meta:
             batch["meta"] = [dict(encode_sample(sample))["json"].decode() for sample in samples]
@@ -170,13 +171,11 @@ class EmbeddingWebDatasetReader:
         zero_mask = (np.arange(n_frames) < len(stored)).astype(np.float64)
         return {"zero_mask": zero_mask, "embeddings": embeddings}
 
-    def _tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Return (B, 77) int32 tokens; a tokeniser given by name is loaded for the first ones."""
-        if isinstance(self._tokenizer, str):
-            self._tokenizer = load_tokenizer(self._tokenizer)
-        if self._tokenizer is None:
-            raise AssertionError
-        return self._tokenizer(texts)
+    @cached_property
+    def _tokenize(self) -> Tokenizer | None:
+        """The tokeniser; one given by name is loaded when it is first asked for."""
+        given = self._tokenizer
+        return load_tokenizer(given) if isinstance(given, str) else given
 
 
 def load_tokenizer(model: str) -> Tokenizer:

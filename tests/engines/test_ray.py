@@ -229,7 +229,7 @@ def test_a_process_with_another_gpu_makes_room(gpus: str, expected: tuple[int, s
     program = (
         "from clip_kinetics700_builder.engines import ray as r\n"
         "r._sessions['job'] = r.Session(None, None, '0', None)\n"
-        "r.open_session(r.Job('job', None, None))\n"
+        "r.open_session(r.Assignment('job', None, None))\n"
         "print('stayed')\n"
     )
     result = subprocess.run(

@@ -145,11 +145,7 @@ def plan_job(config: EncodeConfig) -> Job:
 
 
 def find_rank(config: EncodeConfig) -> tuple[int, int]:
-    """Return rank and world size.
-
-    Raises:
-        InputError: there is no such rank.
-    """
+    """Return rank and world size."""
     # On a Ray cluster one process shares out all parts, even if Slurm started it beside others.
     options = (0, 1) if config.engine == "ray" else (config.rank, config.world_size)
     rank, world_size = resolve_rank(*options, os.environ)

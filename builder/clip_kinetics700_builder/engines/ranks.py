@@ -65,11 +65,7 @@ def read_local_rank(rank: int, environment: Mapping[str, str]) -> int:
 
 
 def read_number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    """Return a variable's number.
-
-    Raises:
-        InputError: it is not set, or no number.
-    """
+    """Return a variable's number."""
     text = environment.get(name, "" if default is None else str(default))
     if not text.isdecimal():
         raise InputError(f"{name} is {text!r}, Slurm sets a number; give --rank and --world-size")

@@ -175,11 +175,7 @@ class Cluster:
                 ray.cancel(task, force=True)
 
     def wait_for(self, part: Part) -> None:
-        """Wait until no process holds a part.
-
-        Raises:
-            BuildError: a process holds it for too long.
-        """
+        """Wait until no process holds a part."""
         lock = parts_directory(self.assignment.config.work) / f"{part.name}.lock"
         log.info("part %s is held by a process that Ray has lost; waiting for it", part.name)
         try:
@@ -222,11 +218,7 @@ def open_cluster(config: EncodeConfig, job: Job, *, progress: Progress) -> Itera
 
 @contextmanager
 def connect(config: EncodeConfig) -> Iterator[None]:
-    """Make this process a driver of the cluster that the options name.
-
-    Raises:
-        InputError: it cannot be reached, or runs another version of Ray or Python.
-    """
+    """Make this process a driver of the cluster that the options name."""
     shown, address = "--ray-address", config.ray_address
     if address in (None, "auto") and os.environ.get("RAY_ADDRESS"):
         shown, address = "RAY_ADDRESS", os.environ["RAY_ADDRESS"]
@@ -261,9 +253,6 @@ def check_address(shown: str, address: str | None) -> None:
     Args:
         shown: the address as the user gave it.
         address: `HOST:PORT`, or a word of Ray's.
-
-    Raises:
-        InputError: nothing answers, or it is no such address.
     """
     if address in (None, "auto", "local"):
         return

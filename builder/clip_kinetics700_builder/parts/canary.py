@@ -58,7 +58,12 @@ def compare_canaries(reports: Sequence[PartReport]) -> Canary:
     n_rows: dict[tuple[float, ...], int] = {}
     for report in reports:
         if report.canary != first.canary:
-            refuse_other_encoder(report, first)
+            if not is_same_encoder(report.canary, first.canary):
+                raise BuildError(
+                    f"part {report.name}: its encoder gives another embedding than that of "
+                    f"{first.name} (another driver, model file or library?); "
+                    f"delete {report.name}.json and encode again"
+                )
             vector = tuple(report.canary)
             n_rows[vector] = n_rows.get(vector, 0) + len(report.rows)
     variants = [
@@ -67,16 +72,6 @@ def compare_canaries(reports: Sequence[PartReport]) -> Canary:
     ]
     variants.sort(key=lambda variant: (-variant.cosine, variant.vector))
     return Canary(first.canary, tuple(variants))
-
-
-def refuse_other_encoder(report: PartReport, first: PartReport) -> None:
-    """Refuse a part that was made by another encoder than the first part."""
-    if not is_same_encoder(report.canary, first.canary):
-        raise BuildError(
-            f"part {report.name}: its encoder gives another embedding than that of {first.name} "
-            "(another driver, model file or library?); "
-            f"delete {report.name}.json and encode again"
-        )
 
 
 def is_same_encoder(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -106,15 +106,14 @@ class PartFiles:
             part: number of the part among the names.
             begin: first byte of the embeddings in its file.
             n_rows: how many rows they have.
-
-        Raises:
-            BuildError: the file ends before.
         """
         path, nbytes = self._paths[part], n_rows * self._width * ITEM_NBYTES
         with naming(path):
             descriptor = self._open.get(part)
             if descriptor is None:
-                descriptor = self._open_file(part, path)
+                if len(self._open) == MAX_OPEN_FILES:
+                    os.close(self._open.popitem(last=False)[1])
+                descriptor = self._open[part] = os.open(path, os.O_RDONLY)
             data = os.pread(descriptor, nbytes, begin)
             while len(data) < nbytes:
                 # The system reads at most 2 GB at a time.
@@ -123,12 +122,6 @@ class PartFiles:
                     raise damaged_part(path.stem)
                 data += more
         return np.frombuffer(data, np.float16).reshape(n_rows, self._width)
-
-    def _open_file(self, part: int, path: Path) -> int:
-        if len(self._open) == MAX_OPEN_FILES:
-            os.close(self._open.popitem(last=False)[1])
-        descriptor = self._open[part] = os.open(path, os.O_RDONLY)
-        return descriptor
 
     def __del__(self) -> None:
         for descriptor in self._open.values():
