@@ -1,7 +1,7 @@
-"""How fast `build` is, stage by stage and as a whole, in shares of what this machine could do.
+"""These functions measure how fast `build` is, stage by stage and as a whole.
 
-In: generated clips and a model. Out: one turn's rates and ceilings, all of the same minutes; each
-build is the command line in a process of its own, whose whole tree's memory is watched.
+The rates and ceilings of one turn are measured within the same minutes. Each build is the command
+line in a process of its own, and the memory of its whole process tree is watched.
 """
 
 import json
@@ -46,7 +46,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """The name of the variant in tables."""
         return f"{self.dtype} {'compiled' if self.compiled else 'eager'}"
 
 
@@ -160,7 +160,7 @@ def measure_peer(inputs: Inputs) -> float:
     """Return clips a second of the plain script of `datasets`."""
     output = inputs.table.parent / "peer.parquet"
     command = [sys.executable, "-m", "benchmarks.peer_build", str(inputs.videos)]
-    # Its cache would answer the second time.
+    # The cache of `datasets` would answer the second time.
     os.environ["HF_DATASETS_CACHE"] = str(inputs.table.parent / "cache")
     shutil.rmtree(inputs.table.parent / "cache", ignore_errors=True)
     printed, _ = run_watched([*command, str(inputs.model), str(output)])

@@ -1,4 +1,4 @@
-"""What evaluating and searching a dataset of Kinetics-700's size takes, in time and memory.
+"""This benchmark measures what evaluating and searching Kinetics-700 takes, in time and memory.
 
 Run as `python -m benchmarks.evaluation [--samples 634987] [--rows 33966,134122,536489]
 [--card-rows 2000,8000] [--directory DIR] [--json FILE]`: it writes 8.5 GB of generated tars with
@@ -33,12 +33,12 @@ from clip_kinetics700_builder.types import Float32Array
 
 N_CLASSES = 700
 FEATURE_WIDTH = 512
-# Length of the mean of all features; of CLIP's embeddings of pictures it is about this.
+# Length of the mean of all features; CLIP's embeddings of pictures have about this one.
 COMMON = 0.8
-# Of a class's direction, against noise of length 1 within the class.
+# Length of a class's direction, against noise of length 1 within the class.
 SEPARATION = 0.12
 ROWS_AT_A_TIME = 8192
-# Of embeddings as CLIP gives them, which the card's protocol does not normalise.
+# Length of embeddings as CLIP gives them, which the card's protocol does not normalise.
 RAW_LENGTH = np.float32(10)
 
 
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def run_here(task: Callable[[str], dict[str, Any]], argument: str) -> dict[str, Any]:
-    """Run a task in this process; return what it says, with seconds and peak memory."""
+    """Run a task in this process; return its figures, seconds and peak memory."""
     begin = time.perf_counter()
     document = task(argument)
     seconds = time.perf_counter() - begin
@@ -83,7 +83,7 @@ def run_here(task: Callable[[str], dict[str, Any]], argument: str) -> dict[str, 
 
 
 def run_task(name: str, argument: str) -> dict[str, Any]:
-    """Run a task in a process of its own and return what it says."""
+    """Run a task in a process of its own and return its figures."""
     command = [sys.executable, "-m", "benchmarks.evaluation", "--task", name, argument]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
     print(f"{name} {argument}: {done.stdout}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Clips, their table and a model, generated: what building is measured on.
+"""`make_inputs` generates what building is measured on: clips, their table and a model.
 
 The clips are ten seconds of H.264 at 340x256 and 30 frames a second, like Kinetics' as most people
-store it. The model has the exact ViT-B/32 configuration with random weights, whose speed is that
-of real ones.
+store it. The model has the exact ViT-B/32 configuration with random weights, and runs as fast as
+one with real weights.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ FRAMES_PER_CLIP = 10
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What is measured on."""
+    """The clips, their table and the model that building is measured on."""
 
     model: Path
     table: Path

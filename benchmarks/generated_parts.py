@@ -1,7 +1,7 @@
-"""A generated work directory: a plan of Kinetics-700's proportions and all of its finished parts.
+"""`write_work` generates a work directory: a plan like Kinetics-700's and all its finished parts.
 
-In: how many clips. Out: what `encode` leaves, written by the functions that it writes with.
-Embeddings are random, ten frames of 512; ids, times and labels are such as Kinetics-700 has.
+The builder's own functions write it, as `encode` does. Embeddings are ten random frames of 512;
+ids, times and labels are like Kinetics-700's.
 """
 
 from dataclasses import asdict
@@ -28,7 +28,7 @@ ROWS_PER_PART = 500
 
 
 def write_work(work: Path, n_samples: int, *, is_scattered: bool = False) -> None:
-    """Write a work directory all of whose parts are finished.
+    """Write a work directory in which all parts are finished.
 
     Args:
         work: the directory.
@@ -55,7 +55,7 @@ def write_work(work: Path, n_samples: int, *, is_scattered: bool = False) -> Non
 
 
 def make_clip(split: str, sample: Sample) -> Clip:
-    """Return the annotation that a sample is of."""
+    """Return the annotation that a sample belongs to."""
     return Clip(
         split=split,
         video_id=sample.youtube_id or "",

@@ -1,4 +1,4 @@
-"""The plain way to the same embeddings: a script of `datasets`, as many write it.
+"""This script of `datasets` makes the same embeddings in the plain way that many use.
 
 Run as `python -m benchmarks.peer_build VIDEOS MODEL OUTPUT.parquet`; it prints clips and seconds,
 imports and loading of the model left out.

@@ -1,4 +1,4 @@
-"""A command in, what it printed and the memory that it and all below it held at most out."""
+"""`run_watched` runs a command and watches the memory of its whole process tree."""
 
 import subprocess
 import time

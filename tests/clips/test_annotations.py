@@ -86,7 +86,7 @@ def test_a_wrong_json_entry_names_file_and_id(tmp_path: Path) -> None:
 
 
 def test_the_file_name_gives_the_split_where_no_column_does(tmp_path: Path) -> None:
-    """A list without a split column is of the split that its name holds, or is refused."""
+    """A list without a split column belongs to the split in its name, or is refused."""
     text = "youtube_id,time_start,time_end\nabcdefghijk,0,10\n"
     (clip,) = read_annotations([write(tmp_path / "kinetics-400_val.csv.gz", text)])
     assert clip.split == "validation"

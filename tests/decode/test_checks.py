@@ -1,4 +1,4 @@
-"""A file that FFmpeg must not open is told by its first bytes and its name; others pass."""
+"""The first bytes and the name of a file tell whether FFmpeg must not open it; others pass."""
 
 import random
 from pathlib import Path

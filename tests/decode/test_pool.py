@@ -1,4 +1,4 @@
-"""A task that hangs or dies costs its clip; the others come out, in order."""
+"""A task that hangs or dies costs its own clip; the others come out in order."""
 
 import math
 import os
@@ -107,7 +107,7 @@ LEFT_BEHIND: list[bytearray] = []
 def leave_memory(task: DecodeTask) -> Frames | Failure:
     """Decode, and never give back 150 MiB; runs in a worker."""
     LEFT_BEHIND.append(bytearray(b"x") * (150 << 20))
-    # Long enough for the parent to look.
+    # The pause is long enough for the parent to look.
     time.sleep(0.3)
     return decode_frames(task)
 
@@ -260,7 +260,7 @@ def test_a_killed_parent_leaves_no_worker() -> None:
         assert parent.stdout.readline() == "hanging\n"
         parent.kill()
         try:
-            # Its output ends when the last process that holds it does.
+            # The parent's output ends when the last process that holds it ends.
             parent.communicate(timeout=60)
         finally:
             with suppress(ProcessLookupError):

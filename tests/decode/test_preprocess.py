@@ -1,4 +1,4 @@
-"""Tests of preprocessing against the image processor of transformers itself."""
+"""Preprocessing gives what the image processor of transformers itself gives."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Tests of decoding: right times and right pixels, whatever holds them."""
+"""Decoding gives the right times and pixels in any codec and container."""
 
 import math
 import pickle
@@ -115,10 +115,10 @@ def test_the_videos_are_what_we_take_them_for(make_coded: MakeCoded, name: str) 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_count_is_the_duration_rounded_up(make_coded: MakeCoded, name: str) -> None:
-    """At one frame a second a clip gives as many frames as it has seconds, begun ones too."""
+    """At one frame a second a clip gives a frame for each second, the last part of one included."""
     video = make_coded(name)
     info = decode_well(video.path).info
-    # These do not say when the last frame ends: the scan's end is one frame early.
+    # These containers do not say when the last frame ends: the scan's end is one frame early.
     is_vague = name.endswith((".mpg", ".flv")) or name == "variable.mp4"
     tolerance = 0.041 if is_vague else 0.0015
     assert info.duration_seconds == pytest.approx(video.duration_seconds, abs=tolerance)
@@ -126,7 +126,7 @@ def test_count_is_the_duration_rounded_up(make_coded: MakeCoded, name: str) -> N
 
 
 def test_ten_seconds_and_two_frames_give_eleven(plain_video: CodedVideo) -> None:
-    """A 10.08 s clip gives 11 frames, and says what it is."""
+    """A 10.08 s clip gives 11 frames, and its size, rate and duration."""
     frames = decode_well(plain_video.path)
     assert read_codes(frames.pixels) == [25 * k for k in range(11)]
     assert (frames.row, frames.first, frames.info.n_frames) == (7, 0, 11)

@@ -1,4 +1,4 @@
-"""Embeddings are those that transformers' own processor and model give, frame by frame."""
+"""Embeddings equal those of transformers' own processor and model, frame by frame."""
 
 import dataclasses
 import json
@@ -288,7 +288,7 @@ def test_full_memory_names_the_batch_size(encoder: ClipVisionEncoder) -> None:
 
 
 def test_another_error_of_torch_is_not_called_full_memory(encoder: ClipVisionEncoder) -> None:
-    """An error of the model itself stays what it is."""
+    """An error of the model itself is raised unchanged."""
     pixels = np.zeros((BATCH_SIZE, 224, 224, 3), np.uint8)
     broken = dataclasses.replace(encoder, tower=lambda pixels: pixels.float() @ torch.ones(7))
     with pytest.raises(RuntimeError, match="size mismatch"):

@@ -1,4 +1,4 @@
-"""What is said of a cluster before it is asked: whose options, which paths, how large a share."""
+"""Options, paths and shares of a cluster are checked before the cluster is asked."""
 
 import logging
 import sys

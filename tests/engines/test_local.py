@@ -1,4 +1,4 @@
-"""What guards a run: the package's test video, the locks, the encoder's own faults, signals."""
+"""The test video, locks, errors of the encoder and signals guard a run."""
 
 import os
 import signal

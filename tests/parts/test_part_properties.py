@@ -39,7 +39,7 @@ from tests.support.datasets.strategies import (
 )
 
 SHARD_SIZES = st.integers(1, 6)
-# The order in which parts are written, and what else lies in archives, is drawn by this.
+# Generators that draw the order in which parts are written, and what else lies in archives.
 RANDOMS = st.randoms(use_true_random=False)
 
 
@@ -122,7 +122,7 @@ def deal_rows(rows: DrawnRows, n_archives: int, random: Random) -> dict[str, lis
         if random.random() < 0.3:
             tries.setdefault(name_try(home, 1), []).append(spoil(outcome, random))
         elif isinstance(outcome, Failure) and outcome.reason == "missing":
-            # What no source has may be in no archive at all.
+            # A clip that no source has may be in no archive at all.
             dealt[home].pop()
     dealt |= tries
     for outcomes in dealt.values():

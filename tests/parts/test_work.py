@@ -1,4 +1,4 @@
-"""What a work directory was begun with is what it goes on with."""
+"""A work directory goes on with the configuration that it was started with, or is refused."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The builder class, `load_dataset` and what importing them costs."""
+"""The builder class and `load_dataset` give what was written, and importing them is cheap."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The tars of a repository by URL: `webdataset`, `datasets` and our own readers, also private."""
+"""`webdataset`, `datasets` and our own readers read the tars of a repository by URL."""
 
 import json
 from collections.abc import Iterator

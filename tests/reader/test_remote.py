@@ -1,4 +1,4 @@
-"""Bytes of files: ranges merged and read many at once, streams, maps that are kept in bounds."""
+"""Bytes of files come as merged ranges, many at once, as streams, and as maps in bounds."""
 
 import gc
 import gzip

@@ -1,4 +1,4 @@
-"""The on-disk contract: literal bytes of a sample, and everything that is no sample is refused."""
+"""A sample has these literal bytes on disk, and everything that is no sample is refused."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""One tar to samples, and which tar belongs to which split."""
+"""One tar gives its samples, and its name tells which split it belongs to."""
 
 import logging
 import tarfile

@@ -1,4 +1,4 @@
-"""Annotations of a release are fetched once, from whichever source has them, or it says why not."""
+"""Annotations of a release are fetched once, from whichever source has them."""
 
 from collections.abc import Iterator
 from pathlib import Path

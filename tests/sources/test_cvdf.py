@@ -1,4 +1,4 @@
-"""Which archives there are, and which of them may hold what is wanted."""
+"""The lists tell which archives there are, and which of them may hold a wanted clip."""
 
 from pathlib import Path
 

@@ -63,7 +63,7 @@ def fail_beside(thread: Background, done: list[int]) -> None:
         raise BrokenError
 
 
-def test_of_a_block_that_fails_nothing_begins_any_more() -> None:
+def test_a_block_that_fails_starts_no_other_task() -> None:
     """The task that runs is waited for, those behind it are left out, and the thread goes on."""
     done: list[int] = []
     with open_background() as thread:

@@ -1,4 +1,4 @@
-"""Batches for training: every sample once, whatever reads them, and resumable anywhere."""
+"""Batches for training give every sample once, whatever reads them, and resume anywhere."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Padding, masks, frames that are cut, and rows of `datasets` as batches."""
+"""Collating pads and cuts frames, and makes masks and batches of rows of `datasets`."""
 
 from pathlib import Path
 from typing import Any

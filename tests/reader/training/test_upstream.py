@@ -1,4 +1,4 @@
-"""The drop-in for upstream's reader: its keys, and none of its faults."""
+"""The drop-in for upstream's reader has its keys and none of its faults."""
 
 import inspect
 import json

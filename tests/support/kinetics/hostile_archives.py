@@ -1,4 +1,4 @@
-"""Makes archives that were built to do harm, or came to harm, for tests of what reads them.
+"""These functions make archives that were built to do harm, or came to harm.
 
 `HOSTILE` has them by name; each holds a good small clip behind what is hostile, where possible.
 """
@@ -29,7 +29,7 @@ PAX_HEADER = tarfile.XHDTYPE
 def make_header(
     name: str, nbytes: int = 0, kind: bytes = tarfile.REGTYPE, *, link: str = ""
 ) -> bytes:
-    """Return what stands before a member, in GNU's dialect."""
+    """Return the header of a member in GNU's dialect."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.type, entry.linkname, entry.mtime = nbytes, kind, link, 1_500_000_000
     return entry.tobuf(tarfile.GNU_FORMAT)
@@ -72,7 +72,7 @@ def make_filler() -> bytes:
 
 
 def pack_beside(hostile_name: str) -> Callable[[str, bytes], bytes]:
-    """Return what packs a file of that name before the clip."""
+    """Return a function that packs a file of that name before the clip."""
 
     def build(name: str, data: bytes) -> bytes:
         return pack(make_member(hostile_name, b"evil"), make_member(name, data))
@@ -81,7 +81,7 @@ def pack_beside(hostile_name: str) -> Callable[[str, bytes], bytes]:
 
 
 def pack_behind_special(kind: bytes, link: str = "") -> Callable[[str, bytes], bytes]:
-    """Return what packs a link, device or pipe with the clip's own name before the clip."""
+    """Return a function that packs a link, device or pipe with the clip's name before the clip."""
 
     def build(name: str, data: bytes) -> bytes:
         return pack(make_header(name, 0, kind, link=link), make_member(name, data))
@@ -121,7 +121,7 @@ def pack_sparse(name: str, data: bytes) -> bytes:
     """Return GNU's sparse file of 10 GB under the clip's name, with 4 bytes of content."""
     header = make_header(name, 4, tarfile.GNUTYPE_SPARSE)
     header = patch_header(header, 386, b"%011o\0%011o\0" % (0, 4))
-    # In base 256: octal digits do not reach so far.
+    # The size is in base 256, because octal digits do not reach so far.
     header = patch_header(header, 483, b"\x80" + (10 * GIGABYTE).to_bytes(11, "big"))
     return pack(header, b"evil", bytes(BLOCK - 4), make_member(name, data))
 
@@ -203,7 +203,7 @@ def pack_wrong_checksum(name: str, data: bytes) -> bytes:
 
 
 def pack_garbage_after_end(name: str, data: bytes) -> bytes:
-    """Return an archive with what is no gzip after its end."""
+    """Return an archive with bytes that are no gzip after its end."""
     return pack_whole(name, data) + b"garbage " * 1000
 
 
@@ -213,7 +213,7 @@ def make_empty(_name: str, _data: bytes) -> bytes:
 
 
 def make_error_page(_name: str, _data: bytes) -> bytes:
-    """Return what a server says instead of an archive."""
+    """Return an error page, which a server sent instead of an archive."""
     return b"<!DOCTYPE html>\n<html><body><h1>503 Slow Down</h1></body></html>\n" * 20
 
 

@@ -1,4 +1,4 @@
-"""Makes files with a video's name that are something else: playlists, scripts, pictures, bombs."""
+"""These functions make files that are called like videos and are playlists, pictures or bombs."""
 
 import base64
 import gzip

@@ -1,6 +1,6 @@
-"""Damages video files: pure functions of bytes and a seeded generator.
+"""`make_mutant` damages a video file: a pure function of bytes and a seeded generator.
 
-What the fields mean stands in the specifications of the containers; here they are places.
+The specifications of the containers say what the damaged fields mean; here they are places.
 """
 
 import re
@@ -21,7 +21,7 @@ EXTREMES = (0, 1, 2, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1)
 MAGICS = {
     "mkv": b"\x1aE\xdf\xa3", "avi": b"RIFF", "ts": b"G@", "mpg": b"\0\0\1\xba", "gif": b"GIF8",
 }  # fmt: skip
-# Fields of each kind of file: the bytes before them, and how many bytes behind those they stand.
+# Fields of each kind of file: the bytes that mark them, and how far behind these they stand.
 FIELDS: dict[str, tuple[tuple[bytes, tuple[int, ...], str], ...]] = {
     "mp4": (
         (b"mvhd", (12, 16), ">I"), (b"mdhd", (0, 12, 16), ">I"), (b"tkhd", (20, 76, 80), ">I"),
@@ -77,7 +77,7 @@ class Box:
     begin: int
     end: int
     parents: tuple[int, ...]
-    """Where the boxes around it start."""
+    """Offsets at which the boxes around it start."""
 
 
 def list_boxes(data: bytes) -> list[Box]:
@@ -174,7 +174,7 @@ def repeat_block(data: bytes, rng: Random) -> bytes:
 
 
 def set_fields(data: bytes, rng: Random) -> bytes:
-    """Put an absurd number in one to three fields that the container is known by."""
+    """Put an absurd number in one to three of the container's known fields."""
     edited = bytearray(data)
     fields = [field for field in FIELDS[find_kind(data)] if field[0] in data]
     for _ in range(rng.integers(1, 4) if fields else 0):
@@ -245,7 +245,7 @@ OPERATORS: tuple[Callable[[bytes, Random], bytes], ...] = (
     set_fields, flip_header, set_box_size, set_picture_size, swap_boxes, rearrange_box, flip_many,
     fill_block, cut_tail, cut_middle, repeat_block, cut_front, flip_one,
 )  # fmt: skip
-# How many operators damage one file, each number as likely as it is often here.
+# How many operators damage one file; a number that stands here twice is twice as likely.
 STEPS = (1, 1, 1, 2, 3)
 SPLICE_SHARE = 0.06
 

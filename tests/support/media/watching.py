@@ -1,6 +1,6 @@
-"""Watches what decoding does besides: its time and memory, the files it opens, the servers it asks.
+"""These classes watch decoding: its memory, the files that it opens, the servers that it asks.
 
-Linux tells of files that are opened (inotify), whichever process or library opens them.
+inotify of Linux reports files that are opened, whichever process or library opens them.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ class Listener:
                     self.callers.append(connection.recv(200))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
@@ -58,7 +58,7 @@ class OpenedFiles(AbstractContextManager["OpenedFiles"]):
         os.close(self._descriptor)
 
     def take(self) -> list[str]:
-        """Return the names of what was opened since the last call."""
+        """Return the names of files opened since the last call."""
         names, events, at = [], b"", 0
         with suppress(BlockingIOError):
             events = os.read(self._descriptor, 1 << 20)
@@ -71,7 +71,7 @@ class OpenedFiles(AbstractContextManager["OpenedFiles"]):
 
 @dataclass(frozen=True, slots=True)
 class WatchedDecode:
-    """Decodes in a worker and writes what each call took: row, seconds, MiB at most."""
+    """Decodes in a worker and writes down each call: row, seconds, MiB at most."""
 
     log: Path
 
@@ -88,7 +88,7 @@ class WatchedDecode:
 
 
 def read_peak_mib() -> int:
-    """Return what this process has held at most, 0 where the system does not tell."""
+    """Return the most MiB that this process has held, 0 where the system does not tell."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
