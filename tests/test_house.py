@@ -79,6 +79,8 @@ def test_module_docstrings_are_sentences() -> None:
     """No module opens with the formula `X in, Y out`."""
     opened = {}
     for path in list_modules(*PRODUCT, "benchmarks", "tests"):
+        if path.name == "__init__.py":
+            continue  # a room's face says what comes in and what goes out
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         first = docstring.split("\n\n")[0]
         if (" in, " in first and " out" in first) or "\nIn: " in docstring:
