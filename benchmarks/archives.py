@@ -1,4 +1,4 @@
-"""What bounds a build that streams archives: MB/s of each stage, and the whole beside a directory.
+"""Measures each stage of a build that streams archives, in MB/s, and the whole beside a directory.
 
 Run as `python -m benchmarks.archives [--clips 24] [--json FILE]`. The archive is a `.tar.gz` of
 generated clips, as in `benchmarks.bench`, from a web server in a process of its own.

@@ -1,10 +1,10 @@
-"""How fast parts become the published layout, in shares of what `cp` of the same bytes takes.
+"""Measures how fast parts become the published layout, beside a plain copy of the same bytes.
 
 Run as `python -m benchmarks.assembly [--samples 40000] [--scattered] [--repeats 3] [--directory
-DIR] [--json FILE]`; 634,987 samples are the 65 shards of Kinetics-700, for which 36 GB of disk are
-taken. Parts are generated, assembled with both formats in a process of its own whose resident
-memory is watched, and what came out is copied on the same file system: into the page cache, and
-until `sync` says that it is on the disk, as assembly has every file there before it has its name.
+DIR] [--json FILE]`; 634,987 samples are the 65 shards of Kinetics-700, which take 36 GB of disk.
+Parts are generated and assembled with both formats, in a process of its own whose resident memory
+is watched. What came out is copied on the same file system: into the page cache, and until `sync`
+says that it is on the disk, since assembly has every file there before it gets its name.
 """
 
 import argparse

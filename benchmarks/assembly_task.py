@@ -1,7 +1,7 @@
-"""Finished parts in, the published layout out, in a process of its own, and what it took.
+"""Assembles finished parts in a process of its own, and prints how long each step took.
 
-Run as `python -m benchmarks.assembly_task WORK OUTPUT`, as `benchmarks.assembly` does. Out: a line
-of JSON: seconds of the imports, of opening all parts and of assembling them.
+Run as `python -m benchmarks.assembly_task WORK OUTPUT`, as `benchmarks.assembly` does. It prints a
+line of JSON: the seconds of the imports, of opening all parts and of assembling them.
 """
 
 import json

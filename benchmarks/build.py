@@ -1,7 +1,7 @@
-"""How fast `build` is, stage by stage and as a whole, in shares of what this machine could do.
+"""Measures how fast `build` is, stage by stage and as a whole, beside the machine's ceilings.
 
-In: generated clips and a model. Out: one turn's rates and ceilings, all of the same minutes; each
-build is the command line in a process of its own, whose whole tree's memory is watched.
+All numbers of a turn are taken within the same minutes. Each build is the command line in a process
+of its own; the memory of all processes below it is watched.
 """
 
 import json
@@ -46,7 +46,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """The name in tables."""
         return f"{self.dtype} {'compiled' if self.compiled else 'eager'}"
 
 

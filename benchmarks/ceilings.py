@@ -1,7 +1,4 @@
-"""What the machine itself could do at most, measured beside what we do.
-
-In: how many cores, which clips. Out: rates of matrix products, of decoding, of reading files.
-"""
+"""Measures the most that the machine could do: matrix products, decoding, reading files."""
 
 import subprocess
 import time

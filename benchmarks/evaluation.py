@@ -1,9 +1,9 @@
-"""What evaluating and searching a dataset of Kinetics-700's size takes, in time and memory.
+"""Measures how much time and memory evaluating and searching all of Kinetics-700 takes.
 
 Run as `python -m benchmarks.evaluation [--samples 634987] [--rows 33966,134122,536489]
-[--card-rows 2000,8000] [--directory DIR] [--json FILE]`: it writes 8.5 GB of generated tars with
-random frames for zero-shot and search, which are deleted again unless a directory is given, and
-makes features around a direction for each class for the probes. Each task runs in a process of its
+[--card-rows 2000,8000] [--directory DIR] [--json FILE]`. For zero-shot and search it writes 8.5 GB
+of generated tars with random frames, which are deleted again unless a directory is given; for the
+probes it makes features around a direction for each class. Each task runs in a process of its
 own.
 """
 
@@ -35,10 +35,10 @@ N_CLASSES = 700
 FEATURE_WIDTH = 512
 # Length of the mean of all features; of CLIP's embeddings of pictures it is about this.
 COMMON = 0.8
-# Of a class's direction, against noise of length 1 within the class.
+# Length of a class's direction, against noise of length 1 within the class.
 SEPARATION = 0.12
 ROWS_AT_A_TIME = 8192
-# Of embeddings as CLIP gives them, which the card's protocol does not normalise.
+# Length of embeddings as CLIP gives them, which the card's protocol does not normalise.
 RAW_LENGTH = np.float32(10)
 
 

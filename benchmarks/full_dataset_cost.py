@@ -1,8 +1,8 @@
-"""What all of Kinetics-700 would take, computed from what `make bench` measured.
+"""Computes what all of Kinetics-700 would take from what `make bench` measured.
 
 Run as `python -m benchmarks.full_dataset_cost BENCH.json`, the file of `make bench`'s `--json`; it
-prints the table of the README. Only the rates of this machine are measured: cores are taken to
-be as fast elsewhere, and a GPU to encode as fast as its cores decode, which it says.
+prints the table of the README. Only the rates of this machine are measured: it assumes, and says,
+that cores are as fast elsewhere and that a GPU encodes as fast as its cores decode.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""What a dataset of Kinetics-700's size costs to open, to select from and to read.
+"""Measures how long a dataset of Kinetics-700's size takes to open, to select from and to read.
 
 Run as `python -m benchmarks.full_size [--samples 634987] [--repeats 3] [--directory DIR]
-[--json FILE]`: it writes 8.5 GB of generated tars with their index, which are deleted again
-unless a directory is given; one that holds a dataset already is measured as it is. Each task runs
-in a process of its own; the page cache is warm where memory holds the tars.
+[--json FILE]`. It writes 8.5 GB of generated tars with their index, which are deleted again unless
+a directory is given; a dataset that is there already is measured as it is. Each task runs in a
+process of its own; the page cache is warm where memory holds the tars.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from clip_kinetics700_builder.system.progress import track_progress
 
 BYTES_PER_SAMPLE = 13_400
 LATENCY_SECONDS = 0.05
-# What is done, by its task in full_size_tasks, with what is wanted of it.
+# The name of each measurement, its task in full_size_tasks, and the limit it must keep.
 TASKS = (
     ("len", "open", "< 2 s"),
     ("one class, whole", "class", "< 2 s"),

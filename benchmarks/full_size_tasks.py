@@ -1,8 +1,8 @@
-"""One thing that is done with a dataset, in a process of its own, and what it took.
+"""Does one thing with a dataset in a process of its own, and prints what it took.
 
-Run as `python -m benchmarks.full_size_tasks TASK SOURCE`, as `benchmarks.full_size` does. Out: a
-line of JSON: seconds of the imports and of the task, peak of the resident memory, and what the
-task found. Only on Linux is the peak told.
+Run as `python -m benchmarks.full_size_tasks TASK SOURCE`, as `benchmarks.full_size` does. It prints
+a line of JSON: seconds of the imports and of the task, the peak of the resident memory (on Linux
+only), and what the task found.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""A generated work directory: a plan of Kinetics-700's proportions and all of its finished parts.
+"""Generates a work directory: a plan of Kinetics-700's proportions and all of its finished parts.
 
-In: how many clips. Out: what `encode` leaves, written by the functions that it writes with.
-Embeddings are random, ten frames of 512; ids, times and labels are such as Kinetics-700 has.
+The functions that `encode` writes with write it too. Embeddings are random, ten frames of 512
+columns; ids, times and labels look like those of Kinetics-700.
 """
 
 from dataclasses import asdict

@@ -1,9 +1,9 @@
-"""What it costs that a hostile file cannot stop a build: worker processes against threads.
+"""Measures what it costs that a hostile file cannot stop a build: worker processes against threads.
 
 Run as `python -m benchmarks.isolation [--clips 24] [--turns 7] [--long] [--json FILE]`. Both decode
-the same clips with as many workers as there are cores, in turn, once all are started. `--long`
+the same clips in turn, with as many workers as there are cores, once all are started. `--long`
 also makes a video of 8 hours in 4K (3.5 GB of disk) and watches the memory of the worker that
-decodes pieces of its begin, middle and end.
+decodes pieces of its start, middle and end.
 """
 
 import argparse

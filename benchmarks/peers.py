@@ -1,8 +1,8 @@
-"""The readers that ours is measured against: webdataset, tarfile, upstream's, `datasets`.
+"""Holds the readers that ours is measured against: webdataset, tarfile, upstream's, `datasets`.
 
-In: tars or Parquet files. Out: each function reads all samples and returns how many there were.
-Upstream's reader needs an unmaintained tokeniser, so its logic stands here, pinned: what
-clip-video-encode's dataset_reader.py does at commit 1933acc, without `text_tokens`.
+Each function reads all samples of tars or Parquet files and returns their number. Upstream's reader
+needs an unmaintained tokeniser, so its logic stands here, pinned: that of clip-video-encode's
+dataset_reader.py at commit 1933acc, without `text_tokens`.
 """
 
 import io
@@ -55,7 +55,7 @@ def touch(*values: object) -> None:
 
 
 class UpstreamSample:
-    """What upstream makes of one sample of webdataset's."""
+    """Makes what upstream makes of one sample of webdataset's."""
 
     def __init__(self, n_frames: int) -> None:
         """Pad or cut to so many frames."""

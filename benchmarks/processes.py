@@ -1,4 +1,4 @@
-"""A command in, what it printed and the memory that it and all below it held at most out."""
+"""Runs a command and watches the memory that it and the processes below it hold."""
 
 import subprocess
 import time

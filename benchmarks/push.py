@@ -1,4 +1,4 @@
-"""A push of 65 tars and 65 Parquet files: seconds, and the most memory that the process holds.
+"""Measures a push of 65 tars and 65 Parquet files: its seconds, and the most memory it holds.
 
     python -m benchmarks.push [--megabytes 16] [--turns 1]
 

@@ -1,4 +1,4 @@
-"""How fast reading is: samples a second of each way, and how that compares, on this machine.
+"""Measures how many samples a second each way of reading gives, beside other readers.
 
 Run as `python -m benchmarks.reading [--samples 20000] [--repeats 3] [--json FILE]`. The dataset
 is generated in our published layout: tars of 10,000 samples of ten frames, the same rows in
@@ -49,10 +49,10 @@ BY_ROW = "datasets by row"
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What is measured on."""
+    """The datasets that a benchmark of reading needs."""
 
     n_samples: int
-    """How many there are."""
+    """The number of samples in each."""
     dataset: Path
     """The published layout."""
     without_index: Path
@@ -60,7 +60,7 @@ class Inputs:
     without_features: Path
     """Its Parquet files without the metadata that names our features."""
     cache: Path
-    """Of `datasets`."""
+    """The cache directory of `datasets`."""
 
     @property
     def tars(self) -> list[str]:

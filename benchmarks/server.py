@@ -1,7 +1,7 @@
-"""The tests' web server in a process of its own, so that it takes no time from who is measured.
+"""Runs the tests' web server in a process of its own, so that it takes no time from the reader.
 
-In: a directory. Out: its URL, and how many requests and bytes it has answered. The process, which
-is `python -m benchmarks.server DIRECTORY LATENCY_SECONDS`, ends with its input.
+The process is `python -m benchmarks.server DIRECTORY LATENCY_SECONDS`. It tells its URL, and how
+many requests and bytes it has answered, and ends with its input.
 """
 
 import json

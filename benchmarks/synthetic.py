@@ -1,7 +1,7 @@
-"""Generated datasets to measure reading on, written by the builder's own writers.
+"""Generates the datasets that reading is measured on, by the builder's own writers.
 
-In: how many samples of each split. Out: a directory in the published layout, or a variant of one.
-Keys, captions and meta are such as Kinetics-700 has; embeddings are random, ten frames of 512.
+Keys, captions and meta look like those of Kinetics-700; embeddings are random, ten frames of 512
+columns.
 """
 
 import hashlib

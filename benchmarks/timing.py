@@ -1,6 +1,6 @@
-"""Ways to do one thing, timed in turns so that a busy machine disturbs all of them alike.
+"""Times several ways to do one thing in turns, so that a busy machine disturbs all of them alike.
 
-In: ways and how often. Out: medians, ratios to named peers, a table within 80 columns, JSON.
+It prints medians, and ratios to named peers, as a table within 80 columns and as JSON.
 """
 
 import gc

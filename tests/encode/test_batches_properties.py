@@ -136,7 +136,7 @@ def test_every_batch_has_one_shape_and_is_full_but_the_last(
 def test_clips_do_not_wait_for_more_than_what_is_on_its_way(
     clips: list[DrawnClip], batch_size: int
 ) -> None:
-    """What was taken and not given back is never more than three batches beyond the first clip."""
+    """Never more than three batches beyond the first clip are taken and not given back."""
     n_taken = n_given = 0
 
     def count(items: Iterator[Frames | Failure]) -> Iterator[Frames | Failure]:
@@ -164,5 +164,5 @@ def clip_encoder(random_model: Path) -> ClipVisionEncoder:
 def test_a_real_model_gives_every_clip_its_own_frames(
     clip_encoder: ClipVisionEncoder, clips: list[DrawnClip]
 ) -> None:
-    """Of a CLIP in float32 a frame has one embedding, bit for bit, in whatever batch it came."""
+    """A CLIP in float32 gives a frame one embedding, bit for bit, in whatever batch it comes."""
     check_results(clips, 0, clip_encoder, side=224)

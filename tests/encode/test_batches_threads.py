@@ -1,4 +1,4 @@
-"""Several calls of the encoder at a time: no more than there are threads, none lost."""
+"""Several calls of the encoder run at a time: no more than there are threads, and none is lost."""
 
 import threading
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def test_batches_are_filled_while_others_run() -> None:
 
 
 def test_an_error_of_a_lane_reaches_the_caller() -> None:
-    """What the encoder raises in its thread ends the run, with the clip of the batch's begin."""
+    """An error of the encoder in its thread ends the run and names the batch's first clip."""
 
     class Broken(CountingEncoder):
         def encode(self, pixels: UInt8Array) -> Float32Array:
@@ -78,7 +78,7 @@ def test_an_error_of_a_lane_reaches_the_caller() -> None:
 
 
 def test_a_batch_begins_as_zeros() -> None:
-    """What pads a batch is black, whatever was in the memory."""
+    """A batch is padded with black, whatever was in the memory."""
     with EncoderThreads(CountingEncoder(3), 1) as threads:
         batch = threads.make_batch((2, 2, 3))
     assert batch.shape == (3, 2, 2, 3)

@@ -1,4 +1,4 @@
-"""What `auto` means, and that a compiled model gives the bits that it gave before."""
+"""`auto` means what suits the machine, and a compiled model gives the bits that it gave before."""
 
 import subprocess
 import sys

@@ -101,7 +101,7 @@ def test_videos_come_first(
     trees: dict[str, CvdfTree], stream: Stream, mini_kinetics: MiniKinetics, dataset: Path,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Of clips that the videos directory holds no archive gives another copy."""
+    """No archive gives another copy of a clip that the videos directory holds."""
     videos = tmp_path / "videos"
     held = [path for path in mini_kinetics.videos.rglob("*.mp4") if "yoga" in path.name]
     for path in held:

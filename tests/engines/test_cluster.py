@@ -1,4 +1,4 @@
-"""What is said of a cluster before it is asked: whose options, which paths, how large a share."""
+"""Options are refused, or made to fit a cluster, before the cluster is asked."""
 
 import logging
 import sys

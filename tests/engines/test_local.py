@@ -1,4 +1,4 @@
-"""What guards a run: the package's test video, the locks, the encoder's own faults, signals."""
+"""A build is guarded by the package's test video, by locks and against the encoder's own faults."""
 
 import os
 import signal

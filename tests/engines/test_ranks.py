@@ -1,4 +1,4 @@
-"""Which rank a process is follows from its options, or from what Slurm says."""
+"""The rank of a process follows from its options, or from what Slurm says."""
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_the_ranks_of_an_array_are_each_once() -> None:
     ],
 )
 def test_an_array_that_is_no_range_is_refused(change: dict[str, str], message: str) -> None:
-    """Of `--array=3,17` nobody knows how many ranks there were: the options are asked for."""
+    """With `--array=3,17` nobody knows how many ranks there were: the options are asked for."""
     with pytest.raises(InputError, match=message):
         resolve_rank(None, None, {**array(2), **change})
 

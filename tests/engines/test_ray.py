@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, real in all but the network between them."""
+"""A Ray cluster of two nodes on this machine builds; only the network between them is not real."""
 
 import json
 import os

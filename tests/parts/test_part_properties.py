@@ -122,7 +122,7 @@ def deal_rows(rows: DrawnRows, n_archives: int, random: Random) -> dict[str, lis
         if random.random() < 0.3:
             tries.setdefault(name_try(home, 1), []).append(spoil(outcome, random))
         elif isinstance(outcome, Failure) and outcome.reason == "missing":
-            # What no source has may be in no archive at all.
+            # A clip that no source has may be in no archive at all.
             dealt[home].pop()
     dealt |= tries
     for outcomes in dealt.values():

@@ -1,4 +1,4 @@
-"""What a work directory was begun with is what it goes on with."""
+"""A build goes on with the configuration that its work directory was begun with."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ CONFIG = WorkConfig(
 
 
 def test_configuration_and_plan_are_read_back(tmp_path: Path) -> None:
-    """What was stored is what a later stage reads."""
+    """A later stage reads what was stored."""
     assert not is_work_directory(tmp_path)
     store_work(tmp_path, lambda _: CONFIG, CLIPS)
     assert is_work_directory(tmp_path)

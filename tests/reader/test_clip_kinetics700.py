@@ -1,4 +1,4 @@
-"""The builder class, `load_dataset` and what importing them costs."""
+"""The builder class and `load_dataset` give the samples, and importing them costs little."""
 
 import os
 import shutil

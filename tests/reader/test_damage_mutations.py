@@ -1,8 +1,8 @@
-"""Ten thousand damaged datasets: an error of ours or a right answer, through every entry point.
+"""Ten thousand damaged datasets give an error of ours or a right answer at every entry point.
 
-What may come of a mutant: rows that are bit for bit what its bytes say, as `tarfile`, `numpy`,
-`json` and `pyarrow` read them; or `DamageError`, or an error that names the source; or, where
-damage is skipped, the rows that are left and a warning. Never a crash, a hang, memory without
+A mutant may give rows that are bit for bit what its bytes say, as `tarfile`, `numpy`, `json` and
+`pyarrow` read them; or `DamageError`, or an error that names the source; or, where damage is
+skipped, the rows that are left and a warning. It may never give a crash, a hang, memory without
 bounds, an unpickled object, or fewer rows without a word.
 """
 
@@ -26,7 +26,7 @@ from tests.support.processes.torture import count_cases, say_count
 
 N_PROCESSES = 2
 N_SUITE, N_FULL = 2_000, 10_000
-# Of each family some must be read whole and some refused, or the mutants are too mild or too wild.
+# Some of each family must be read whole and some refused, or the mutants are too mild or too wild.
 MIN_SHARE = 0.05
 MAX_TOLD = 10
 QUIET = {
@@ -40,7 +40,7 @@ Command: TypeAlias = Callable[[Path, range], list[str]]
 
 
 class Result(NamedTuple):
-    """What came of one mutant through one entry point."""
+    """The outcome of one mutant at one entry point."""
 
     number: int
     way: str
@@ -83,7 +83,7 @@ def read_mutants(
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    """What came of all mutants of this run."""
+    """The outcomes of all mutants of this run."""
     n_mutants = count_cases(N_SUITE, full=N_FULL)
     begin = time.monotonic()
     place = tmp_path_factory.mktemp("mutants")
@@ -130,7 +130,7 @@ def test_mutants_are_refused_or_read_right(results: list[Result], family: str) -
 
 
 def test_sound_datasets_are_equal_through_every_way(tmp_path: Path) -> None:
-    """What nothing happened to is read whole by every entry point: nothing is refused in vain."""
+    """Every entry point reads an undamaged dataset whole: nothing is refused in vain."""
     results = read_mutants(tmp_path, range(-len(BASES), 0))
     assert [result for result in results if result.outcome != "equal"] == []
     assert len({result.number for result in results}) == len(BASES)

@@ -1,4 +1,4 @@
-"""`clip_kinetics700.open`: the same samples anywhere, as views, in any process and thread."""
+"""`clip_kinetics700.open` gives the same samples anywhere, as views, in any process and thread."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Remote datasets: the same samples, few bytes, many requests at once, faults told or overcome."""
+"""A remote dataset gives the same samples by few bytes, and its faults are overcome or named."""
 
 import re
 from collections.abc import Iterator
@@ -146,7 +146,7 @@ def test_faults_in_passing_are_overcome(
 def test_faults_that_stay_are_errors_not_damage(
     small: Path, served: Served, fault: Any, reason: str, *, has_index: bool
 ) -> None:
-    """What cannot be fetched raises with its URL, also where damage is skipped: it is no damage."""
+    """A file that cannot be fetched raises with its URL, even where damage is skipped."""
     if not has_index:
         (small / "index.parquet").unlink()
     served.fail("ds_000001", fault)
@@ -155,7 +155,7 @@ def test_faults_that_stay_are_errors_not_damage(
 
 
 def test_parquet_is_fetched_like_tars(tmp_path: Path) -> None:
-    """Of Parquet alone, faults in passing are overcome, and those that stay are no damage."""
+    """Faults in passing are overcome with Parquet alone, and those that stay are no damage."""
     directory = write_dataset(tmp_path, make_samples(SAMPLES))
     for tar in directory.glob("*.tar"):
         tar.unlink()
@@ -173,7 +173,7 @@ def test_parquet_is_fetched_like_tars(tmp_path: Path) -> None:
 def test_tar_that_is_gone_is_named(
     small: Path, served: Served, caplog: pytest.LogCaptureFixture, *, has_index: bool
 ) -> None:
-    """A tar that is listed but answers 404 raises with its name, or is told of and left out."""
+    """A tar that is listed but answers 404 raises with its name, or is left out with a warning."""
     if not has_index:
         (small / "index.parquet").unlink()
     served.fail("ds_000001", 404)
@@ -246,7 +246,7 @@ def test_names_in_urls_are_those_on_disk(tmp_path: Path) -> None:
 
 
 def test_stopping_early_stops_the_requests(large: Path) -> None:
-    """Who stops iterating is not sent the rest of what was on its way."""
+    """A reader that stops iterating is not sent the rest of what was on its way."""
     with serve(large, latency_seconds=0.01) as server:
         for number, _ in enumerate(clip_kinetics700.open(server.url)):
             if number == 300:

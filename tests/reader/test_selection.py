@@ -1,4 +1,4 @@
-"""What is selected: splits, classes, so many of each, in which order, whatever is read."""
+"""Splits, classes, numbers and orders select the same samples, whatever is read."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from clip_kinetics700.selection import Selection, resolve_splits
 from tests.support.datasets.layouts import CLASS_NAMES, make_samples, write_dataset, write_index
 from tests.support.hub.servers import serve
 
-# Of each three, one is of the first class, one of the second, and one has no label.
+# Every third sample has the first class, every third the second, and every third no label.
 COUNTS = {"train": 40, "validation": 14, "test": 6}
 FIRST, SECOND = CLASS_NAMES[:2]
 

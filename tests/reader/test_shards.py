@@ -1,4 +1,4 @@
-"""One tar to samples, and which tar belongs to which split."""
+"""A tar gives its samples in order, and it is known which tar belongs to which split."""
 
 import logging
 import tarfile

@@ -1,4 +1,4 @@
-"""The tar reader: every dialect, and nothing damaged or cut short passes for complete."""
+"""The tar reader knows every dialect, and nothing damaged or cut short passes for complete."""
 
 import gzip
 import io

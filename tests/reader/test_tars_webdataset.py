@@ -1,4 +1,4 @@
-"""The tars are WebDataset shards: webdataset reads every sample of them."""
+"""Our tars are WebDataset shards: webdataset reads every sample of them."""
 
 import json
 from pathlib import Path

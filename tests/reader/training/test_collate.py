@@ -1,4 +1,4 @@
-"""Padding, masks, frames that are cut, and rows of `datasets` as batches."""
+"""Samples of any length, and rows of `datasets`, become padded batches with a mask."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,8 @@
-"""Programs that write, each in a fork of a process that has imported everything, on a faulty disk.
+"""Runs programs that write on a faulty disk, each in a fork of a process that has imported all.
 
-In: a program's name, a directory and a fault, one JSON line each. Out: how it ended, and the calls
-that would change the directory. `python -m tests.support.processes.disk_fault_programs` answers
-until its input ends.
+`python -m tests.support.processes.disk_fault_programs` reads a program's name, a directory and a
+fault from each line of its input, as JSON, and answers how the program ended and which calls would
+have changed the directory.
 """
 
 import json
@@ -233,7 +233,7 @@ class FaultyDisk:
 def answer_requests() -> None:
     """Run what is asked for, until there are no more requests."""
     with TemporaryDirectory() as place:
-        # What is imported where it is used is imported once, and no thread starts in these.
+        # These import now what programs import where they use it; no thread starts in them.
         assemble_small(Path(place))
         write_part(Path(place))
     for line in sys.stdin:
