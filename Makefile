@@ -3,7 +3,7 @@
 PYTHON_IN_VENV = .venv/bin/python
 ARGS =
 
-.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation test-versions wheel-test clean
+.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation bench-gpu test-versions wheel-test clean
 
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-archives how fast archives are streamed, stage by stage"
 	@echo "make test-versions  a dataset on disk and on a Hub, in four versions of datasets"
 	@echo "make bench-evaluation zero-shot, probes and search at full size: 8.5 GB of disk, 8 GB of memory"
+	@echo "make bench-gpu      everything a GPU machine can tell, in one call: 7 minutes; ARGS=--cpu tries it"
 	@echo "make wheel-test     the built wheel in a fresh environment"
 	@echo "make install        only the environment, in .venv"
 	@echo "make clean          remove what the targets made, .venv included"
@@ -53,6 +54,9 @@ bench-archives: install
 
 bench-evaluation: install
 	@$(PYTHON_IN_VENV) -m benchmarks.evaluation
+
+bench-gpu: install
+	@$(PYTHON_IN_VENV) -m benchmarks.gpu.check $(ARGS)
 
 test-versions: install
 	@$(PYTHON_IN_VENV) tests/versions/run.py

@@ -1,10 +1,10 @@
-"""Measures how fast parts become the published layout, beside a plain copy of the same bytes.
+"""This benchmark compares assembling finished parts with copying the result by `cp`.
 
 Run as `python -m benchmarks.assembly [--samples 40000] [--scattered] [--repeats 3] [--directory
-DIR] [--json FILE]`; 634,987 samples are the 65 shards of Kinetics-700, which take 36 GB of disk.
-Parts are generated and assembled with both formats, in a process of its own whose resident memory
-is watched. What came out is copied on the same file system: into the page cache, and until `sync`
-says that it is on the disk, since assembly has every file there before it gets its name.
+DIR] [--json FILE]`; 634,987 samples are the 65 shards of Kinetics-700 and take 36 GB of disk. A
+process of its own, whose resident memory is watched, assembles generated parts in both formats.
+The result is copied on the same file system: into the page cache, and until `sync` says that it is
+on the disk, where assembly has every file before it gives it its name.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from benchmarks.generated_parts import write_work
 from benchmarks.processes import run_watched
 from benchmarks.timing import WIDTH, write_json
 
-# Parts, what is assembled of them and a copy of that.
+# Bytes of the parts, of the layout assembled from them and of a copy of it.
 BYTES_PER_SAMPLE = 11_000 + 2 * 24_000
 WANTED_SHARE = 0.5
 WANTED_MIB = 500
@@ -59,12 +59,12 @@ def main() -> int:
 def measure_assembly(
     directory: Path, n_samples: int, *, repeats: int = 3, is_scattered: bool = False
 ) -> dict[str, Any]:
-    """Generate parts in an empty directory; return what assembling them takes, and copying.
+    """Generate parts in an empty directory; return what assembling and copying them takes.
 
     Args:
-        directory: on the file system that is measured; what is written there stays.
+        directory: an empty one on the file system that is measured; its files stay.
         n_samples: clips, each of which has a sample.
-        repeats: turns of assembly and copies, of which the medians are told.
+        repeats: number of turns of assembling and copying; medians over them are returned.
         is_scattered: rows lie as archives have them, all over the plan.
 
     Raises:
@@ -106,7 +106,7 @@ def measure_turn(work: Path, directory: Path) -> dict[str, float]:
 
 
 def run_assembly(work: Path, output: Path) -> dict[str, float]:
-    """Assemble in a fresh process; return what it says, and the peak of its resident memory."""
+    """Assemble in a fresh process; return its figures, and the peak of its resident memory."""
     task = [sys.executable, "-m", "benchmarks.assembly_task", str(work), str(output)]
     answer, peak = run_watched(task)
     return {**json.loads(answer), "peak_mib": peak}
@@ -136,7 +136,7 @@ def print_assembly(document: dict[str, Any]) -> None:
 
 
 def list_lines(document: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what is printed: name, what is wanted, what was measured."""
+    """Return the lines of the table: name, wanted value, measured value."""
 
     def speed(name: str) -> str:
         return f"{document['bytes'] / document[name] / 1e6:,.0f} MB/s"

@@ -1,7 +1,7 @@
-"""Assembles finished parts in a process of its own, and prints how long each step took.
+"""This program assembles finished parts once and prints how long that took.
 
-Run as `python -m benchmarks.assembly_task WORK OUTPUT`, as `benchmarks.assembly` does. It prints a
-line of JSON: the seconds of the imports, of opening all parts and of assembling them.
+`benchmarks.assembly` runs it as `python -m benchmarks.assembly_task WORK OUTPUT`. It prints one
+line of JSON: seconds of the imports, of opening all parts and of assembling them.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Assemble once and say what it took."""
+    """Assemble once and print how long that took."""
     work, output = map(Path, sys.argv[1:])
     begin = time.perf_counter()
     from clip_kinetics700_builder.assemble.assemble import assemble

@@ -1,9 +1,9 @@
-"""Measures how fast each stage of building is, beside the most that this machine could do.
+"""This benchmark compares each stage of the work with what this machine could do at most.
 
 Run as `python -m benchmarks.bench [--clips 24] [--turns 3] [--samples 40000] [--json FILE]`.
 A turn measures decoding, encoding, whole builds and the plain script of `datasets` one after the
-other, and the machine's ceilings between them; then parts are assembled, and the tars read. Shares
-are those of the ceilings of the same turn; the printed numbers are medians over the turns.
+other, and its ceilings between them; then parts are assembled, and the tars read. A share is
+computed from the ceiling of the same turn; the table shows medians over the turns.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Figure(NamedTuple):
     measured: str
     ceiling: str
     share: float | None
-    """The share of the ceiling, or how many times the peer it is."""
+    """Share of the ceiling, or how many times as fast as the peer."""
 
 
 def main() -> int:

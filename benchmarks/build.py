@@ -1,7 +1,7 @@
-"""Measures how fast `build` is, stage by stage and as a whole, beside the machine's ceilings.
+"""These functions measure how fast `build` is, stage by stage and as a whole.
 
-All numbers of a turn are taken within the same minutes. Each build is the command line in a process
-of its own; the memory of all processes below it is watched.
+The rates and ceilings of one turn are measured within the same minutes. Each build is the command
+line in a process of its own, and the memory of its whole process tree is watched.
 """
 
 import json
@@ -46,7 +46,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The name in tables."""
+        """The name of the variant in tables."""
         return f"{self.dtype} {'compiled' if self.compiled else 'eager'}"
 
 
@@ -160,7 +160,7 @@ def measure_peer(inputs: Inputs) -> float:
     """Return clips a second of the plain script of `datasets`."""
     output = inputs.table.parent / "peer.parquet"
     command = [sys.executable, "-m", "benchmarks.peer_build", str(inputs.videos)]
-    # Its cache would answer the second time.
+    # The cache of `datasets` would answer the second time.
     os.environ["HF_DATASETS_CACHE"] = str(inputs.table.parent / "cache")
     shutil.rmtree(inputs.table.parent / "cache", ignore_errors=True)
     printed, _ = run_watched([*command, str(inputs.model), str(output)])

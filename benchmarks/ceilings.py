@@ -1,4 +1,4 @@
-"""Measures the most that the machine could do: matrix products, decoding, reading files."""
+"""These functions measure what the machine itself could do at most: products, decoding, reading."""
 
 import subprocess
 import time
@@ -72,9 +72,9 @@ def combine_limits(decode_seconds: float, clip_gflop: float, gflops: float, n_co
     """Return the clips a second that no build on these cores can exceed.
 
     Args:
-        decode_seconds: of one core, to decode every frame of a clip.
+        decode_seconds: time in which one core decodes every frame of a clip.
         clip_gflop: what the model computes for a clip.
-        gflops: matrix products of all cores together.
-        n_cores: how many there are.
+        gflops: GFLOP/s of matrix products on all cores together.
+        n_cores: number of those cores.
     """
     return n_cores / (decode_seconds + clip_gflop / (gflops / n_cores))

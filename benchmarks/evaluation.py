@@ -1,4 +1,4 @@
-"""Measures how much time and memory evaluating and searching all of Kinetics-700 takes.
+"""This benchmark measures what evaluating and searching Kinetics-700 takes, in time and memory.
 
 Run as `python -m benchmarks.evaluation [--samples 634987] [--rows 33966,134122,536489]
 [--card-rows 2000,8000] [--directory DIR] [--json FILE]`. For zero-shot and search it writes 8.5 GB
@@ -33,7 +33,7 @@ from clip_kinetics700_builder.types import Float32Array
 
 N_CLASSES = 700
 FEATURE_WIDTH = 512
-# Length of the mean of all features; of CLIP's embeddings of pictures it is about this.
+# Length of the mean of all features; CLIP's embeddings of pictures have about this one.
 COMMON = 0.8
 # Length of a class's direction, against noise of length 1 within the class.
 SEPARATION = 0.12
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def run_here(task: Callable[[str], dict[str, Any]], argument: str) -> dict[str, Any]:
-    """Run a task in this process; return what it says, with seconds and peak memory."""
+    """Run a task in this process; return its figures, seconds and peak memory."""
     begin = time.perf_counter()
     document = task(argument)
     seconds = time.perf_counter() - begin
@@ -83,7 +83,7 @@ def run_here(task: Callable[[str], dict[str, Any]], argument: str) -> dict[str, 
 
 
 def run_task(name: str, argument: str) -> dict[str, Any]:
-    """Run a task in a process of its own and return what it says."""
+    """Run a task in a process of its own and return its figures."""
     command = [sys.executable, "-m", "benchmarks.evaluation", "--task", name, argument]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
     print(f"{name} {argument}: {done.stdout}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Computes what all of Kinetics-700 would take from what `make bench` measured.
+"""This program computes what all of Kinetics-700 would take from what `make bench` measured.
 
 Run as `python -m benchmarks.full_dataset_cost BENCH.json`, the file of `make bench`'s `--json`; it
-prints the table of the README. Only the rates of this machine are measured: it assumes, and says,
-that cores are as fast elsewhere and that a GPU encodes as fast as its cores decode.
+prints the table of the README. Only the rates of this machine are measured: the table assumes that
+cores are as fast elsewhere and that a GPU encodes as fast as its cores decode, and says so.
 """
 
 import json
@@ -22,7 +22,7 @@ WIDTH = 512
 
 
 class Box(NamedTuple):
-    """One set of machines."""
+    """A set of machines."""
 
     name: str
     n_cores: int

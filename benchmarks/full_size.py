@@ -1,4 +1,4 @@
-"""Measures how long a dataset of Kinetics-700's size takes to open, to select from and to read.
+"""This benchmark measures opening, selecting from and reading a dataset of Kinetics-700's size.
 
 Run as `python -m benchmarks.full_size [--samples 634987] [--repeats 3] [--directory DIR]
 [--json FILE]`. It writes 8.5 GB of generated tars with their index, which are deleted again unless
@@ -32,7 +32,7 @@ from clip_kinetics700_builder.system.progress import track_progress
 
 BYTES_PER_SAMPLE = 13_400
 LATENCY_SECONDS = 0.05
-# The name of each measurement, its task in full_size_tasks, and the limit it must keep.
+# The title of each task of full_size_tasks, and the limit that is wanted of it.
 TASKS = (
     ("len", "open", "< 2 s"),
     ("one class, whole", "class", "< 2 s"),
@@ -104,7 +104,7 @@ def measure_all(directory: Path, repeats: int) -> dict[str, Any]:
 
 
 def measure_remote(directory: Path, repeats: int) -> dict[str, Any]:
-    """Return what reading one class from a web server takes, and whether it is the same."""
+    """Return what reading one class over the web takes, and whether it gives the same samples."""
     local = run_task("class", str(directory))
     turns = []
     with serve(directory, latency_seconds=LATENCY_SECONDS) as served:
@@ -116,7 +116,7 @@ def measure_remote(directory: Path, repeats: int) -> dict[str, Any]:
 
 
 def run_task(task: str, source: str) -> dict[str, Any]:
-    """Run a task in a process of its own and return what it says."""
+    """Run a task in a process of its own and return its figures."""
     command = [sys.executable, "-m", "benchmarks.full_size_tasks", task, source]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT)
     return dict(json.loads(done.stdout))

@@ -1,8 +1,8 @@
-"""Does one thing with a dataset in a process of its own, and prints what it took.
+"""This program does one thing with a dataset and prints what it took.
 
-Run as `python -m benchmarks.full_size_tasks TASK SOURCE`, as `benchmarks.full_size` does. It prints
-a line of JSON: seconds of the imports and of the task, the peak of the resident memory (on Linux
-only), and what the task found.
+`benchmarks.full_size` runs it as `python -m benchmarks.full_size_tasks TASK SOURCE`. It prints one
+line of JSON: seconds of the imports and of the task, the peak of the resident memory (on Linux
+alone), and what the task found.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def read_peak_mib() -> float | None:
 
 
 def main() -> None:
-    """Do one task and say what it took."""
+    """Do one task and print what it took."""
     name, source = sys.argv[1:]
     task, modules = TASKS[name]
     begin = time.perf_counter()

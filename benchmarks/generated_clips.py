@@ -1,8 +1,8 @@
-"""Generates the clips, their table and the model that benchmarks of building run on.
+"""`make_inputs` generates what building is measured on: clips, their table and a model.
 
-The clips are ten seconds of H.264 at 340x256 and 30 frames a second, as most people store Kinetics.
-The model has the exact ViT-B/32 configuration with random weights, which are as fast as real
-ones.
+The clips are ten seconds of H.264 at 340x256 and 30 frames a second, like Kinetics' as most people
+store it. The model has the exact ViT-B/32 configuration with random weights, and runs as fast as
+one with real weights.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ FRAMES_PER_CLIP = 10
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The files that a benchmark of building needs."""
+    """The clips, their table and the model that building is measured on."""
 
     model: Path
     table: Path

@@ -1,7 +1,7 @@
-"""Generates a work directory: a plan of Kinetics-700's proportions and all of its finished parts.
+"""`write_work` generates a work directory: a plan like Kinetics-700's and all its finished parts.
 
-The functions that `encode` writes with write it too. Embeddings are random, ten frames of 512
-columns; ids, times and labels look like those of Kinetics-700.
+The builder's own functions write it, as `encode` does. Embeddings are ten random frames of 512;
+ids, times and labels are like Kinetics-700's.
 """
 
 from dataclasses import asdict
@@ -28,7 +28,7 @@ ROWS_PER_PART = 500
 
 
 def write_work(work: Path, n_samples: int, *, is_scattered: bool = False) -> None:
-    """Write a work directory all of whose parts are finished.
+    """Write a work directory in which all parts are finished.
 
     Args:
         work: the directory.
@@ -55,7 +55,7 @@ def write_work(work: Path, n_samples: int, *, is_scattered: bool = False) -> Non
 
 
 def make_clip(split: str, sample: Sample) -> Clip:
-    """Return the annotation that a sample is of."""
+    """Return the annotation that a sample belongs to."""
     return Clip(
         split=split,
         video_id=sample.youtube_id or "",

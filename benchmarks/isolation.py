@@ -1,9 +1,9 @@
-"""Measures what it costs that a hostile file cannot stop a build: worker processes against threads.
+"""This benchmark measures what it costs that a hostile file cannot stop a build.
 
-Run as `python -m benchmarks.isolation [--clips 24] [--turns 7] [--long] [--json FILE]`. Both decode
-the same clips in turn, with as many workers as there are cores, once all are started. `--long`
-also makes a video of 8 hours in 4K (3.5 GB of disk) and watches the memory of the worker that
-decodes pieces of its start, middle and end.
+Run as `python -m benchmarks.isolation [--clips 24] [--turns 7] [--long] [--json FILE]`. Worker
+processes and threads decode the same clips in turn, as many as there are cores, once all are
+started. `--long` also makes a video of 8 hours in 4K (3.5 GB of disk) and watches the memory of the
+worker that decodes pieces of its start, middle and end.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def measure_isolation(tasks: list[DecodeTask], n_turns: int) -> dict[str, float]
         DecodePool(n_workers, TIMEOUT_SECONDS) as pool,
         ThreadPoolExecutor(n_workers) as threads,
     ):
-        # The first clips wait for imports.
+        # The first clips wait for the workers' imports.
         drain(pool.decode(tasks))
         drain(threads.map(decode_frames, tasks))
         for _ in range(n_turns):
@@ -117,7 +117,7 @@ def measure_memory(task: DecodeTask) -> float:
     ended = threading.Event()
     peak = [0]
     with DecodePool(1, TIMEOUT_SECONDS, memory_mib=16_384) as pool:
-        # One of them only keeps books for multiprocessing.
+        # One child only keeps books for multiprocessing.
         children = psutil.Process().children()
 
         def watch() -> None:

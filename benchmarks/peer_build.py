@@ -1,4 +1,4 @@
-"""Makes the same embeddings in the plain way: by a script of `datasets`, as many people write it.
+"""This script of `datasets` makes the same embeddings in the plain way that many use.
 
 Run as `python -m benchmarks.peer_build VIDEOS MODEL OUTPUT.parquet`; it prints the number of clips
 and the seconds, without the imports and the loading of the model.

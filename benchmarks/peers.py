@@ -1,8 +1,8 @@
-"""Holds the readers that ours is measured against: webdataset, tarfile, upstream's, `datasets`.
+"""These functions read all samples with other readers than ours and return how many there were.
 
-Each function reads all samples of tars or Parquet files and returns their number. Upstream's reader
-needs an unmaintained tokeniser, so its logic stands here, pinned: that of clip-video-encode's
-dataset_reader.py at commit 1933acc, without `text_tokens`.
+The readers are webdataset, tarfile, upstream's and `datasets`. Upstream's needs an unmaintained
+tokeniser, so its logic stands here, pinned: what clip-video-encode's dataset_reader.py does at
+commit 1933acc, without `text_tokens`.
 """
 
 import io
@@ -51,11 +51,11 @@ def read_tarfile(paths: Sequence[str]) -> int:
 
 
 def touch(*values: object) -> None:
-    """Take what a sample holds, as a user would."""
+    """Look at the parts of a sample, as a user would."""
 
 
 class UpstreamSample:
-    """Makes what upstream makes of one sample of webdataset's."""
+    """Turns a sample of webdataset's into upstream's."""
 
     def __init__(self, n_frames: int) -> None:
         """Pad or cut to so many frames."""

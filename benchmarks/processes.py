@@ -1,4 +1,4 @@
-"""Runs a command and watches the memory that it and the processes below it hold."""
+"""`run_watched` runs a command and watches the memory of its whole process tree."""
 
 import subprocess
 import time

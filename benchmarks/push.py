@@ -1,4 +1,4 @@
-"""Measures a push of 65 tars and 65 Parquet files: its seconds, and the most memory it holds.
+"""This benchmark measures the time and memory that a push of 65 tars and 65 Parquet files takes.
 
     python -m benchmarks.push [--megabytes 16] [--turns 1]
 
@@ -43,7 +43,7 @@ def measure_push(layout: Path, *, xet: bool) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print a line a protocol and turn."""
+    """Print one line for each protocol and turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=float, default=16.0, help="of each of the 130 files")
     parser.add_argument("--turns", type=int, default=1)

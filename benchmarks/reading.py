@@ -1,4 +1,4 @@
-"""Measures how many samples a second each way of reading gives, beside other readers.
+"""This benchmark compares how many samples a second each way of reading gives on this machine.
 
 Run as `python -m benchmarks.reading [--samples 20000] [--repeats 3] [--json FILE]`. The dataset
 is generated in our published layout: tars of 10,000 samples of ten frames, the same rows in
@@ -49,18 +49,18 @@ BY_ROW = "datasets by row"
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The datasets that a benchmark of reading needs."""
+    """The datasets that are read."""
 
     n_samples: int
-    """The number of samples in each."""
+    """Number of samples in each of them."""
     dataset: Path
-    """The published layout."""
+    """A dataset in the published layout."""
     without_index: Path
     """Its tars and splits.csv alone."""
     without_features: Path
     """Its Parquet files without the metadata that names our features."""
     cache: Path
-    """The cache directory of `datasets`."""
+    """Cache of `datasets`."""
 
     @property
     def tars(self) -> list[str]:
@@ -152,7 +152,7 @@ def read_ours(source: str | Path | list[str], *, copy: bool = False) -> int:
 
 
 def list_batch_ways(inputs: Inputs) -> list[Way]:
-    """Return the ways to padded batches with mask and labels; only ours are shuffled."""
+    """Return the ways to read padded batches with mask and labels; only ours are shuffled."""
     urls = str(inputs.dataset / "ds_{000000..%06d}.tar") % (len(inputs.tars) - 1)
     parquet = stream_parquet(list_parquet(inputs.dataset / "data"), str(inputs.cache))
     padded = partial(read_datasets_padded, parquet, batch_size=BATCH_SIZE)
@@ -173,7 +173,7 @@ def list_parquet(directory: Path) -> list[str]:
 
 
 def read_batches(inputs: Inputs, dtype: Any) -> int:
-    """Read shuffled batches of ours."""
+    """Read shuffled batches with our reader."""
     batches = clip_kinetics700.batches(
         inputs.dataset, "train", batch_size=BATCH_SIZE, shuffle=True, dtype=dtype
     )
@@ -181,7 +181,7 @@ def read_batches(inputs: Inputs, dtype: Any) -> int:
 
 
 def read_drop_in(urls: str) -> int:
-    """Read batches with our reader of upstream's signature."""
+    """Read batches with our reader that has upstream's signature."""
     reader = clip_kinetics700.EmbeddingWebDatasetReader(
         urls, N_FRAMES, BATCH_SIZE, num_prepro_workers=1, tokenizer=None
     )

@@ -1,7 +1,6 @@
-"""Runs the tests' web server in a process of its own, so that it takes no time from the reader.
+"""`serve` runs the tests' web server in another process, so what is measured loses no time to it.
 
-The process is `python -m benchmarks.server DIRECTORY LATENCY_SECONDS`. It tells its URL, and how
-many requests and bytes it has answered, and ends with its input.
+The process is `python -m benchmarks.server DIRECTORY LATENCY_SECONDS`; it ends with its input.
 """
 
 import json
@@ -46,7 +45,7 @@ def serve(directory: Path, *, latency_seconds: float = 0.0) -> Iterator[Served]:
 
 
 def main() -> None:
-    """Serve, and count what was asked for whenever a line comes in."""
+    """Serve, and print counts of requests and bytes whenever a line comes in."""
     directory, latency_seconds = Path(sys.argv[1]), float(sys.argv[2])
     with servers.serve(directory, latency_seconds=latency_seconds) as served:
         print(served.url, flush=True)

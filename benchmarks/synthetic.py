@@ -1,7 +1,6 @@
-"""Generates the datasets that reading is measured on, by the builder's own writers.
+"""These functions generate datasets to measure reading on, with the builder's own writers.
 
-Keys, captions and meta look like those of Kinetics-700; embeddings are random, ten frames of 512
-columns.
+Keys, captions and meta are like Kinetics-700's; embeddings are ten random frames of 512.
 """
 
 import hashlib
@@ -22,7 +21,8 @@ from clip_kinetics700_builder.types import FORMATS
 
 WIDTH = 512
 N_FRAMES = 10
-# Odd, and larger than a million samples: each has other numbers, without drawing 8 GB of them.
+# Random numbers in the pool: each of a million samples starts at another one, and 8 GB of them need
+# not be drawn.
 POOL_SIZE = (1 << 20) + 7
 STEP = 977
 FRAME_RATES = (23.976, 24.0, 25.0, 29.97, 30.0)
@@ -32,7 +32,7 @@ COUNTS = {"train": 536_489, "validation": 33_966, "test": 64_532}
 
 
 def share_out(n_samples: int) -> dict[str, int]:
-    """Return how many of so many samples each split has."""
+    """Return how many of `n_samples` each split has."""
     counts = {split: count * n_samples // sum(COUNTS.values()) for split, count in COUNTS.items()}
     counts["train"] += n_samples - sum(counts.values())
     return counts
@@ -93,7 +93,7 @@ def write_dataset(
     formats: tuple[str, ...] = FORMATS,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write a dataset with so many samples of each split; `advance` is told of each."""
+    """Write a dataset with these numbers of samples by split, calling `advance` as it goes."""
     config = AssembleConfig(source=directory, output=directory, formats=formats)
     assemble(SyntheticRows(counts), config, advance=advance)
 

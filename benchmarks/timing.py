@@ -1,7 +1,4 @@
-"""Times several ways to do one thing in turns, so that a busy machine disturbs all of them alike.
-
-It prints medians, and ratios to named peers, as a table within 80 columns and as JSON.
-"""
+"""`measure` times several ways in turns, so that a busy machine disturbs all of them alike."""
 
 import gc
 import json
@@ -21,7 +18,7 @@ WIDTH = 80
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to read samples, and what it is compared with."""
+    """One way to read samples, and the ways that it is compared with."""
 
     name: str
     read: Callable[[], int]
@@ -29,13 +26,13 @@ class Way:
     peers: tuple[str, ...] = ()
     """Names of the ways that it is compared with."""
     target: float | None = None
-    """How many times as fast as each of them it should be."""
+    """How many times as fast as each peer it should be."""
     share: float = 1.0
-    """Part of the samples that it reads; a slow way reads fewer."""
+    """Share of the samples that it reads; a slow way reads fewer."""
 
 
 def measure(ways: Sequence[Way], n_samples: int, *, repeats: int) -> Measured:
-    """Time every way in turns, after one untimed turn, and return what came out by name."""
+    """Time every way in turns, after one untimed turn, and return its rates and ratios by name."""
     rates: dict[str, list[float]] = {way.name: [] for way in ways}
     for turn in range(repeats + 1):
         for way in ways:
@@ -65,7 +62,7 @@ def describe_way(way: Way, rates: Mapping[str, Sequence[float]]) -> dict[str, An
 
 
 def print_measured(title: str, measured: Measured) -> None:
-    """Print what came out as a table."""
+    """Print rates, ratios and targets as a table within 80 columns."""
     table = Table("way", title=title, title_justify="left")
     table.add_column("samples/s", justify="right")
     table.add_column("ratio to", justify="left")
@@ -78,6 +75,6 @@ def print_measured(title: str, measured: Measured) -> None:
 
 
 def write_json(path: Path | None, document: Any) -> None:
-    """Write what was measured, where that was asked for."""
+    """Write a JSON document, if a path is given."""
     if path is not None:
         path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

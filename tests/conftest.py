@@ -1,4 +1,4 @@
-"""What several test modules share: videos, made once a session."""
+"""These fixtures are shared by several test modules; videos are made once a session."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support.kinetics.miniature import MiniKinetics, make_mini_kinetics
 from tests.support.media.videos import CodedVideo, encode_coded
 from tests.support.processes import torture
 
-# Machines that run tests stall now and then, and a red run must be repeatable.
+# Machines that run tests stall now and then, so there is no deadline; a red run is repeatable.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 
@@ -103,7 +103,7 @@ def trees(
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a Hub that runs on this machine while the test does."""
+    """The environment for a Hub that runs on this machine as long as the test."""
     with start_hub(tmp_path) as hub:
         yield {
             "HF_ENDPOINT": hub.endpoint,

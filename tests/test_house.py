@@ -1,4 +1,4 @@
-"""The house rules that no linter holds: sizes, names and faces of the rooms."""
+"""The house rules that no linter holds are held here: sizes, names and faces of the rooms."""
 
 import ast
 from collections import defaultdict

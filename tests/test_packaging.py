@@ -16,7 +16,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"clip_kinetics700", "clip_kinetics700_builder"}
-# Where the name of the module is not that of its distribution.
+# Modules whose name differs from that of their distribution.
 DISTRIBUTION_OF_MODULE = {"PIL": "pillow", "skvideo": "scikit-video", "sklearn": "scikit-learn"}
 
 

@@ -1,4 +1,4 @@
-"""The README's way of reading a dataset works as it stands there."""
+"""The README's examples of reading run as they stand there."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""Assembly: whatever results come, the layout is the same; nothing of an old one stays."""
+"""Assembly writes one layout whatever results come, and nothing of an old one stays."""
 
 import io
 import json

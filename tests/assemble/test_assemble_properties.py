@@ -1,4 +1,4 @@
-"""For any rows, the published layout loses nothing, and its shards are full, as plain tools see."""
+"""For any rows, the published layout loses nothing, and plain tools find its shards full."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""Row groups: closed early for long clips, bounded in memory, the same bytes as row by row."""
+"""Row groups are closed early for long clips and hold the bytes that writing row by row gives."""
 
 from threading import Thread
 
@@ -87,7 +87,7 @@ def test_groups_of_long_clips_are_closed_early(monkeypatch: pytest.MonkeyPatch) 
     ("width", "mib"), [(64, 16), (512, 16), (768, 23.4375), (1280, 39.0625), (4096, 64)]
 )
 def test_clips_of_ten_seconds_fill_groups_by_their_number(width: int, mib: float) -> None:
-    """Of any usual model a thousand clips of sixteen frames are one group, or very nearly."""
+    """A thousand clips of sixteen frames are one group, or very nearly, for any usual model."""
     assert row_groups.limit_bytes(width) == mib * 2**20
 
 

@@ -1,4 +1,4 @@
-"""Assembly goes on where it was: finished shards are kept where they hold these very samples."""
+"""Assembly goes on where it stopped: it keeps finished shards that hold these very samples."""
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -125,7 +125,7 @@ class ChangedRows(SmallRows):
 
 
 def test_other_samples_are_written_anew(tmp_path: Path) -> None:
-    """From the first shard whose samples changed meanwhile on, all are written again."""
+    """The first shard whose samples changed meanwhile, and all after it, are written again."""
     assemble_part(tmp_path / "a", n_rows=20)
     reports = list_reports(tmp_path / "a")
     before = read_states(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""Pictures of the card: what they show is the manifest's, and nothing else decides their bytes."""
+"""The card's pictures show the manifest's numbers, and nothing else decides their bytes."""
 
 import json
 import os

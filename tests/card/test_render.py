@@ -1,4 +1,4 @@
-"""The card: YAML that the Hub and `datasets` read, and figures that are the manifest's."""
+"""The card has YAML that the Hub and `datasets` read, and the figures of the manifest."""
 
 import json
 import subprocess
@@ -198,7 +198,7 @@ def test_own_videos_have_a_card_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_card_names_references_and_terms(dataset: Path) -> None:
-    """Of Kinetics-700 it has upstream's figures, the field's, the licence, and what to cite."""
+    """Kinetics-700's card has upstream's figures, the field's, the licence, and what to cite."""
     text = read_card(dataset)[1]
     first, scale = read_tables(text, "Evaluation")
     figures = [[row[name] for name in ("task", "top-1", "top-5", "mean")] for row in first]

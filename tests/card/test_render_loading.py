@@ -1,4 +1,4 @@
-"""What the card promises of loading: its configuration, and every example that stands on it."""
+"""The card's promises of loading hold: its configuration, and every example on it."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ HUB_FILES = f"{HUB}/datasets/{REPOSITORY_PLACEHOLDER}/resolve/main"
 
 
 def test_a_dataset_with_an_empty_split_loads(tmp_path: Path) -> None:
-    """A split all of whose clips failed is in the tables and in no configuration."""
+    """A split whose clips all failed is in the tables and in no configuration."""
 
     class NoTest(SmallRows):
         def result(self, split: str, row: int) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: what a user meets, in a process of its own."""
+"""The command line answers a user as documented, in a process of its own."""
 
 import os
 import re
@@ -184,7 +184,7 @@ def test_a_clock_that_is_none(inputs: dict[str, str], monkeypatch: pytest.Monkey
 
 
 def test_too_many_failures_end_with_code_1(inputs: dict[str, str]) -> None:
-    """A build whose only clip is missing writes nothing but its reasons, and says so."""
+    """A build whose only clip is missing writes the reasons of the failure alone, and says so."""
     outcome = run_cli(*build_words(inputs))
     assert outcome.returncode == 1, outcome.stderr
     assert "1 of 1 clips failed (100%), more than --max-failures 0.5" in outcome.stderr

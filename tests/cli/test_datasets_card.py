@@ -1,4 +1,4 @@
-"""`clip-kinetics700 card`: results of evaluations on the card, or one line that says why not."""
+"""`clip-kinetics700 card` puts results of evaluations on the card, or says in one line why not."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def copy_card(dataset: Path, copy: Path) -> Path:
 def test_other_results_are_refused(
     dataset: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    """A result that is of other data, or holds what cannot be, costs one line and no card."""
+    """A result of other data, or one with impossible values, is one line and no card."""
     copy = copy_card(dataset, tmp_path / "copy")
     path = write_result(tmp_path / "result.json", load_manifest(dataset), **changes)
     assert_one_line(run_cli("card", copy, "--evaluation", path), 2, str(path), message)

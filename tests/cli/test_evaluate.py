@@ -1,4 +1,4 @@
-"""Evaluation from the command line: from a dataset of any dialect to a result, or a refusal."""
+"""The command line evaluates datasets of any dialect, or refuses them."""
 
 import json
 from collections.abc import Sequence

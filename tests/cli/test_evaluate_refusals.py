@@ -1,4 +1,4 @@
-"""What evaluation refuses: models, prompts and outputs that cannot be used, each in one line."""
+"""Evaluation refuses models, prompts and outputs that cannot be used, each in one line."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_prompts_that_cannot_be_used(
 
 
 def test_outputs_are_checked_first(tmp_path: Path, whole_clip: Path) -> None:
-    """A result that could not be written in the end is refused at the begin."""
+    """A result that could not be written at the end is refused at the start."""
     source = write(tmp_path / "toy", make_clips(4))
     outcome = evaluate(source, whole_clip, "--json", tmp_path / "nowhere/r.json")
     assert_refused(outcome, "there is no directory")

@@ -79,14 +79,14 @@ def test_json_entries_become_clips(tmp_path: Path) -> None:
 
 
 def test_a_wrong_json_entry_names_file_and_id(tmp_path: Path) -> None:
-    """What is wrong in an entry is said with its file and its YouTube id."""
+    """The error of a wrong entry names its file and its YouTube id."""
     file = write(tmp_path / "list.json", json.dumps({"abcdefghijk": entry(0, 10, subset="tset")}))
     with pytest.raises(InputError, match=r"list.json entry 'abcdefghijk': unknown split 'tset'"):
         read_annotations([file])
 
 
 def test_the_file_name_gives_the_split_where_no_column_does(tmp_path: Path) -> None:
-    """A list without a split column is of the split that its name holds, or is refused."""
+    """A list without a split column belongs to the split in its name, or is refused."""
     text = "youtube_id,time_start,time_end\nabcdefghijk,0,10\n"
     (clip,) = read_annotations([write(tmp_path / "kinetics-400_val.csv.gz", text)])
     assert clip.split == "validation"
@@ -118,13 +118,13 @@ def test_a_broken_json_file_is_named(tmp_path: Path, text: str, message: str) ->
         ("yoga,abcdefghijk,zero,10,train", "time_start must be whole seconds .* got 'zero'"),
         ("yoga,abcdefghij,0,10,train", "'abcdefghij' is no YouTube id"),
         ("yoga,abcdefghijk,0,10", "4 fields where the header has 5"),
-        ('"yoga"s,abcdefghijk,0,10,train', "no record of a CSV file"),
+        ('"yoga"s,abcdefghijk,0,10,train', "not a record of a CSV file"),
         (b"yog\xe4,abcdefghijk,0,10,train", "not utf-8"),
         ("hurdling,-hurdles_01,48,58,train", "'-hurdles_01,48,58' is in .*list.csv line 2 already"),
     ],
 )
 def test_a_wrong_row_names_file_and_line(tmp_path: Path, row: str | bytes, message: str) -> None:
-    """What is wrong in a row is said with its file and its line."""
+    """The error of a wrong row names its file and its line."""
     good = (HEADER + "hurdling,-hurdles_01,48,58,train\n").encode()
     file = write(tmp_path / "list.csv", good + (row if isinstance(row, bytes) else row.encode()))
     with pytest.raises(InputError, match=rf"list.csv line 3: .*{message}") as caught:

@@ -1,4 +1,4 @@
-"""The class list of a build is the one that its labels belong to, or else an error says why."""
+"""A build gets the class list that its labels belong to, or an error says why there is none."""
 
 from pathlib import Path
 

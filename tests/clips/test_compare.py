@@ -78,7 +78,7 @@ def test_the_order_of_files_changes_no_count(lists: list[Path]) -> None:
 
 
 def test_one_list_in_two_formats_counts_once(tmp_path: Path) -> None:
-    """Of train.csv and train.json in one directory the table is read."""
+    """A directory with train.csv and train.json gives the table alone."""
     (tmp_path / "train.csv").write_text(HEADER + f"yoga,{A},0,10,train,\n")
     (tmp_path / "train.json").write_text("{}")
     assert [file.path.name for file in list_release_files([(tmp_path, "700")])] == ["train.csv"]
@@ -108,7 +108,7 @@ def test_what_a_list_cannot_say_is_refused(tmp_path: Path) -> None:
     "CLIP_KINETICS700_ANNOTATIONS" not in os.environ, reason="needs the real annotation files"
 )
 def test_the_real_files_parse_completely() -> None:
-    """Of the published lists every row is read, with labels, classes and licences."""
+    """Every row of the published lists is read, with labels, classes and licences."""
     directory = Path(os.environ["CLIP_KINETICS700_ANNOTATIONS"])
     description = describe_table(read_release_files(list_release_files([(directory, None)])))
     names = ("version", "split", "rows", "classes", "is_cc_unknown")

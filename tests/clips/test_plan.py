@@ -1,4 +1,4 @@
-"""The order of a plan belongs to its rows, and the plan's file gives it back."""
+"""The order of a plan follows from its rows alone, and the plan's file gives it back."""
 
 import hashlib
 from pathlib import Path

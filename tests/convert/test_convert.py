@@ -1,4 +1,4 @@
-"""`convert`: any dialect becomes our layout, row for row."""
+"""`convert` turns any dialect into our layout, row for row."""
 
 import json
 import shutil
@@ -110,7 +110,7 @@ def test_own_class_list_is_kept(tmp_path: Path) -> None:
 
 
 class OwnRows(SmallRows):
-    """Own videos, whose captions are free to be the name of a class that they are not of."""
+    """Own videos, whose captions may be the name of a class that they do not belong to."""
 
     def results(self, split: str) -> Iterator[tuple[Clip, EncodedClip | Failure]]:
         """Yield the rows of a split without times and labels."""
@@ -120,7 +120,7 @@ class OwnRows(SmallRows):
 
 
 def test_what_a_manifest_leaves_unlabelled_stays_so(tmp_path: Path) -> None:
-    """Of a dataset of ours no label is made up, even where a caption is a class's name."""
+    """No label is made up for a dataset of ours, even where a caption is a class's name."""
     source = tmp_path / "source"
     config = AssembleConfig(source=source, output=source, samples_per_shard=5, figures=False)
     assemble(OwnRows(), config)

@@ -1,4 +1,4 @@
-"""`convert` of a repository: read at one commit, whatever its branch does meanwhile."""
+"""`convert` reads a repository at one commit, whatever its branch does meanwhile."""
 
 import os
 import subprocess

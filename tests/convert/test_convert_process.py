@@ -1,4 +1,4 @@
-"""`convert`, `info` and `index` as processes: killed without warning, and in bounded memory."""
+"""`convert`, `info` and `index` survive a kill without warning, in bounded memory."""
 
 import signal
 import subprocess
@@ -79,7 +79,7 @@ def test_a_killed_conversion_goes_on(long_source: Path, tmp_path: Path) -> None:
 
 def measure_memory(*words: str | Path) -> int:
     """Run a command; return the most MiB it ever held, pages of mapped files included."""
-    # A child's ru_maxrss begins with its parent's; this is of the program itself.
+    # A child's ru_maxrss starts with its parent's; VmHWM belongs to the program itself.
     code = (
         "import sys, clip_kinetics700_builder.cli.app as c\n"
         "assert not c.cli.main(sys.argv[1:], standalone_mode=False)\n"
@@ -95,8 +95,8 @@ def measure_memory(*words: str | Path) -> int:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Sources of 140 and 420 MB, in tars of 14 MB.
 
-    Of a smaller one a conversion has not filled all its buffers yet: it holds 360 MiB of 70 MB,
-    and 385 to 435 of 140, 280 and 560 MB alike.
+    A conversion of a smaller source has not filled all its buffers yet: it takes 360 MiB for 70 MB,
+    and 385 to 435 MiB for 140, 280 and 560 MB alike.
     """
     directory = tmp_path_factory.mktemp("memory")
     rng = np.random.default_rng(0)

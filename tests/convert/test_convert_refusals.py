@@ -1,4 +1,4 @@
-"""`convert` and places: what it must not touch, what it need not do, what it cannot read."""
+"""`convert` leaves alone what it must not touch, and says what it cannot read."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`convert` of what lies elsewhere: copied once, file by file, and converted from the copy."""
+"""`convert` copies what lies elsewhere once, file by file, and converts the copy."""
 
 import json
 import shutil
@@ -178,7 +178,7 @@ def test_index_and_info_read_the_web(tmp_path: Path) -> None:
 
 
 def test_sidecars_are_fetched_with_their_arrays(tmp_path: Path) -> None:
-    """Of a processed dataset texts and json come along, whatever else lies there does not."""
+    """Texts and json of a processed dataset come along, whatever else lies there does not."""
     source = write_triples(tmp_path / "source")
     (source / "train/notes.md").write_text("mine", encoding="utf-8")
     with serve(source) as served:

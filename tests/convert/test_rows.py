@@ -1,4 +1,4 @@
-"""`convert` and rows that are no samples of ours: they are named, and none is lost."""
+"""`convert` names rows that are no samples of ours, and loses none."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def write_faults(directory: Path) -> Path:
 
 
 def test_what_is_no_sample_becomes_a_failure(tmp_path: Path) -> None:
-    """No frames, overflow, NaN and another width are failures that name whose they are."""
+    """No frames, overflow, NaN and another width are failures that name their sample."""
     output = convert_to(tmp_path / "out", write_faults(tmp_path / "source"))
     assert [sample.youtube_id for sample in output] == [f"-b_{n:08d}" for n in range(4)]
     rows = read_failures(tmp_path / "out")
@@ -140,7 +140,7 @@ def test_a_damaged_parquet_file_is_a_failure_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_damaged_index_costs_no_row(tmp_path: Path) -> None:
-    """Skipping an index that cannot be read, or is of other files, reads the files themselves."""
+    """Skipping an index that is damaged, or belongs to other files, reads the files themselves."""
     source = write_index(write_foreign(tmp_path / "source"))
     good = (source / "index.parquet").read_bytes()
     damage_file(source / "index.parquet")

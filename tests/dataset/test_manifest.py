@@ -24,7 +24,7 @@ Document = dict[str, Any]
 
 
 def reseal(edit: Callable[[Document], object]) -> Callable[[str], str]:
-    """Return the damage that an edit does whose maker has hashed the manifest again."""
+    """Return the damage done by an edit after which the manifest is hashed again."""
 
     def damage(text: str) -> str:
         document = json.loads(text)
@@ -119,7 +119,7 @@ def test_a_directory_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
 
 
 def test_another_file_changes_the_hash_of_the_whole_alone(dataset: Path) -> None:
-    """A file beside the data changes what the manifest is, not what its data are."""
+    """A file beside the data changes the hash of the manifest, not that of its data."""
     manifest = require_manifest(dataset)
     more = manifest.with_file("figures/class_balance.png", manifest.files["index.parquet"])
     assert more.self_sha256 != manifest.self_sha256

@@ -1,4 +1,4 @@
-"""What FFmpeg is not to open, told by a file's first bytes and its name; sound ones pass."""
+"""The first bytes and the name of a file tell whether FFmpeg must not open it; others pass."""
 
 import random
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_text_is_no_video(tmp_path: Path, data: bytes) -> None:
     ],
 )
 def test_containers_pass(tmp_path: Path, data: bytes) -> None:
-    """What a container begins with is left to FFmpeg, however printable it is."""
+    """The first bytes of a container pass, however printable they are."""
     path = tmp_path / "video.mp4"
     path.write_bytes(data)
     check_file(str(path))

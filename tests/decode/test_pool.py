@@ -1,4 +1,4 @@
-"""A task that hangs or dies costs its clip; the others come out, in order."""
+"""A task that hangs or dies costs its own clip; the others come out in order."""
 
 import math
 import os
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.needs_ffmpeg
 
 
 def make_task(row: int, video: CodedVideo) -> DecodeTask:
-    """Return the task that decodes a video from its begin."""
+    """Return the task that decodes a video from its start."""
     return DecodeTask(row, str(video.path), 0, Decoding(1.0, UNCHANGED))
 
 
 def test_clips_come_in_order_with_failures_among_them(
     plain_video: CodedVideo, tmp_path: Path
 ) -> None:
-    """What comes out is in the order of the tasks, whichever worker was first."""
+    """Results come in the order of the tasks, whichever worker was first."""
     (tmp_path / "noise.mp4").write_bytes(b"noise" * 100)
     task = make_task(0, plain_video)
     tasks: list[DecodeTask | Failure] = [
@@ -107,7 +107,7 @@ LEFT_BEHIND: list[bytearray] = []
 def leave_memory(task: DecodeTask) -> Frames | Failure:
     """Decode, and never give back 150 MiB; runs in a worker."""
     LEFT_BEHIND.append(bytearray(b"x") * (150 << 20))
-    # Long enough for the parent to look.
+    # The pause is long enough for the parent to look.
     time.sleep(0.3)
     return decode_frames(task)
 
@@ -183,7 +183,7 @@ def test_a_clip_is_not_blamed_for_what_others_left_behind(plain_video: CodedVide
 def test_an_error_no_file_can_cause_ends_the_build(
     plain_video: CodedVideo, path: str, words: str
 ) -> None:
-    """What only our own mistake raises is one line with the row, not a quiet loss of clips."""
+    """An error of our own is one line with the row, not a quiet loss of clips."""
     tasks = [replace(make_task(41, plain_video), path=path), make_task(42, plain_video)]
     line = f"^decoding the clip in row 41 of the plan raised {words}$"
     with DecodePool(1, 60, decode=misbehave) as pool, pytest.raises(BuildError, match=line):
@@ -226,7 +226,7 @@ def test_workers_that_cannot_start_end_the_build(plain_video: CodedVideo) -> Non
 
 
 def test_signals_leave_the_workers_to_the_parent(plain_video: CodedVideo) -> None:
-    """Ctrl-C, or the end of a job, which every process is told of, ends no worker by itself."""
+    """Ctrl-C and the end of a job reach every process, and end no worker by themselves."""
     tasks = [make_task(0, plain_video)]
     with DecodePool(1, 60) as pool:
         decode_all(pool, tasks)
@@ -260,7 +260,7 @@ def test_a_killed_parent_leaves_no_worker() -> None:
         assert parent.stdout.readline() == "hanging\n"
         parent.kill()
         try:
-            # Its output ends when the last process that holds it does.
+            # The parent's output ends when the last process that holds it ends.
             parent.communicate(timeout=60)
         finally:
             with suppress(ProcessLookupError):

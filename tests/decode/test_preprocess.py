@@ -1,4 +1,4 @@
-"""Tests of preprocessing against the image processor of transformers itself."""
+"""Preprocessing gives what the image processor of transformers itself gives."""
 
 import json
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import torch
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clip_kinetics700_builder.decode.preprocess import (
+    Normalize,
     Preprocessing,
-    normalize,
     resize_and_crop,
     resize_floats,
     resize_planes,
@@ -62,7 +62,7 @@ def process_ours(
     frames: UInt8Array, resize: Callable[[torch.Tensor], torch.Tensor]
 ) -> npt.NDArray[np.float32]:
     """Return (n, 3, 224, 224) by our normalisation of what `resize` gives."""
-    pixels: npt.NDArray[np.float32] = normalize(resize(torch.from_numpy(frames)), CLIP).numpy()
+    pixels: npt.NDArray[np.float32] = Normalize(CLIP)(resize(torch.from_numpy(frames))).numpy()
     return pixels
 
 
@@ -169,7 +169,7 @@ def test_exact_size_keeps_no_aspect_ratio() -> None:
 
 
 def test_preprocessing_survives_json() -> None:
-    """What is stored with a build comes back equal."""
+    """A preprocessing that is stored with a build comes back equal."""
     assert Preprocessing.from_dict(json.loads(json.dumps(CLIP.to_dict()))) == CLIP
 
 
@@ -191,7 +191,7 @@ def test_impossible_preprocessing_is_refused(change: dict[str, object], message:
 
 @pytest.mark.parametrize(("height", "width"), [(256, 340), (240, 320), (720, 1280), (90, 120)])
 def test_resizing_in_floats_gives_the_levels_of_uint8(height: int, width: int) -> None:
-    """What a GPU computes in float32 is that of uint8, but for a level here and there."""
+    """Resizing in float32, as on a GPU, is that in uint8 but for a level here and there."""
     frame = np.random.default_rng(height).integers(0, 256, (1, 3, height, width), np.uint8)
     planes = torch.from_numpy(frame)
     size = (224, int(224 * width / height))

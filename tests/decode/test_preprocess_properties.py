@@ -15,11 +15,11 @@ from clip_kinetics700_builder.decode.preprocess import (
 )
 
 DURATIONS = st.floats(0, 1e5)
-# Those of videos, of which 30000/1001 and its like are no decimals, and any others.
+# Rates of videos, among which 30000/1001 and its like are no decimals, and any others.
 RATES = st.floats(0.01, 240) | st.sampled_from([1.0, 2.0, 23.976, 29.97, 30000 / 1001, 1 / 3])
 COUNTS = st.integers(0, 200_000)
 TOLERANCE = Fraction(SAME_TIME_SECONDS)
-# Two operations round, each by half a unit in the last place, and what they were given a third.
+# Two operations round by half a unit in the last place each, and their operand by as much.
 ROUNDING = Fraction(3, 2**53)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the arithmetic of sampling."""
+"""Sampling keeps the frames that its arithmetic promises."""
 
 import math
 

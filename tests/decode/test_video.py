@@ -1,4 +1,4 @@
-"""Tests of decoding: right times and right pixels, whatever holds them."""
+"""Decoding gives the right times and pixels in any codec and container."""
 
 import math
 import pickle
@@ -115,10 +115,10 @@ def test_the_videos_are_what_we_take_them_for(make_coded: MakeCoded, name: str) 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_count_is_the_duration_rounded_up(make_coded: MakeCoded, name: str) -> None:
-    """At one frame a second a clip gives as many frames as it has seconds, begun ones too."""
+    """At one frame a second a clip gives a frame for each second, the last part of one included."""
     video = make_coded(name)
     info = decode_well(video.path).info
-    # These do not say when the last frame ends: the scan's end is one frame early.
+    # These containers do not say when the last frame ends: the scan's end is one frame early.
     is_vague = name.endswith((".mpg", ".flv")) or name == "variable.mp4"
     tolerance = 0.041 if is_vague else 0.0015
     assert info.duration_seconds == pytest.approx(video.duration_seconds, abs=tolerance)
@@ -126,7 +126,7 @@ def test_count_is_the_duration_rounded_up(make_coded: MakeCoded, name: str) -> N
 
 
 def test_ten_seconds_and_two_frames_give_eleven(plain_video: CodedVideo) -> None:
-    """A 10.08 s clip gives 11 frames, and says what it is."""
+    """A 10.08 s clip gives 11 frames, and its size, rate and duration."""
     frames = decode_well(plain_video.path)
     assert read_codes(frames.pixels) == [25 * k for k in range(11)]
     assert (frames.row, frames.first, frames.info.n_frames) == (7, 0, 11)
@@ -136,7 +136,7 @@ def test_ten_seconds_and_two_frames_give_eleven(plain_video: CodedVideo) -> None
 
 
 def test_frames_are_compact_bytes(plain_video: CodedVideo) -> None:
-    """What travels back from a worker is contiguous uint8, not much larger than its pixels."""
+    """A worker sends back contiguous uint8, not much larger than its pixels."""
     frames = decode_well(plain_video.path)
     assert frames.pixels.dtype == np.uint8
     assert frames.pixels.shape == (11, 48, 64, 3)
@@ -215,7 +215,7 @@ def test_long_videos_join_seamlessly(tmp_path: Path, suffix: str, options: Optio
 
 
 def test_grey_frames_are_not_taken_for_pictures(tmp_path: Path) -> None:
-    """MPEG-4 decoders begin anywhere: a seek into a long group of frames must not show."""
+    """MPEG-4 decoders start anywhere: a seek into a long group of frames must not show."""
     options = ("-c:v", "mpeg4", "-g", "600", "-bf", "2", "-q:v", "2")
     video = encode_coded(tmp_path / "long.ts", options=options, n_frames=560, rate="5")
     frames = decode_well(video.path, first=64)

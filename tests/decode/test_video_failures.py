@@ -1,4 +1,4 @@
-"""Tests of decoding: a reason for every file that gives no frames, one line where FFmpeg lacks."""
+"""Every file that gives no frames fails for a typed reason; a missing FFmpeg is one line."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ from tests.support.media.videos import (
     truncate_file,
 )
 
-# First major version of each library that torchcodec loads, FFmpeg 4's.
+# The first major version that torchcodec loads of each library, which is FFmpeg 4's.
 FFMPEG_LIBRARIES = {
     "libavutil": 56,
     "libavcodec": 58,
@@ -84,7 +84,7 @@ def make_header_only(path: Path) -> None:
 
 
 def make_truncated_mp4(path: Path) -> None:
-    """Make half an mp4 whose index lies at its begin."""
+    """Make half an mp4 whose index lies at its start."""
     encode_coded(path, options=(*H264, "-movflags", "+faststart"))
     truncate_file(path, share=0.6)
 

@@ -1,4 +1,4 @@
-"""Videos damaged by chance and files that only look like videos: each costs itself alone."""
+"""Damaged videos, and files that only look like videos, cost themselves alone."""
 
 import csv
 import os
@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.needs_ffmpeg, pytest.mark.torture, pytest.mark.slow]
 SEED = 20_240_731
 BUILD_SEED = 7
 LIMIT_SECONDS = 20.0
-# What a machine with other work may add to a task that ends by itself.
+# Seconds that a machine with other work may add to a task that ends by itself.
 MARGIN_SECONDS = 10.0
 SOUND_EVERY = 50
 OWN_CLIPS = os.environ.get("CLIP_KINETICS700_CLIPS")

@@ -19,7 +19,7 @@ def make_frames(n_frames: int) -> Frames:
 
 @pytest.mark.parametrize("n_frames", [1, 3, 4])
 def test_frames_come_as_they_were_sent(n_frames: int) -> None:
-    """Fewer than the shared holds, just as many, and more, which come through the pipe."""
+    """Frames fit in the shared memory, fill it, or are too many and come through the pipe."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
     shared = SharedPixels(context, 3 * 4 * 4 * 3)
@@ -45,7 +45,7 @@ def test_what_was_received_stays() -> None:
 
 
 def test_failures_pass() -> None:
-    """What has no pixels goes through the pipe."""
+    """A failure has no pixels and goes through the pipe."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
     shared, failure = SharedPixels(context, 1), Failure(1, "decode", "no_frames", "none")

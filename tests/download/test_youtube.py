@@ -16,7 +16,6 @@ from clip_kinetics700_builder.download.youtube import (
     choose_format,
     open_downloader,
 )
-from clip_kinetics700_builder.download.youtube_errors import classify_error, word_message
 from clip_kinetics700_builder.sources.ledger import FetchError
 from clip_kinetics700_builder.types import Clip, InputError
 from tests.support.hub.faults import Action, Fault, Faults
@@ -79,7 +78,7 @@ def make_clip(video_id: str = IDS[0], start: int = 5, end: int = 9) -> Clip:
 
 @pytest.mark.parametrize("video_id", IDS)
 def test_only_the_segment_comes(video_id: str, videos: Path, tmp_path: Path) -> None:
-    """Four seconds of twenty, from the right one on, whatever the id begins with."""
+    """Four of twenty seconds come, the right ones, whatever the id begins with."""
     with serve(videos) as served:
         open_youtube(served).fetch(make_clip(video_id), tmp_path / "clip.mp4")
     decoder = VideoDecoder(tmp_path / "clip.mp4")
@@ -140,7 +139,7 @@ def test_what_goes_wrong_while_it_is_cut_has_a_reason(
 
 
 def test_a_video_that_ends_early_gives_what_it_has(videos: Path, tmp_path: Path) -> None:
-    """Of seconds 17 to 27 a video of 20 has three."""
+    """A video of 20 seconds gives three of the seconds 17 to 27."""
     with serve(videos) as served:
         open_youtube(served).fetch(make_clip(start=17, end=27), tmp_path / "clip.mp4")
     decoder = VideoDecoder(tmp_path / "clip.mp4")
@@ -177,7 +176,7 @@ def test_a_kill_leaves_nothing_under_a_final_name(videos: Path, tmp_path: Path) 
 
 
 def test_downloads_keep_their_distance(videos: Path, tmp_path: Path) -> None:
-    """The second begins no earlier than `seconds_between` after the first."""
+    """The second starts no earlier than `seconds_between` after the first."""
     with serve(videos) as served:
         youtube = open_youtube(served, seconds_between=1.0)
         begin = time.monotonic()
@@ -203,7 +202,7 @@ def test_a_run_of_refusals_ends_with_advice(videos: Path, tmp_path: Path) -> Non
 
 
 def test_a_segment_behind_the_end_is_no_clip(videos: Path, tmp_path: Path) -> None:
-    """A video that ends before its segment begins is said to."""
+    """The error of a segment that starts after the end of the video says so."""
     with serve(videos) as served, pytest.raises(FetchError, match=r"ends at 20\.0 s") as error:
         open_youtube(served).fetch(make_clip(start=30, end=40), tmp_path / "clip.mp4")
     assert error.value.reason == "cut_failed"
@@ -267,39 +266,3 @@ def test_yt_dlp_takes_the_format_that_we_choose() -> None:
     video |= {"extractor_key": "Youtube", "webpage_url": "https://127.0.0.1/"}
     chosen = open_downloader(None, 1.0).process_ie_result(video, download=False)
     assert chosen["url"] == "https://127.0.0.1/18"
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("[youtube] x: Private video. Sign in if you've been granted access", "private"),
-        ("[youtube] x: Video unavailable. This video has been removed by the uploader", "gone"),
-        ("Video unavailable. The YouTube account associated with it has been terminated", "gone"),
-        ("Sign in to confirm you\u2019re not a bot. Use --cookies", "bot_wall"),
-        ("Sign in to confirm your age. This video may be inappropriate", "age_restricted"),
-        ("Join this channel to get access to members-only content", "private"),
-        ("The uploader has not made this video available in your country", "region_blocked"),
-        ("Unable to download webpage: HTTP Error 429: Too Many Requests", "rate_limited"),
-        ("unable to download video data: HTTP Error 403: Forbidden", "http_403"),
-        ("Requested format is not available", "no_format"),
-        ("The read operation timed out", "timed_out"),
-        ("X, who has blocked it in your country on copyright grounds", "region_blocked"),
-        ("no longer available because the uploader has closed their YouTube account", "gone"),
-        ("This content isn\u2019t available, try again later. rate-limited", "rate_limited"),
-        ("HTTP Error 404: Not Found (caused by <HTTPError 404: Not Found>)", "http_404"),
-        ("EOF occurred in violation of protocol (_ssl.c:1006)", "connection"),
-        ("This live event will begin in 3 hours.", "unavailable"),
-    ],
-)
-def test_texts_of_yt_dlp_have_a_reason(text: str, reason: str) -> None:
-    """Each of its texts is one of the ledger's reasons."""
-    assert classify_error(text) == reason
-
-
-def test_a_message_tells_nothing_of_this_machine() -> None:
-    """Colours, addresses and local paths of a text are not in the line of ours."""
-    text = "\x1b[0;31mERROR:\x1b[0m [youtube] x: odd /home/me/secret/file at https://a.b/c?k=v"
-    line = word_message("aaaaaaaaaaa", "unavailable", text)
-    assert "secret" not in line
-    assert "a.b" not in line
-    assert line.isprintable()

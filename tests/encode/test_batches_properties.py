@@ -164,5 +164,5 @@ def clip_encoder(random_model: Path) -> ClipVisionEncoder:
 def test_a_real_model_gives_every_clip_its_own_frames(
     clip_encoder: ClipVisionEncoder, clips: list[DrawnClip]
 ) -> None:
-    """A CLIP in float32 gives a frame one embedding, bit for bit, in whatever batch it comes."""
+    """A CLIP in float32 gives a frame the same bits, whatever batch it came in."""
     check_results(clips, 0, clip_encoder, side=224)

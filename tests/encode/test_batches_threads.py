@@ -1,4 +1,4 @@
-"""Several calls of the encoder run at a time: no more than there are threads, and none is lost."""
+"""The encoder is called as often at a time as there are threads, and no call is lost."""
 
 import threading
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def test_batches_are_filled_while_others_run() -> None:
 
 
 def test_an_error_of_a_lane_reaches_the_caller() -> None:
-    """An error of the encoder in its thread ends the run and names the batch's first clip."""
+    """What the encoder raises in its thread ends the run, with the first clip of the batch."""
 
     class Broken(CountingEncoder):
         def encode(self, pixels: UInt8Array) -> Float32Array:

@@ -1,4 +1,4 @@
-"""`auto` means what suits the machine, and a compiled model gives the bits that it gave before."""
+"""`auto` chooses what fits the machine, and a compiled model gives the bits that it gave before."""
 
 import subprocess
 import sys
@@ -111,7 +111,7 @@ def encode_in_lanes(model: Path, *batches: UInt8Array, compiled: bool) -> Float3
     """Return the embeddings of all batches, encoded in two threads."""
     encoder = load_test_encoder(model, batch_size=BATCH_SIZE, dtype="bfloat16", compiled=compiled)
     with EncoderThreads(encoder, 2) as threads:
-        # The first call compiles, alone.
+        # The first call compiles, so no other runs beside it.
         first = threads.submit(batches[0]).result()
         rest = [future.result() for future in map(threads.submit, batches[1:])]
     return np.concatenate([first, *rest])

@@ -1,4 +1,4 @@
-"""Only safetensors weights of CLIP models are taken; anything else is one clear line."""
+"""Only safetensors weights of CLIP models are loaded; anything else is refused in one line."""
 
 import json
 from pathlib import Path

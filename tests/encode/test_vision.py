@@ -1,4 +1,4 @@
-"""Embeddings are those that transformers' own processor and model give, frame by frame."""
+"""Embeddings equal those of transformers' own processor and model, frame by frame."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
-from clip_kinetics700_builder.decode.preprocess import normalize, resize_and_crop
+from clip_kinetics700_builder.decode.preprocess import Normalize, resize_and_crop
 from clip_kinetics700_builder.encode.devices import (
     resolve_batch_size,
     resolve_device,
@@ -76,7 +76,7 @@ def test_the_last_layer_of_one_token_gives_the_whole_ones_embeddings(random_mode
     preprocessing = read_preprocessing(files)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), np.uint8))
     with torch.inference_mode():
-        expected = whole(pixel_values=normalize(pixels, preprocessing)).image_embeds
+        expected = whole(pixel_values=Normalize(preprocessing)(pixels)).image_embeds
         tower = VisionTower(whole, preprocessing, torch.float32)
         assert torch.allclose(tower(pixels), expected, rtol=0, atol=1e-5)
     assert expected.abs().max() > 0.1
@@ -288,7 +288,7 @@ def test_full_memory_names_the_batch_size(encoder: ClipVisionEncoder) -> None:
 
 
 def test_another_error_of_torch_is_not_called_full_memory(encoder: ClipVisionEncoder) -> None:
-    """An error of the model itself stays what it is."""
+    """An error of the model itself is raised unchanged."""
     pixels = np.zeros((BATCH_SIZE, 224, 224, 3), np.uint8)
     broken = dataclasses.replace(encoder, tower=lambda pixels: pixels.float() @ torch.ones(7))
     with pytest.raises(RuntimeError, match="size mismatch"):

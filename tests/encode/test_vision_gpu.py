@@ -1,4 +1,4 @@
-"""On a CUDA device: the same rows as on the CPU, and the same bits whatever stands beside them."""
+"""A CUDA device gives the rows of the CPU, and the same bits whatever stands beside them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A dataset built straight from archives is the one built from a directory of their clips."""
+"""A dataset built straight from archives equals one built from a directory of their clips."""
 
 import json
 import os

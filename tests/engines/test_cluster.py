@@ -1,4 +1,4 @@
-"""Options are refused, or made to fit a cluster, before the cluster is asked."""
+"""Options, paths and shares of a cluster are checked before the cluster is asked."""
 
 import logging
 import sys

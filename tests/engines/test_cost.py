@@ -1,4 +1,4 @@
-"""A build's cost is predicted by arithmetic on a few measured clips."""
+"""The cost of a build is computed from a few measured clips."""
 
 import re
 import tarfile
@@ -49,8 +49,8 @@ def test_bytes_of_tars_are_those_of_real_ones(dataset: Path) -> None:
         with tarfile.open(tar) as archive:
             members = archive.getmembers()
         sizes += [member.size for member in members if member.name.endswith(".npy")]
-        # Without the end, which is whole records of 10,240 bytes.
-        real += members[-1].offset_data + -(-members[-1].size // 512) * 512
+        # The end of a tar, which fills whole records of 10,240 bytes, does not count.
+        real += members[-1].offset_data + round_up(members[-1].size)
     n_frames = sum((size - NPY_HEADER_BYTES) / 1024 for size in sizes) / len(sizes)
     model = replace(ON_TWO_CORES, n_frames=n_frames)
     predicted = predict_cost(model, len(sizes), ("webdataset",)).dataset_bytes
@@ -87,7 +87,7 @@ def test_what_is_measured_is_of_the_plans_clips(
 def test_a_dry_run_says_what_it_would_take(
     mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path
 ) -> None:
-    """Hours and bytes come with the counts, and what they are based on."""
+    """Hours and bytes come with the counts that they are based on."""
     result = run_cli(*build_arguments(mini_kinetics, random_model, tmp_path / "out"), "--dry-run")
     assert result.returncode == 0, result.stderr
     line = (

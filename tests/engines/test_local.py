@@ -1,4 +1,4 @@
-"""A build is guarded by the package's test video, by locks and against the encoder's own faults."""
+"""The test video, locks, errors of the encoder and signals guard a run."""
 
 import os
 import signal

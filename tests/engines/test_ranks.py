@@ -29,7 +29,7 @@ STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
         (array(40, first=10, last=70, step=10), (3, 7)),
         (STEP, (1, 2)),
         ({**array(2), **STEP}, (5, 8)),
-        # In a batch script without srun: one process, however many tasks it reserved.
+        # A batch script without srun is one process, however many tasks it reserved.
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "17"}, (0, 1)),
     ],
 )
@@ -67,7 +67,7 @@ def test_the_ranks_of_an_array_are_each_once() -> None:
     ],
 )
 def test_an_array_that_is_no_range_is_refused(change: dict[str, str], message: str) -> None:
-    """With `--array=3,17` nobody knows how many ranks there were: the options are asked for."""
+    """`--array=3,17` does not say how many ranks there are: the options are asked for."""
     with pytest.raises(InputError, match=message):
         resolve_rank(None, None, {**array(2), **change})
 

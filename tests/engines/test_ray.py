@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine builds; only the network between them is not real."""
+"""A Ray cluster of two nodes runs on this machine, real in all but the network between them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Class texts are published in the dataset: listed, verified, used, gone when they are stale."""
+"""Class texts are published in the dataset: listed, verified, used, and removed when stale."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The card's probe is scikit-learn's, and the other one has scikit-learn's optimum."""
+"""The card's probe gives scikit-learn's results, and the other one finds scikit-learn's optimum."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -161,7 +161,7 @@ def make_problem(dtype: str) -> tuple[Array, Array, Array]:
 def test_the_optimum_is_scikit_learns(c: float, dtype: str, tolerance: float) -> None:
     """Probabilities of unseen rows equal those of scikit-learn to 1e-5, in float32 to 3e-3."""
     features, labels, others = make_problem(dtype)
-    # Its lbfgs does not get there with these features in 10,000 steps.
+    # scikit-learn's lbfgs does not get there with these features in 10,000 steps.
     model = LogisticRegression(C=c, solver="newton-cholesky", max_iter=1000, tol=1e-12)
     model.fit(features.astype(np.float64), labels)
     data = prepare_features(features.copy(), labels)

@@ -1,4 +1,4 @@
-"""Places, accuracies and intervals are what counting by hand gives."""
+"""Places, accuracies and intervals equal what counting by hand gives."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def make_outcomes(labels: list[int], places: list[int], predicted: list[int]) ->
     [
         ([0.2, 0.5, 0.3], 1, 0, 1),
         ([0.2, 0.5, 0.3], 0, 2, 1),
-        # Of equal scores the first class of the list wins, as numpy's argmax has it.
+        # Where scores are equal the first class of the list wins, as in numpy's argmax.
         ([0.4, 0.4, 0.2], 0, 0, 0),
         ([0.4, 0.4, 0.2], 1, 1, 0),
         ([0.3, 0.3, 0.3], 2, 2, 0),

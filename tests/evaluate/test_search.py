@@ -1,4 +1,4 @@
-"""Search gives what a float32 product with every frame gives, and where it is on YouTube."""
+"""Search gives what a float32 product with every frame gives, with a link to YouTube."""
 
 import json
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def test_the_result_is_that_of_brute_force(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_link_goes_to_the_second_of_the_best_frame(tmp_path: Path) -> None:
-    """The best of three frames is the last, 2.5 s into a clip that begins at second 40."""
+    """The best of three frames is the last, 2.5 s into a clip that starts at second 40."""
     clip = make_clip(40, [[1, 0], [0, 1], [3, 4]], caption="juggling fire")
     store = load_frames(clip_kinetics700.open(write(tmp_path / "toy", [clip])))
     (hit,) = search_frames(store, np.array([[0.6, 0.8]]), top=20)[0]

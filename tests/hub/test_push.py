@@ -1,4 +1,4 @@
-"""`push`: one commit, nothing sent twice, whatever the Hub does on the way.
+"""`push` makes one commit and sends nothing twice, whatever the Hub does on the way.
 
 The Hub is `minihub` in this process; pushes are processes of their own, since huggingface_hub reads
 HF_ENDPOINT when it is imported.

@@ -1,6 +1,6 @@
-"""A push that is interrupted anywhere, any number of times, ends in one commit and sends no more.
+"""A push that is interrupted any number of times ends in one commit and sends no more bytes.
 
-Kills and faults at random requests; the server counts commits and bytes.
+Kills and faults come at random requests; the server counts commits and bytes.
 """
 
 import random
@@ -26,7 +26,7 @@ SEED = 700
 N_SHARDS, SHARD_BYTES = 4, 400_000
 WORKERS = 2
 N_REQUESTS = 40
-# Slow enough that most kills fall while bytes are sent.
+# Bytes a second, so few that most kills fall while bytes are sent.
 BYTES_A_SECOND = 4_000_000
 FAULTS = {
     "reset": {"after": 100_000},
@@ -51,7 +51,8 @@ def interrupt(
     """Push, and break it off at a random request.
 
     Returns:
-        How, whether anything came of that, and whether the push was completed all the same.
+        How it was broken off, whether the interruption took place, and whether the push was
+        completed all the same.
     """
     number = chance.randrange(N_REQUESTS)
     how = chance.choice(["kill", "kill", *FAULTS])

@@ -1,4 +1,4 @@
-"""`verify` of a repository: fetched at one commit and checked like a directory, whatever flips."""
+"""`verify` fetches a repository at one commit and checks it like a directory, whatever flips."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_flipped_bit_of_a_download_is_found_and_mended(
     hub: Hub, commit: str, dataset: Path, tmp_path: Path, disables_xet: str
 ) -> None:
     """A bit that flips on the way is a problem of its file until that file is fetched again."""
-    # Which file a xorb is of is not in its address; the larger ones have a byte 9000.
+    # The address of a xorb does not say which file it belongs to; the larger ones have a byte 9000.
     pattern = "GET .*/_cdn/.*ds_000001.tar" if disables_xet == "1" else "GET .*/_cdn/xorb/"
     hub.control("faults", [f"{pattern};flip;at=9000;times=-1"])
     outcome = verify(hub, tmp_path, "alice/built", "--quiet", disables_xet=disables_xet)

@@ -127,7 +127,7 @@ def test_the_manifest_lists_near_encoders(own_dataset: Path, tmp_path: Path) -> 
 
 
 def test_a_changed_encoder_does_not_go_on(own_dataset: Path, run_build: RunBuild) -> None:
-    """A run whose encoder is not that of the parts there is refused before it encodes."""
+    """A run whose encoder differs from that of the finished parts is refused before it encodes."""
     (own_dataset / ".build/parts/train-00000.json").unlink()
     for name in ("test-00000", "validation-00000"):
         edit_canary(own_dataset, name, read_canary(own_dataset)[::-1])

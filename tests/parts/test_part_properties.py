@@ -39,7 +39,7 @@ from tests.support.datasets.strategies import (
 )
 
 SHARD_SIZES = st.integers(1, 6)
-# The order in which parts are written, and what else lies in archives, is drawn by this.
+# Generators that draw the order in which parts are written, and what else lies in archives.
 RANDOMS = st.randoms(use_true_random=False)
 
 

@@ -1,4 +1,4 @@
-"""A build goes on with the configuration that its work directory was begun with."""
+"""A work directory goes on with the configuration that it was started with, or is refused."""
 
 from dataclasses import replace
 from pathlib import Path

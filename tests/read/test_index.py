@@ -1,4 +1,4 @@
-"""`index`: the index that a source lacks, written in one reading, as assembly would have."""
+"""`index` reads a source once and writes the index that assembly would have written."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`info`: what is in a dataset, counted in one reading, and what is odd about it."""
+"""`info` counts what is in a dataset in one reading, and what is odd about it."""
 
 import json
 import statistics
@@ -170,7 +170,7 @@ def test_oddities_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
 
 
 def test_repeated_keys_of_old_revisions_are_counted(tmp_path: Path) -> None:
-    """Numbering that begins again in every split repeats its keys."""
+    """Numbering that starts again in every split repeats its keys."""
     info = read_info(write_split_directories(tmp_path / "source"))
     assert info["oddities"]["duplicate_keys"] == {"count": 12, "first": "vid_00000"}
     assert info["oddities"]["clips_in_several_splits"]["count"] == 0

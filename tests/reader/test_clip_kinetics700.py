@@ -1,4 +1,4 @@
-"""The builder class and `load_dataset` give the samples, and importing them costs little."""
+"""The builder class and `load_dataset` give what was written, and importing them is cheap."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Damage that is read is named, and raised or left out; it never passes for a sample."""
+"""Damage is named, raised or left out, and never passes for right."""
 
 import gzip
 import re
@@ -120,7 +120,7 @@ def read_all(source: Any, **options: Any) -> list[str]:
 def test_damage_without_an_index(
     tmp_path: Path, damage: str, place: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Read from first to last: damage is raised with tar and reason, or told and left out."""
+    """Read from first to last, damage is raised with tar and reason, or left out with a warning."""
     harm, lost, reason, *_ = DAMAGES[damage]
     harm(write_dataset(tmp_path, make_samples(SAMPLES), parquet=False))
     with place(tmp_path) as source:

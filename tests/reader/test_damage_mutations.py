@@ -1,9 +1,9 @@
-"""Ten thousand damaged datasets give an error of ours or a right answer at every entry point.
+"""Ten thousand damaged datasets give an error of ours or a right answer, by every entry point.
 
-A mutant may give rows that are bit for bit what its bytes say, as `tarfile`, `numpy`, `json` and
-`pyarrow` read them; or `DamageError`, or an error that names the source; or, where damage is
-skipped, the rows that are left and a warning. It may never give a crash, a hang, memory without
-bounds, an unpickled object, or fewer rows without a word.
+A reading of a mutant may give rows that are bit for bit what its bytes say, as `tarfile`, `numpy`,
+`json` and `pyarrow` read them; or `DamageError`, or an error that names the source; or, where
+damage is skipped, the rows that are left and a warning. It may never crash, hang, take memory
+without bounds, unpickle an object, or leave out rows without a word.
 """
 
 import json
@@ -26,7 +26,7 @@ from tests.support.processes.torture import count_cases, say_count
 
 N_PROCESSES = 2
 N_SUITE, N_FULL = 2_000, 10_000
-# Some of each family must be read whole and some refused, or the mutants are too mild or too wild.
+# Some mutants of each family must be read whole and some refused, or they are too mild or too wild.
 MIN_SHARE = 0.05
 MAX_TOLD = 10
 QUIET = {
@@ -36,7 +36,7 @@ QUIET = {
 }
 
 Command: TypeAlias = Callable[[Path, range], list[str]]
-"""Makes the command that reads some mutants in a directory."""
+"""A function that returns the command to read some mutants in a directory."""
 
 
 class Result(NamedTuple):
@@ -119,7 +119,7 @@ def tell_faults(results: Sequence[Result]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mutants_are_refused_or_read_right(results: list[Result], family: str) -> None:
-    """Every mutant is read bit for bit as its bytes say, or refused, or told and left out."""
+    """Every mutant is read bit for bit as its bytes say, or refused, or left out with a warning."""
     place = list(FAMILIES).index(family)
     mine = [result for result in results if result.number % len(FAMILIES) == place]
     faults = tell_faults(mine)
@@ -154,7 +154,7 @@ for number in range(*map(int, sys.argv[2:])):
 
 
 def test_a_case_that_crashes_or_hangs_is_named(tmp_path: Path) -> None:
-    """A crash, a hang and a silent exit are told by number, and all other mutants are read."""
+    """A crash, a hang and a silent exit name their number, and all other mutants are read."""
 
     def command(directory: Path, numbers: range) -> list[str]:
         return [sys.executable, "-c", DYING, *reading_command(directory, numbers)[3:]]

@@ -153,7 +153,7 @@ def test_threads_read_one_dataset(
 
 
 def test_places_are_checked(tmp_path: Path) -> None:
-    """Places count from either end; those there are none of raise, as do keys in a list."""
+    """Places count from either end; one beyond the ends raises, as do keys in a list."""
     dataset = clip_kinetics700.open(write_dataset(tmp_path / "d", make_samples(SAMPLES)))
     keys = [sample.key for sample in dataset]
     assert [dataset[-1].key, *(s.key for s in dataset[[4, -2]])] == [keys[18], keys[4], keys[17]]

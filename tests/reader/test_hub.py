@@ -147,7 +147,7 @@ def test_private_repository_needs_its_token(hub: Hub, tmp_path: Path) -> None:
     ],
 )
 def test_unknown_repository_is_one_line(hub: Hub, large: Path, source: str, options: str) -> None:
-    """A repository or revision that is not there is told in one line with what the Hub said."""
+    """A repository or revision that is not there is one line with what the Hub said."""
     done = hub.try_to_run(KEYS, source, options, "{}")
     last = done.stderr.strip().splitlines()[-1]
     name = source.removeprefix("hf://datasets/")

@@ -1,4 +1,4 @@
-"""A dataset that was loaded from the Hub loads again without it; any other is one clear error."""
+"""What was loaded from the Hub loads again without it; anything else is one clear error."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.datasets.layouts import (
 from tests.support.hub.hubs import Hub, start_hub
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
-# Nothing listens there.
+# An address at which nothing listens.
 STOPPED = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 EVALUATE = """
 import datasets
@@ -65,7 +65,7 @@ def test_what_was_loaded_loads_again(hub: Hub, tmp_path: Path, without: dict[str
     assert online[0]["train"] + online[0]["validation"] == online[3]
     assert online[2]["train"] == [f"vid_{number:09d}" for number in (0, 3, 6, 9)]
     hub.control("reset", {})
-    # `datasets` asks six times before it looks there; once is enough of that.
+    # `datasets` asks the Hub six times before it looks into its cache; once is enough.
     again = evaluate(
         hub, tmp_path, *(PLAIN, WHOLE, SELECTED, OPENED)[without is STOPPED :], **without
     )

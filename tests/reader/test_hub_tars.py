@@ -1,4 +1,4 @@
-"""`webdataset`, `datasets` and our readers read the tars of a repository, also a private one."""
+"""`webdataset`, `datasets` and our own readers read the tars of a repository by URL."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""An index is read, refused where it contradicts the files, and made where there is none."""
+"""An index is read, made where there is none, and refused where it contradicts the data."""
 
 import re
 import shutil
@@ -72,7 +72,7 @@ def test_index_of_other_tars(
     kept: list[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An index of other tars than there are raises, or a warning says what it does not know."""
+    """An index of other tars than there are raises, or a warning names what it does not know."""
     change(write_index(write_dataset(tmp_path, make_samples(SAMPLES), parquet=False)))
     with pytest.raises(ValueError, match=message):
         read_all(tmp_path)
@@ -130,7 +130,7 @@ def test_damaged_index_is_refused_or_made_anew(
     reason: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An index that is none raises with its name, or a warning says that all is read instead."""
+    """A file that is no index raises with its name, or all is read instead, with a warning."""
     directory = write_index(write_dataset(tmp_path, make_samples(SAMPLES), parquet=False))
     pq.write_table(change(pq.read_table(directory / "index.parquet")), directory / "index.parquet")
     with pytest.raises(DamageError, match=rf"index\.parquet: is no index: .*{reason}"):

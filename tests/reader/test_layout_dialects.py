@@ -1,4 +1,4 @@
-"""Every dialect is read, with the file names, splits, keys and members that others write."""
+"""The reader knows every dialect of the formats: names, tars, splits, keys and members."""
 
 import json
 import tarfile
@@ -153,7 +153,7 @@ def test_split_directories_may_be_given_by_themselves(tmp_path: Path) -> None:
 
 
 def test_links_are_followed_and_hidden_files_are_not_read(tmp_path: Path) -> None:
-    """Linked files and directories are read; hidden directories are none of the dataset's."""
+    """Linked files and directories are read; hidden directories do not belong to the dataset."""
     write_split_directories(tmp_path / "real")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked/data").symlink_to(tmp_path / "real/data")

@@ -1,4 +1,4 @@
-"""Bytes of files come by merged ranges, many at once, by streams, and by maps kept in bounds."""
+"""Bytes of files come as merged ranges, many at once, as streams, and as maps in bounds."""
 
 import gc
 import gzip

@@ -1,4 +1,4 @@
-"""A remote dataset gives the same samples by few bytes, and its faults are overcome or named."""
+"""Remote datasets give the same samples for few bytes, and tell or overcome faults."""
 
 import re
 from collections.abc import Iterator
@@ -121,7 +121,7 @@ def test_without_an_index_bytes_are_read_once(
         server.forget()
         loaded = load_dataset(server.url, streaming=streaming, cache_dir=str(tmp_path / "cache"))
         assert [row["meta"]["key"] for rows in loaded.values() for row in rows] == KEYS
-        # `datasets` wants to know of each split whether it has a sample.
+        # `datasets` asks each split whether it has a sample.
         assert server.nbytes(".tar") < 2.5 * tar_bytes(small)
     assert caplog.records == []
 
@@ -155,7 +155,7 @@ def test_faults_that_stay_are_errors_not_damage(
 
 
 def test_parquet_is_fetched_like_tars(tmp_path: Path) -> None:
-    """Faults in passing are overcome with Parquet alone, and those that stay are no damage."""
+    """Reading Parquet alone overcomes faults in passing; those that stay are no damage."""
     directory = write_dataset(tmp_path, make_samples(SAMPLES))
     for tar in directory.glob("*.tar"):
         tar.unlink()

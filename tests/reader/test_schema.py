@@ -1,4 +1,4 @@
-"""A sample is written as these literal bytes, and nothing else is read as one."""
+"""A sample has these literal bytes on disk, and everything that is no sample is refused."""
 
 import json
 from dataclasses import replace

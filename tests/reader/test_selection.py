@@ -1,4 +1,4 @@
-"""Splits, classes, numbers and orders select the same samples, whatever is read."""
+"""Splits, classes, numbers and order select the same samples, whatever is read."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from clip_kinetics700.selection import Selection, resolve_splits
 from tests.support.datasets.layouts import CLASS_NAMES, make_samples, write_dataset, write_index
 from tests.support.hub.servers import serve
 
-# Every third sample has the first class, every third the second, and every third no label.
+# One in three samples has the first class, one the second, and one has no label.
 COUNTS = {"train": 40, "validation": 14, "test": 6}
 FIRST, SECOND = CLASS_NAMES[:2]
 
@@ -109,7 +109,7 @@ def test_most_samples_are_of_each_split(directory: Path) -> None:
 
 
 def test_classes_are_counted_before_the_most(directory: Path) -> None:
-    """With classes, `max_samples` is of theirs, in the dataset's order."""
+    """With classes, `max_samples` counts samples of these, in the dataset's order."""
     selected = clip_kinetics700.open(directory).select("train", classes=[SECOND], max_samples=5)
     assert [sample.caption for sample in selected] == [SECOND] * 5
     assert [sample.time_start for sample in selected] == [1, 4, 7, 10, 13]
@@ -126,7 +126,7 @@ def test_shuffle_is_of_all_before_the_most_are_taken(directory: Path) -> None:
 
 
 def test_selections_are_selected_from(directory: Path) -> None:
-    """A selection of a selection is of what is left, in its order."""
+    """A selection of a selection selects from what is left, in its order."""
     dataset = clip_kinetics700.open(directory)
     shuffled = dataset.select(shuffle=True, seed=3)
     assert keys_of(shuffled.select("val")) == keys_of(shuffled.splits["validation"])

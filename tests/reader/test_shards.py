@@ -1,4 +1,4 @@
-"""A tar gives its samples in order, and it is known which tar belongs to which split."""
+"""One tar gives its samples, and its name tells which split it belongs to."""
 
 import logging
 import tarfile

@@ -1,4 +1,4 @@
-"""The tar reader knows every dialect, and nothing damaged or cut short passes for complete."""
+"""The tar reader reads every dialect, and takes nothing damaged or cut short for complete."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Our tars are WebDataset shards: webdataset reads every sample of them."""
+"""webdataset reads every sample of our tars."""
 
 import json
 from pathlib import Path

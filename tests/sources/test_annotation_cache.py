@@ -1,4 +1,4 @@
-"""Annotations of a release are fetched once, from whichever source has them, or it says why not."""
+"""Annotations of a release are fetched once, from whichever source has them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_deepminds_archive_gives_every_split(served: Served, tmp_path: Path) -> 
 
 
 def test_a_second_call_asks_nobody(served: Served, tmp_path: Path) -> None:
-    """What is in the cache is taken from there, also one split of it."""
+    """Annotations in the cache are taken from there, also those of one split."""
     files = fetch(served, tmp_path)
     served.forget()
     assert fetch(served, tmp_path) == files
@@ -86,7 +86,7 @@ def test_faults_in_passing_do_no_harm(
 def test_a_damaged_archive_leaves_nothing_in_the_cache(
     kind: str, served: Served, tmp_path: Path
 ) -> None:
-    """What cannot be read to its end is an error that names the address and the way out."""
+    """The error of a damaged archive names the address and the way out."""
     archive = tmp_path / "tree/deepmind/kinetics700.tar.gz"
     archive.write_bytes(HOSTILE[kind]("train.csv", b"label,youtube_id\n" * 1000))
     with pytest.raises(InputError, match=r"--annotations FILE. Tried: .*kinetics700\.tar\.gz"):

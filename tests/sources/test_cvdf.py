@@ -1,4 +1,4 @@
-"""Which archives there are, and which of them may hold what is wanted."""
+"""The lists tell which archives there are, and which of them may hold a wanted clip."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_names_with_blanks_become_addresses(mini_kinetics: MiniKinetics, tmp_pat
     labels = {archive.label for archive in archives}
     assert "passing American football (in game)" in labels
     assert all(" " not in archive.path for archive in archives)
-    assert all(sizes)
+    assert all(isinstance(size, int) and size for size in sizes)
     assert len({archive.name for archive in archives}) == len(archives)
 
 
@@ -34,7 +34,7 @@ def test_a_directory_without_lists_is_listed(mini_kinetics: MiniKinetics, tmp_pa
 
 
 def test_classes_are_looked_up_once(mini_kinetics: MiniKinetics, tmp_path: Path) -> None:
-    """What an archive was found to hold is remembered, and nothing else is chosen."""
+    """The class of an archive is remembered, and only the archive of the class is chosen."""
     tree = make_cvdf_tree(tmp_path, mini_kinetics, "700-2020")
     known: dict[str, str | None] = {}
     with serve(tree.root) as served:

@@ -1,4 +1,4 @@
-"""The file of a clip is found in any tree, always the same one."""
+"""The file of a clip is found in any tree, and always the same one."""
 
 import os
 from pathlib import Path

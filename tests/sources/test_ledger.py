@@ -33,7 +33,7 @@ def test_attempts_come_back_as_they_were(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 10, 100])
 def test_a_torn_line_is_cut_off(tmp_path: Path, cut: int) -> None:
-    """What a kill has left of a line goes; the lines before and after it stay."""
+    """The rest of a line that a kill cut off goes; the lines before and after it stay."""
     path = tmp_path / "ledger"
     attempt = got(CLIP, "cvdf", bytes=5)
     Ledger(path).write([attempt, attempt])
@@ -56,7 +56,7 @@ def test_threads_do_not_mix_lines(tmp_path: Path) -> None:
 def test_a_foreign_line_is_named(tmp_path: Path) -> None:
     """A file that is no ledger is refused with its line."""
     (tmp_path / "ledger").write_text('{"a": 1}\n')
-    with pytest.raises(InputError, match="line 1: is no attempt"):
+    with pytest.raises(InputError, match="line 1: is not a line of ours"):
         list(read_attempts(tmp_path / "ledger"))
 
 

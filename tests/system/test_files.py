@@ -55,7 +55,7 @@ def test_hash_file_is_sha256(tmp_path: Path) -> None:
 
 
 def test_a_growing_file_is_hashed_as_it_grows(tmp_path: Path) -> None:
-    """What is appended between two looks is taken in once, and in the end it is the file's hash."""
+    """Each appended piece is hashed once, and the digest at the end is that of the whole file."""
     path = tmp_path / "a"
     path.write_bytes(b"")
     growing = GrowingHash(path)

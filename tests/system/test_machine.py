@@ -22,7 +22,7 @@ def test_a_containers_quota_counts(tmp_path: Path, quota: str, expected: int) ->
 
 
 def test_slurms_word_counts() -> None:
-    """What was asked for a task is not exceeded; nonsense is no word."""
+    """The cores that Slurm gave a task are not exceeded; nonsense in its variable is ignored."""
     assert count_cores({"SLURM_CPUS_PER_TASK": "1"}, NO_QUOTA) == 1
     assert count_cores({"SLURM_CPUS_PER_TASK": "lots"}, NO_QUOTA) == ALL
 

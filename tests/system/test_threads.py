@@ -1,4 +1,4 @@
-"""What is done in another thread is done in order, and its errors come back."""
+"""Tasks of another thread are done in order, and their errors come back."""
 
 import time
 from threading import Event
@@ -9,11 +9,11 @@ from clip_kinetics700_builder.system.threads import Background, open_background
 
 
 class BrokenError(Exception):
-    """What a task raises."""
+    """The error of a task."""
 
 
 def fail() -> None:
-    """Be a task that fails."""
+    """Fail, as a task may."""
     raise BrokenError
 
 
@@ -28,7 +28,7 @@ def test_tasks_are_done_in_order() -> None:
 
 
 def test_an_error_of_a_task_ends_the_block() -> None:
-    """What a task raises is raised when the block waits for it."""
+    """The block raises the error of its task when it waits for it."""
     with open_background() as thread, pytest.raises(BrokenError), thread.finishing():
         thread.submit(fail)
 
@@ -63,7 +63,7 @@ def fail_beside(thread: Background, done: list[int]) -> None:
         raise BrokenError
 
 
-def test_of_a_block_that_fails_nothing_begins_any_more() -> None:
+def test_a_block_that_fails_starts_no_other_task() -> None:
     """The task that runs is waited for, those behind it are left out, and the thread goes on."""
     done: list[int] = []
     with open_background() as thread:

@@ -1,4 +1,4 @@
-"""Tests of `verify.dataset`: which files there are, and whether manifest and files agree."""
+"""`verify.dataset` names files that are missing, strange, or contradict the manifest."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_flipped_byte_of_manifest(dataset: Path, offset: int) -> None:
 
 
 def test_edited_manifest_contradicts_its_hash(dataset: Path) -> None:
-    """A manifest whose content was changed is told by its own hash."""
+    """A manifest whose content was changed is found by its own hash."""
     path = dataset / "manifest.json"
     path.write_text(path.read_text().replace('"date": null', '"date": "2001-01-01"'))
     assert "self_sha256 is" in problems_of(dataset)["manifest.json"]
@@ -134,7 +134,7 @@ def test_directory_that_is_no_dataset(tmp_path: Path) -> None:
     [("ds_000000.tar", "ds_000001.tar"), (FIRST_PARQUET, "data/train-00001-of-00003.parquet")],
 )
 def test_swapped_shards(dataset: Path, names: tuple[str, str]) -> None:
-    """Two shards that changed names are both told by the keys in them."""
+    """Two shards that changed names are both found by the keys in them."""
     contents = [(dataset / name).read_bytes() for name in names]
     for name, content in zip(names, reversed(contents), strict=True):
         (dataset / name).write_bytes(content)
@@ -168,7 +168,7 @@ def test_edited_splits_csv(dataset: Path, old: str, new: str, message: str) -> N
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("name", [FIRST_TAR, FIRST_PARQUET, "index.parquet", "failures.parquet"])
 def test_truncated_file(dataset: Path, name: str, fraction: float) -> None:
-    """A file that was cut is told by its name even where the manifest was made of the cut one."""
+    """A file that was cut is named even where the manifest was made of the cut one."""
     path = dataset / name
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
     reseal(dataset)
@@ -203,7 +203,7 @@ def test_truncated_file(dataset: Path, name: str, fraction: float) -> None:
     ],
 )
 def test_edited_manifest(dataset: Path, path: str, value: Any, message: str) -> None:
-    """Counts that do not add up are told though the manifest's own hash is right."""
+    """Counts that do not add up are found though the manifest's own hash is right."""
 
     def edit(document: dict[str, Any]) -> None:
         *parents, name = path.split(".")

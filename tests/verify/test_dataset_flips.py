@@ -41,7 +41,7 @@ class Flips:
     """Seed and number, by which it can be repeated."""
     file: str
     masks: dict[int, int]
-    """What is XORed to the byte at an offset."""
+    """The number that is XORed to the byte at each offset."""
 
     def __str__(self) -> str:
         masks = ", ".join(f"{offset} ^ {mask:#04x}" for offset, mask in self.masks.items())
@@ -180,7 +180,7 @@ def draw_spellings(dataset: Path, seed: int, count: int) -> Iterator[Flips]:
 @pytest.mark.torture
 @pytest.mark.needs_ffmpeg
 def test_a_manifest_that_is_spelled_otherwise_is_named(dataset: Path, tmp_path: Path) -> None:
-    """A flip of the manifest is told even where the JSON still says the same."""
+    """A flip of the manifest is found even where the JSON still says the same."""
     copy = tmp_path / "real"
     shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns(WORK_NAME))
     cases = draw_spellings(copy, SPELLING_SEED, count_cases(20, full=300))

@@ -1,4 +1,4 @@
-"""Tests of `verify.tables` and `verify.rows`: right hashes, wrong tables."""
+"""`verify.tables` and `verify.rows` find wrong tables whose hashes are right."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_reordered_rows(dataset: Path) -> None:
-    """Rows of a Parquet file in another order than the tar's are told sample by sample."""
+    """Rows of a Parquet file in another order than the tar's are named sample by sample."""
     edit_table(dataset, FIRST_PARQUET, lambda table: table.take([0, 2, 1, 3, 4]))
     found = problems_of(dataset)
     assert found.keys() == {FIRST_PARQUET}

@@ -1,4 +1,4 @@
-"""Tests of `verify.tars`: tars damaged in every way we know, their hashes made right."""
+"""`verify.tars` finds every kind of damage in tars whose hashes are right."""
 
 import io
 import json
@@ -39,20 +39,20 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_dropped_sample(dataset: Path) -> None:
-    """A tar without one of its samples is told by the gap in its keys."""
+    """A tar without one of its samples is found by the gap in its keys."""
     edit_tar(dataset, lambda members: members[:3] + members[6:])
     message = problems_of(dataset)[FIRST_TAR]
     assert "member 'vid_000000002.json' at byte 3072, where vid_000000001.json belongs" in message
 
 
 def test_dropped_last_sample(dataset: Path) -> None:
-    """A tar that ends before it is full is told, though its keys have no gap."""
+    """A tar that ends before it is full is found, though its keys have no gap."""
     edit_tar(dataset, lambda members: members[:-3])
     assert "where vid_000000004.json belongs" in problems_of(dataset)[FIRST_TAR]
 
 
 def test_duplicated_sample(dataset: Path) -> None:
-    """A sample that comes twice is told where it comes again, at the end of its tar too."""
+    """A sample that comes twice is named where it comes again, at the end of its tar too."""
     edit_tar(dataset, lambda members: members[:3] + members)
     edit_tar(dataset, lambda members: members + members[-3:], "ds_000001.tar")
     found = problems_of(dataset)
@@ -62,13 +62,13 @@ def test_duplicated_sample(dataset: Path) -> None:
 
 
 def test_reordered_samples(dataset: Path) -> None:
-    """Samples in another order are told by their keys."""
+    """Samples in another order are found by their keys."""
     edit_tar(dataset, lambda members: members[3:6] + members[:3] + members[6:])
     assert "where vid_000000000.json belongs" in problems_of(dataset)[FIRST_TAR]
 
 
 def test_reordered_contents(dataset: Path) -> None:
-    """Embeddings that changed places under unchanged names are told by the Parquet file."""
+    """Embeddings that changed places under unchanged names are found by the Parquet file."""
 
     def swap(members: Members) -> Members:
         contents = dict(members)
@@ -95,7 +95,7 @@ def set_value(value: float) -> Callable[[bytes], bytes]:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite(dataset: Path, value: float) -> None:
-    """NaN and infinity are told with the sample that holds them."""
+    """NaN and infinity are reported with the sample that holds them."""
     edit_member(dataset, "vid_000000002.npy", set_value(value))
     expected = "sample vid_000000002: embeddings hold values that are not finite"
     assert expected in problems_of(dataset)[FIRST_TAR]

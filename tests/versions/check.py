@@ -1,8 +1,8 @@
-"""Run in an environment without our package: does a dataset load as promised, also from the Hub?
+"""This program checks, without our package installed, that a dataset loads as promised.
 
-In: a dataset directory, another of tars alone, a folder that holds a copy of `clip_kinetics700`.
-Out: one line per claim; a claim that fails is an AssertionError. Plain Python, `datasets` and its
-dependencies only.
+It takes a dataset directory, another of tars alone, and a folder that holds a copy of
+`clip_kinetics700`, and prints a line for each claim; a claim that fails is an AssertionError. It is
+plain Python with `datasets` and its dependencies only.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def check_repositories(commit: str, code: Path, expected: Rows) -> None:
     check("load_dataset(REPO, revision=BRANCH)", train, partial(load, revision="train-only"))
     check("load_dataset(REPO, revision=COMMIT)", train, partial(load, revision=commit))
     for name in PUSHED:
-        # Card and files say `List`; before 4.0 that is a list of any length.
+        # Card and files say `List`; versions before 4.0 take that for a list of any length.
         pushed = partial(datasets.load_dataset, name)
         check(f"push_to_hub, {name}", expected, pushed, keeps_width=MAJOR_VERSION >= 4)
     sys.path.insert(0, str(code))

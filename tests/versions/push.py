@@ -1,4 +1,4 @@
-"""Push what `load_dataset(DIR)` returns, as somebody does who knows `datasets` alone."""
+"""This program pushes what `load_dataset(DIR)` returns, as a user of `datasets` alone does."""
 
 import argparse
 

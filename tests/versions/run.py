@@ -1,8 +1,8 @@
-"""Check that a dataset loads in every supported version of `datasets`, from disk and from a Hub.
+"""This program checks that a dataset loads in every version of `datasets`, also from a Hub.
 
-In: a dataset directory (made here when none is given). Out: exit code 0 when every claim holds.
-The Hub runs on this machine; what is in it was published, or pushed by `push_to_hub`. Each version
-has an environment of its own, without our package and without torch.
+It makes a dataset where none is given, and exits with 0 when every claim holds. The Hub runs on
+this machine; what is in it was published, or pushed by `push_to_hub`. Each version has an
+environment of its own, without our package and without torch.
 """
 
 import argparse
@@ -27,7 +27,7 @@ VERSIONS = tuple(
     path.stem.removeprefix("datasets-") for path in sorted(HERE.glob("datasets-*.txt"))
 )
 NEWEST = VERSIONS[-1]
-# The card of a branch with one split.
+# The card of a branch that holds one split.
 TRAIN_ONLY = """---
 configs:
 - config_name: default

@@ -165,7 +165,7 @@ def read_records(file: Path) -> Iterator[tuple[int, list[str]]]:
                 yield number, fields
             number = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{file} line {number}: no record of a CSV file ({error})") from error
+        raise InputError(f"{file} line {number}: not a record of a CSV file ({error})") from error
 
 
 def read_table(file: Path) -> Iterator[AnnotationRow]:

@@ -82,7 +82,7 @@ def read_release_files(files: Sequence[ReleaseFile]) -> pa.Table:
         for row in read_rows(file.path):
             clip = row.clip
             if clip.path is not None:
-                raise InputError(f"{row}: is of one's own videos, which no release holds")
+                raise InputError(f"{row}: names one's own video, and no release has such videos")
             times = (clip.time_start, clip.time_end)
             known = (file.version, clip.split, clip.label, clip.video_id)
             values = (*known, *times, row.is_cc, str(file.path))

@@ -8,12 +8,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clip_kinetics700.features import column_list
@@ -33,6 +34,14 @@ PLAN_SCHEMA = pa.schema(
         pa.field("extra", pa.string()),
     ]
 )
+# Three columns repeat few different texts: as dictionaries they take far less memory.
+CODED_SCHEMA = pa.schema(
+    field.with_type(pa.dictionary(pa.int32(), pa.string()))
+    if field.name in ("split", "label", "caption")
+    else field
+    for field in PLAN_SCHEMA
+)
+ROWS_PER_PIECE = 1000
 
 
 def order_clips(clips: Sequence[Clip], seed: int) -> list[Clip]:
@@ -116,35 +125,6 @@ def write_plan(path: Path, clips: Sequence[Clip]) -> None:
         pq.write_table(pa.table(columns, schema=PLAN_SCHEMA), partial)
 
 
-def read_plan(path: Path) -> list[Clip]:
-    """Return the clips of a plan in order.
-
-    Raises:
-        InputError: there is no such file, or it is no plan.
-    """
-    columns = [column.to_pylist() for column in read_plan_table(path).columns]
-    return [Clip(*values) for values in zip(*columns, strict=True)]
-
-
-def read_plan_table(path: Path) -> pa.Table:
-    """Return a plan as a table whose columns are the fields of `Clip`, in their order.
-
-    Raises:
-        InputError: there is no such file, or it is no plan.
-    """
-    try:
-        with pq.ParquetFile(path) as plan:
-            # Threads of Arrow would keep tens of megabytes each for the next time.
-            table = plan.read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read plan {path}: no Parquet file can be read there") from error
-    if not table.schema.equals(PLAN_SCHEMA):
-        raise InputError(
-            f"{path} is no plan: columns {table.schema.names}, expected {PLAN_SCHEMA.names}"
-        )
-    return table.select([field.name for field in fields(Clip)])
-
-
 def plan_digest(clips: Sequence[Clip]) -> str:
     """Return the sha256 of all fields of all rows in order.
 
@@ -158,35 +138,6 @@ def plan_digest(clips: Sequence[Clip]) -> str:
     return digest.hexdigest()
 
 
-ROWS_PER_PIECE = 1000
-# Columns that repeat few different values.
-CODED = ("split", "label", "caption")
-NO_VALUE = -1
-
-
-class CodedColumn:
-    """A column that keeps each different text once, and a number for each row: it saves memory."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        """Take a column of texts and nulls."""
-        encoded = column.combine_chunks().dictionary_encode()
-        codes = encoded.indices.fill_null(NO_VALUE)
-        self._codes: npt.NDArray[np.int32] = codes.to_numpy(zero_copy_only=False).copy()
-        # As the last text, None is what NO_VALUE, -1, stands for.
-        self._texts: list[str | None] = [*encoded.dictionary.to_pylist(), None]
-
-    def take(self, begin: int, end: int) -> list[str | None]:
-        """Return the texts of consecutive rows."""
-        return [self._texts[code] for code in self._codes[begin:end].tolist()]
-
-    def runs(self) -> Iterator[tuple[str, int]]:
-        """Yield the runs of equal texts, each with its length; there must be no nulls."""
-        begins = np.flatnonzero(np.diff(self._codes, prepend=NO_VALUE))
-        lengths = np.diff(begins, append=len(self._codes))
-        for code, length in zip(self._codes[begins].tolist(), lengths.tolist(), strict=True):
-            yield str(self._texts[code]), length
-
-
 class PlanTable:
     """The clips of a plan in order, made only when asked for: a `Clip` takes far more memory."""
 
@@ -196,11 +147,26 @@ class PlanTable:
         Raises:
             InputError: there is no such file, or it is no plan.
         """
-        table = read_plan_table(path)
-        self._coded = {name: CodedColumn(table.column(name)) for name in CODED}
-        self._table = table.drop_columns([*CODED])
-        self.spans = find_splits(self._coded["split"].runs())
+        try:
+            with pq.ParquetFile(path) as plan:
+                # Threads of Arrow would keep tens of megabytes each for the next time.
+                table = plan.read(use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            text = f"cannot read plan {path}: no Parquet file can be read there"
+            raise InputError(text) from error
+        if not table.schema.equals(PLAN_SCHEMA):
+            raise InputError(
+                f"{path} is no plan: columns {table.schema.names}, expected {PLAN_SCHEMA.names}"
+            )
+        self._table = table.cast(CODED_SCHEMA)
+
+    @cached_property
+    def spans(self) -> dict[str, range]:
         """The rows of each split."""
+        splits = self._table.column("split").cast(pa.string()).combine_chunks()
+        runs = pc.run_end_encode(splits)
+        lengths = np.diff(runs.run_ends.to_numpy(), prepend=0).tolist()
+        return find_splits(zip(runs.values.to_pylist(), lengths, strict=True))
 
     def __len__(self) -> int:
         """Count the clips."""
@@ -213,11 +179,15 @@ class PlanTable:
 
     def take(self, rows: range) -> list[Clip]:
         """Return the clips of consecutive rows."""
-        piece = self._table.slice(rows.start, len(rows))
-        columns = [
-            self._coded[field.name].take(rows.start, rows.stop)
-            if field.name in CODED
-            else column_list(piece.column(field.name))
-            for field in fields(Clip)
-        ]
+        piece = self._table.slice(rows.start, len(rows)).cast(PLAN_SCHEMA)
+        columns = [column_list(piece.column(field.name)) for field in fields(Clip)]
         return [Clip(*values) for values in zip(*columns, strict=True)]
+
+
+def read_plan(path: Path) -> list[Clip]:
+    """Return the clips of a plan in order.
+
+    Raises:
+        InputError: there is no such file, or it is no plan.
+    """
+    return list(PlanTable(path))

@@ -23,7 +23,7 @@ MAX_FRAMES_PER_CLIP = 1_000_000
 HEAD_BYTES = 16
 TEXT_BYTES = frozenset((*b"\t\n\v\f\r", *range(0x20, 0x7F), *range(0x80, 0x100)))
 HLS_MAGIC = b"#EXTM3U"
-# Containers that may begin with as many printable bytes: GIF, and a transport stream cut out of
+# Containers that may begin with nothing but text bytes. GIF, and a transport stream cut out of
 # another, begin with G, as no playlist does.
 BINARY_MAGICS = (
     b"RIFF", b"RIFX", b"RF64", b"FORM", b"G", b"FWS", b"CWS", b"nut/", b"YUV4MPEG2 ",

@@ -171,15 +171,9 @@ class Normalize(torch.nn.Module):
             self.register_buffer(name, constant, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (n, 3, height, width) float32 of (n, height, width, 3) uint8."""
+        """Return the model's (n, 3, height, width) float32 of (n, height, width, 3) uint8."""
         values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return (values * self.rescale_factor - self.mean) / self.std
-
-
-def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return (n, 3, height, width) float32, the model's input, of (n, height, width, 3) uint8."""
-    normalized: Tensor = Normalize(preprocessing)(pixels)
-    return normalized
 
 
 # Durations are differences of two rounded times: ten seconds may come as 10.000000000000002 and

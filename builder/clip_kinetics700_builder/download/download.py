@@ -27,14 +27,13 @@ from clip_kinetics700_builder.sources.annotation_cache import find_annotations
 from clip_kinetics700_builder.sources.cvdf import measure_archive
 from clip_kinetics700_builder.sources.ledger import (
     LEDGER_NAME,
-    FetchError,
     Ledger,
     check_reasons,
     read_attempts,
 )
 from clip_kinetics700_builder.system.files import take_lock
 from clip_kinetics700_builder.system.progress import Progress, no_progress
-from clip_kinetics700_builder.types import Archive, Clip, InputError
+from clip_kinetics700_builder.types import Clip, InputError
 
 LOCK_NAME = "download.lock"
 KNOWN_NAME = "clips.parquet"
@@ -42,7 +41,7 @@ KNOWN_NAME = "clips.parquet"
 
 
 def read_clips_wanted(config: DownloadConfig) -> list[Clip]:
-    """Return the clips of the splits and classes that are wanted, in that order.
+    """Return the clips of the wanted splits and classes, in the order in which they are wanted.
 
     Raises:
         InputError: annotations or classes cannot be used.
@@ -145,7 +144,7 @@ def plan_download(config: DownloadConfig) -> DryRun:
     if CVDF in config.source and rest:
         archives = find_new_archives(config, rest, Store(config.output / STATE_NAME), {})
     with ThreadPoolExecutor(config.num_workers) as threads:
-        sizes = list(threads.map(try_measure, archives))
+        sizes = list(threads.map(measure_archive, archives))
     return DryRun(
         n_wanted=len(rest) + len(held),
         n_held=len(held),
@@ -154,15 +153,6 @@ def plan_download(config: DownloadConfig) -> DryRun:
         n_bytes=sum(size for size in sizes if isinstance(size, int)),
         unmeasured=tuple(str(size) for size in sizes if not isinstance(size, int)),
     )
-
-
-def try_measure(archive: Archive) -> int | str:
-    """Return the bytes of an archive, or why they cannot be told."""
-    try:
-        size = measure_archive(archive)
-    except FetchError as error:
-        return str(error)
-    return f"{archive.path}: its server does not tell its size" if size is None else size
 
 
 def remember_clips(state: Path, clips: Iterable[Clip]) -> list[Clip]:

@@ -28,16 +28,13 @@ DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d\.\d+),", re.MUL
 def cut_segment(
     video: Mapping[str, Any], segment: tuple[int, int], path: Path, timeout_seconds: float
 ) -> str:
-    """Write a segment [begin, end) of a video, encoded anew so that it is exact.
+    """Write a segment of a video, encoded anew so that it is exact; return ffmpeg's messages.
 
     Args:
         video: what yt-dlp knows of it, with `id`, `url` and `http_headers`.
-        segment: its start and its end, in seconds.
+        segment: [start, end) in seconds.
         path: where to write the mp4.
         timeout_seconds: how long the server may be silent.
-
-    Returns:
-        The messages of ffmpeg.
 
     Raises:
         FetchError: nothing was written.
@@ -48,13 +45,12 @@ def cut_segment(
     # An address in a playlist of the site must not lead to local files.
     source += ["-protocol_whitelist", "http,https,tcp,tls,crypto,httpproxy"]
     source += ["-ss", str(begin), "-t", str(end - begin), "-i", video["url"]]
-    even = "scale=trunc(iw/2)*2:trunc(ih/2)*2"
     target = ["-map", "0:v:0", "-map", "0:a:0?", "-map_metadata", "-1", "-map_chapters", "-1"]
-    target += ["-vf", even, "-c:v", "libx264", "-preset", "fast", "-crf", "18"]
-    target += ["-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart", "-f", "mp4"]
+    target += ["-vf", "scale=trunc(iw/2)*2:trunc(ih/2)*2", "-c:v", "libx264", "-preset", "fast"]
+    target += ["-crf", "18", "-pix_fmt", "yuv420p", "-c:a", "aac", "-movflags", "+faststart"]
     limit = CUT_LIMIT_TIMEOUTS * timeout_seconds + CUT_LIMIT_SECONDS_PER_SECOND * (end - begin)
     started = time.monotonic()
-    result = run_ffmpeg([*source, *target, "-y", f"file:{path}"], limit_seconds=limit)
+    result = run_ffmpeg([*source, *target, "-f", "mp4", "-y", f"file:{path}"], limit_seconds=limit)
     log = result.stderr
     if "No space left on device" in log:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))

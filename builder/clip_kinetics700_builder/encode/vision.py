@@ -22,7 +22,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from clip_kinetics700_builder.decode.preprocess import Preprocessing, normalize, resize_and_crop
+from clip_kinetics700_builder.decode.preprocess import Normalize, Preprocessing, resize_and_crop
 from clip_kinetics700_builder.encode.model_files import (
     PREPROCESSOR_FILE,
     ModelFiles,
@@ -168,7 +168,7 @@ def check_pixels(
     with refusing(name, f"the image processor of {PREPROCESSOR_FILE} cannot be used"):
         theirs = processor(images=[frame], return_tensors="np")["pixel_values"]
     cropped = resize_and_crop(torch.from_numpy(frame[None]), preprocessing)
-    ours = normalize(cropped, preprocessing).numpy()
+    ours = Normalize(preprocessing)(cropped).numpy()
     if not pixels_agree(ours, theirs, std=preprocessing.std):
         raise InputError(
             f"model {name}: our preprocessing does not give the pixels of its image "

@@ -201,12 +201,11 @@ def order_likely(group: Sequence[Archive], labels: Collection[str]) -> list[Arch
     The archives of 2020 are numbered as the classes are; where that is wrong, it only takes longer.
     """
     numbers = [number for number, name in enumerate(class_names("700")) if name in labels]
-    places = {archive.name: place for place, archive in enumerate(group)}
 
-    def distance(archive: Archive) -> int:
-        return min((abs(places[archive.name] - number) for number in numbers), default=0)
+    def distance(place: int) -> int:
+        return min((abs(place - number) for number in numbers), default=0)
 
-    return sorted(group, key=distance)
+    return [group[place] for place in sorted(range(len(group)), key=distance)]
 
 
 def find_classes(
@@ -235,15 +234,12 @@ def look_into(archive: Archive) -> str | FetchError | None:
     return None
 
 
-def measure_archive(archive: Archive) -> int | None:
-    """Return the bytes of an archive, or None where its server does not tell.
-
-    Raises:
-        FetchError: there is no such archive.
-    """
+def measure_archive(archive: Archive) -> int | str:
+    """Return the size of an archive in bytes, or one line about why it is not known."""
     try:
         if not is_remote(archive.path):
             return Path(archive.path).stat().st_size
-        return read_head(locate(archive.path), 1).size
+        size = read_head(locate(archive.path), 1).size
     except network_errors() as error:
-        raise explain(error, archive.path) from error
+        return str(explain(error, archive.path))
+    return f"{archive.path}: its server does not tell its size" if size is None else size

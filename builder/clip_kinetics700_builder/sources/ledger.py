@@ -203,4 +203,4 @@ def read_attempts(path: Path) -> Iterator[Attempt]:
             try:
                 yield Attempt(**json.loads(line))
             except (ValueError, TypeError) as error:
-                raise InputError(f"{path} line {number}: is no attempt of ours") from error
+                raise InputError(f"{path} line {number}: is not a line of ours") from error

@@ -1,4 +1,4 @@
-"""Batches for training hold every sample once, whatever reads them, and resume anywhere."""
+"""Batches for training give every sample once, whatever reads them, and resume anywhere."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The order of an epoch has every row once, files and rows mixed, shared by all ranks."""
+"""An epoch holds every row once; files and rows are mixed and shared among ranks."""
 
 from collections import Counter
 
@@ -69,7 +69,7 @@ def test_a_buffer_as_large_as_all_mixes_all() -> None:
 
 @pytest.mark.parametrize("size", [100, 1000])
 def test_what_is_held_is_less_than_the_buffer(size: int) -> None:
-    """When reading from start to end, fewer rows wait to be yielded than `buffer_size`."""
+    """Reading from start to end, fewer rows wait to be yielded than `buffer_size`."""
     order = shuffle_within(np.arange(20_000), buffer_size=size, seed=(1,))
     n_read = np.maximum.accumulate(order.places) + 1
     assert (n_read - np.arange(len(n_read))).max() <= size

@@ -1,4 +1,4 @@
-"""Samples of any length, and rows of `datasets`, become padded batches with a mask."""
+"""Collating pads and cuts frames, and makes masks and batches of rows of `datasets`."""
 
 from pathlib import Path
 from typing import Any

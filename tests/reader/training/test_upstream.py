@@ -1,4 +1,4 @@
-"""The replacement of upstream's reader gives its keys, and has none of its faults."""
+"""The drop-in for upstream's reader has its keys and none of its faults."""
 
 import inspect
 import json

@@ -1,7 +1,7 @@
-"""Make small datasets through `assemble.assemble`, and damage them, for tests of verification.
+"""These functions make small datasets by `assemble.assemble`, and damage them.
 
-In: nothing, or a sound dataset and an edit. Out: a dataset whose hashes are those of its
-files again, so that only a look at the content can tell.
+Damage ends with hashes that are those of the files again, so that only a look at the content can
+tell it.
 """
 
 import io
@@ -102,14 +102,14 @@ def copy_dataset(directory: Path) -> Path:
 
 
 def edit_manifest(dataset: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest and give it the hash of what it then says."""
+    """Change the manifest and give it the hash of its new content."""
     document = json.loads((dataset / "manifest.json").read_text())
     edit(document)
     write_json(dataset / "manifest.json", {**document, "self_sha256": hash_content(document)})
 
 
 def reseal(dataset: Path) -> None:
-    """Take over every file's hash and size into the manifest, so that hashes catch nothing."""
+    """Put every file's hash and size into the manifest, so that hashes catch nothing."""
 
     def take_over(document: dict[str, Any]) -> None:
         for name, entry in document["files"].items():

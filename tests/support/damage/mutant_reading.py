@@ -1,8 +1,8 @@
-"""Reads mutants through every entry point, in a process of its own that may die of one.
+"""This program reads mutants through every entry point; it may die of one.
 
-In: numbers of mutants. Out: for each a line that it begins, and one of what came of it: `equal`,
-`refused`, `skipped`, or what is wrong. `python -m tests.support.damage.mutant_reading DIR 12 13 1`
-repeats 12.
+For each mutant it writes one line when it starts and one with what came of it: `equal`, `refused`,
+`skipped`, or what is wrong. `python -m tests.support.damage.mutant_reading DIR 12 13 1` repeats
+mutant 12.
 """
 
 import faulthandler
@@ -44,7 +44,7 @@ class Caught:
     error: Exception | None = None
 
     def __enter__(self) -> "Caught":
-        """Begin."""
+        """Enter the block."""
         return self
 
     def __exit__(
@@ -78,11 +78,11 @@ class Reading(NamedTuple):
     n_warnings: int
     layout: Layout
     names: tuple[str, ...]
-    """Of which an error of ours names one: the source, and where an index of it lies."""
+    """Places of which an error of ours names one: the source, and its index."""
 
 
 class Journal:
-    """Says on disk which case begins and what came of it, so that the parent knows who died."""
+    """Writes which case starts and how it ended, so that the parent knows which one was deadly."""
 
     def __init__(self, directory: Path, seconds: float = SECONDS_A_CASE) -> None:
         """End the process of a case that takes longer."""
@@ -91,17 +91,17 @@ class Journal:
         faulthandler.enable()
 
     def begin(self, number: int) -> None:
-        """Begin a case."""
+        """Note the start of a case."""
         faulthandler.dump_traceback_later(self._seconds, exit=True)
         self._write({"number": number})
 
     def end(self, number: int, outcomes: Mapping[str, str]) -> None:
-        """Note what came of it through each way."""
+        """Note how the case ended through each way."""
         faulthandler.cancel_dump_traceback_later()
         self._write({"number": number, "outcomes": dict(outcomes)})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        """Add a line that is there whatever comes next."""
+        """Add a line that stays, whatever comes next."""
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -119,7 +119,7 @@ def choose_ways(mutant: Mutant) -> list[Way]:
 
 
 def run_case(number: int, work: Path) -> dict[str, str]:
-    """Return what came of a mutant through some entry points."""
+    """Return how reading a mutant ended through some entry points."""
     mutant = make_mutant(number)
     directory = work / "mutant"
     shutil.rmtree(directory, ignore_errors=True)
@@ -177,7 +177,7 @@ def judge(mutant: Mutant, way: Way, reading: Reading) -> str:
 
 
 def find_fault(way: Way, reading: Reading) -> str | None:
-    """Return what is wrong with how a reading ended: an error that is none of ours."""
+    """Return what is wrong with the end of a reading: an error that is none of ours."""
     error = reading.error
     if error is None:
         return None
@@ -185,7 +185,7 @@ def find_fault(way: Way, reading: Reading) -> str | None:
     is_ours = type(error) in OUR_ERRORS and any(name in str(error) for name in reading.names)
     if not is_ours:
         return f"raised {told}"
-    # What is left out is told by a warning; a source that cannot be opened at all is an error.
+    # A warning tells what is left out; a source that cannot be opened at all is an error.
     if way.on_error == "skip" and (
         isinstance(error, DamageError) or (reading.is_open and not way.may_refuse)
     ):
@@ -222,7 +222,7 @@ def compare(way: Way, wanted: Sequence[Seen | None], reading: Reading) -> str:
 
 
 def compare_begin(seen: Sequence[Seen], wanted: Sequence[Seen | None]) -> str | None:
-    """Return how rows differ from those that come first."""
+    """Return how rows differ from the first of the expected ones."""
     for place, (one, other) in enumerate(zip(seen, wanted, strict=False)):
         if one != other:
             return f"row {place} is {one!r:.500} instead of {other!r:.500}"
@@ -230,7 +230,7 @@ def compare_begin(seen: Sequence[Seen], wanted: Sequence[Seen | None]) -> str | 
 
 
 def compare_rest(seen: Sequence[Seen], wanted: Sequence[Seen | None]) -> str | None:
-    """Return which row is none of those that are wanted, in their order."""
+    """Return which row is none of the expected ones, in their order."""
     left = iter([row for row in wanted if row is not None])
     for place, row in enumerate(seen):
         if row not in left:
@@ -239,7 +239,7 @@ def compare_rest(seen: Sequence[Seen], wanted: Sequence[Seen | None]) -> str | N
 
 
 def find_layout_fault(mutant: Mutant, reading: Reading) -> str | None:
-    """Return what is wrong with which file is of which split."""
+    """Return what is wrong with the way files were given to splits."""
     layout = reading.layout
     sound = read_base(mutant.base)
     names = [name for group in layout.values() for name in group]

@@ -1,7 +1,4 @@
-"""Arrays, jsons and texts as nobody should write them, and damaged bytes of anything.
-
-In: the bytes of a sound one. Out: other bytes, and what was done.
-"""
+"""These functions turn sound arrays, jsons and texts into wrong ones, and say what they did."""
 
 import json
 import os
@@ -15,7 +12,7 @@ from clip_kinetics700.schema import JSON_FIELDS
 from tests.support.datasets.layouts import npy_bytes
 
 MARKER = "unpickled"
-"""The directory that exists in the current one if anything was unpickled."""
+"""Name of the directory that unpickling anything would make in the current one."""
 
 
 class Bomb:
@@ -30,7 +27,7 @@ def damage_bytes(data: bytes, rng: random.Random, *, unit: int = 1) -> tuple[byt
     """Return bytes that were flipped, cut, put in, taken out or written over, and how."""
     at = rng.randrange(max(len(data), 1))
     if rng.random() < 0.5:
-        # Most of a small tar is zeros; what says something is hit as often.
+        # Most of a small tar is zeros; bytes that say something are hit as often.
         at = next((place for place in range(at, len(data)) if data[place]), at)
     kind = rng.choice(("flip", "flip", "set", "cut", "insert", "delete", "overwrite", "append"))
     if kind in ("flip", "set"):

@@ -1,7 +1,7 @@
-"""Tars whose blocks are sound and whose members are not: headers, extensions, order, content.
+"""These functions rewrite a tar with wrong members: headers, extensions, order, content.
 
-In: the files of a dataset. Out: the same with one tar rewritten, all checksums right, and by
-chance an index that says where everything lies now, so that only the content can tell.
+All checksums are right, and by chance an index says where everything lies now, so that only the
+content can tell.
 """
 
 import gzip
@@ -110,7 +110,7 @@ def has_extension(part: bytes) -> bool:
 
 
 def put_pax(parts: list[bytes], at: int, rng: random.Random) -> None:
-    """Put a PAX header before a member; which of two counts is not said anywhere."""
+    """Put a PAX header before a member; no standard says which of two counts."""
     fields = COMMENT if has_extension(parts[at]) else rng.choice(PAX_FIELDS)
     parts.insert(at, make_member("PaxHeaders/x", fields, tarfile.XHDTYPE))
 
@@ -123,7 +123,7 @@ def put_long_name(parts: list[bytes], at: int, rng: random.Random) -> None:
 
 
 def put_stray(parts: list[bytes], at: int, rng: random.Random) -> None:
-    """Put a member between the others that is none of a sample, or a second one of it."""
+    """Put a stray member, or a second one of a sample, between the others."""
     data = rng.choice((b"", b"9 a=bcd\n\n", b"{}"))
     parts.insert(at, make_member(rng.choice(STRAY_NAMES), data, rng.choice(STRAY_KINDS)))
 
@@ -218,13 +218,13 @@ def reindex(files: Files, name: str) -> str:
 
 
 def locate_array(files: Files, name: str, row: dict[str, object]) -> dict[str, object]:
-    """Return what the index is to say of a row, nothing new where its array is not found."""
+    """Return the new values of an index row, none where its array is not found."""
     place, data = {"npy_offset": 0, "npy_nbytes": len(files[name])}, files[name]
     if is_tar(name):
         try:
             data = read_tar(files, name)
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-                # Below zero tarfile would read one header for ever.
+                # With a size below zero tarfile would read one header for ever.
                 infos = {info.name: info for info in takewhile(lambda info: info.size >= 0, tar)}
             info = infos[f"{row['key']}.npy"]
         except (tarfile.TarError, KeyError, ValueError, OverflowError):

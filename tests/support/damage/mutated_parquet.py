@@ -1,7 +1,4 @@
-"""Parquet files with damaged bytes, and sound ones with other rows, columns, types or names.
-
-In: the files of a dataset in Parquet. Out: the same, one of them mutated, and what was done.
-"""
+"""`mutate_parquet` damages the bytes of a Parquet file, or its rows, columns, types or names."""
 
 import random
 from contextlib import suppress

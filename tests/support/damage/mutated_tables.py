@@ -1,7 +1,7 @@
-"""splits.csv, manifest and index that say something else than is so.
+"""These functions make splits.csv, manifest and index contradict the files that they describe.
 
-In: sound ones. Out: damaged ones, or whole ones with other rows, columns or types, so that only
-a look at what they speak of can tell.
+Some results are damaged, others are whole tables with other rows, columns or types, so that only a
+look at the described files can tell.
 """
 
 import io
@@ -109,7 +109,7 @@ INDEX_VALUES: dict[str, tuple[Any, ...]] = {
 
 
 def mutate_index(files: Files, rng: random.Random) -> str:
-    """Damage the index, or let it say of rows what is not so, in a sound file."""
+    """Damage the index, or make it wrong about rows in a sound file."""
     data = files[INDEX_NAME]
     kind = rng.choice(("bytes", "bytes", "document", *["value"] * 4, *ROW_CHANGES, *COLUMN_CHANGES))
     if kind == "bytes":
@@ -131,7 +131,7 @@ def write_table(table: pa.Table, **options: Any) -> bytes:
 
 
 def change_table(table: pa.Table, kind: str, rng: random.Random) -> tuple[pa.Table, str]:
-    """Return an index with other rows or columns, and what is other."""
+    """Return an index with other rows or columns, and what was changed."""
     if kind in COLUMN_CHANGES:
         return COLUMN_CHANGES[kind](table, rng), ""
     rows = table.to_pylist()
@@ -178,7 +178,7 @@ def retype(table: pa.Table, rng: random.Random) -> pa.Table:
     at = table.schema.get_field_index(name)
     column = table.column(name)
     kinds = (pa.string(), pa.float64(), pa.uint64(), pa.int16(), pa.large_string(), pa.binary())
-    # What cannot be that becomes nothing at all.
+    # A value that cannot be of that type becomes null.
     kind = rng.choice(kinds)
     changed = pa.nulls(len(column), kind)
     with suppress(pa.ArrowException):

@@ -1,7 +1,6 @@
-"""Datasets that came to harm, by number: bytes, tar members, arrays, texts, lists and tables.
+"""`make_mutant` gives a small dataset of some dialect in which one file is mutated, by number.
 
-In: a number. Out: the files of a small dataset of one dialect, one of them mutated, and what was
-done. A number is always the same mutant, so any case can be run again by itself.
+A number is always the same mutant, so any case can be run again by itself.
 """
 
 import gzip
@@ -48,7 +47,7 @@ class Mutant(NamedTuple):
     base: str
     """The dialect of the dataset."""
     what: str
-    """What was done to which file."""
+    """The file that was mutated, and how."""
     files: Files
 
 
@@ -80,7 +79,7 @@ def read_base(base: str) -> Files:
             write_index(directory)
         paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
         files = {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
-    # gzip notes the time, and a mutant shall be the same tomorrow.
+    # gzip notes the time, and a mutant must be the same tomorrow.
     return {
         name: gzip.compress(gzip.decompress(data), mtime=0) if name.endswith(".gz") else data
         for name, data in files.items()
@@ -109,7 +108,7 @@ def mutate_bytes(files: Files, rng: random.Random) -> str:
 
 
 def mutate_gzip(files: Files, rng: random.Random) -> str:
-    """Damage what gzip wrote, or what it holds, or put something behind it."""
+    """Damage a gzip file or the tar in it, or put something behind it."""
     name = rng.choice([name for name in files if name.endswith(".gz")])
     kind = rng.choice(("bytes", "bytes", "tar", "in two", "twice", "not at all", "zeros behind"))
     data, what = files[name], ""
@@ -158,4 +157,4 @@ FAMILIES: dict[str, tuple[tuple[str, ...], Mutate]] = {
     "parquet": (("parquet",), mutate_parquet),
     "parquet too": (("parquet",), mutate_parquet),
 }
-"""Of each what is mutated: the dialects, and how."""
+"""The dialects that each family of mutations damages, and the function that does it."""

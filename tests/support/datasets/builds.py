@@ -1,4 +1,4 @@
-"""Builds of the miniature Kinetics: with the options under test, the others small."""
+"""`build_dataset` builds the miniature Kinetics: with the options under test, the others small."""
 
 import io
 import os

@@ -1,7 +1,4 @@
-"""Read a card as people and the Hub do: its tables, its examples, its YAML.
-
-In: the text of a README.md. Out: rows, code, a document.
-"""
+"""These functions read a card as people and the Hub do: its tables, its examples, its YAML."""
 
 import json
 import re

@@ -1,7 +1,4 @@
-"""Convert small datasets as a user does, and look at what that left.
-
-In: a source and options. Out: what the command printed, the files and their state.
-"""
+"""These functions convert small datasets as a user does, and look at what that left."""
 
 import json
 from pathlib import Path
@@ -30,7 +27,7 @@ def convert_to(output: Path, source: Path | str, *options: str | Path) -> Embedd
 
 
 def assert_one_line(outcome: Outcome, code: int, *messages: str) -> None:
-    """The command ends with this exit code and one line that says all of this."""
+    """Check that the command ended with this exit code and one line that says all of this."""
     assert outcome.returncode == code, outcome.stderr
     assert len(outcome.stderr.strip().splitlines()) == 1, outcome.stderr
     for message in messages:
@@ -38,7 +35,7 @@ def assert_one_line(outcome: Outcome, code: int, *messages: str) -> None:
 
 
 def assert_same_rows(source: EmbeddingDataset, output: EmbeddingDataset) -> None:
-    """Both hold the same samples in the same order, split by split, but for the keys."""
+    """Check that both hold the same samples in the same order by split, but for the keys."""
     assert list(source.splits) == list(output.splits)
     number = 0
     for split, samples in source.splits.items():
@@ -49,7 +46,7 @@ def assert_same_rows(source: EmbeddingDataset, output: EmbeddingDataset) -> None
 
 
 def assert_same_sample(before: Sample, after: Sample) -> None:
-    """Captions, fields and bits are the same; `extra` keeps another key."""
+    """Check that captions, fields and bits are the same; `extra` keeps another key."""
     assert after.embeddings.dtype == np.float16
     assert after.embeddings.tobytes() == before.embeddings.astype(np.float16).tobytes()
     assert after.caption == before.caption

@@ -1,7 +1,4 @@
-"""Write small datasets in every dialect there is besides ours, for tests of what reads them.
-
-In: a directory, and samples. Out: the directory, filled as upstream's tools leave it.
-"""
+"""These functions write small datasets in every dialect but ours, as other tools leave them."""
 
 import json
 import tarfile
@@ -47,7 +44,7 @@ def foreign_members(
 
 
 def random_array(number: int, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:
-    """Return (1 to 4, 8) random numbers, the same ones for the same number."""
+    """Return a random array of (1 to 4, 8), always the same one for a number."""
     rng = np.random.default_rng(number)
     return rng.standard_normal((1 + number % 4, 8)).astype(dtype)
 
@@ -61,7 +58,7 @@ def write_foreign(
     text: str = "txt",
     dtype: npt.DTypeLike = np.float16,
 ) -> Path:
-    """Write tars of so many samples: the first two are train, then val and test."""
+    """Write tars with these numbers of samples: the first two are train, then val and test."""
     (directory / "data").mkdir(parents=True)
     rows, number = ["tar_file,split"], 0
     for tar, count in enumerate(counts):
@@ -87,7 +84,7 @@ def write_flat_upstream(directory: Path) -> Path:
 
 
 def write_split_directories(directory: Path) -> Path:
-    """Write an old revision: numbering and keys begin again in every split's directory."""
+    """Write an old revision: numbering and keys start again in every split's directory."""
     number = 0
     for word in WORDS.values():
         (directory / "data" / word).mkdir(parents=True)

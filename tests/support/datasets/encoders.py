@@ -1,4 +1,4 @@
-"""What the tests of the encoder share on every device: loading it, and comparing its rows."""
+"""Tests of the encoder load it and compare its rows by these functions on every device."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Every way to read a dataset, as rows that can be compared with what its bytes say.
-
-In: an open dataset, or its source. Out: what the way gives of each row, in order.
-"""
+"""Each `Way` reads a dataset through one entry point, as rows that can be compared."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +13,7 @@ from tests.support.datasets.places import in_memory, over_http
 from tests.support.datasets.plain_reading import SPLITS, Expected, Row, make_row
 
 Seen: TypeAlias = tuple[Any, ...]
-"""What a way gives of a row."""
+"""What a way gives for a row."""
 Read: TypeAlias = Callable[[EmbeddingDataset, str | Path], Iterator[Seen]]
 View: TypeAlias = Callable[[Expected], Sequence[Seen | None]]
 Place: TypeAlias = Callable[[Path], AbstractContextManager[str | Path]]
@@ -30,12 +27,12 @@ class Way(NamedTuple):
     place: Place
     read: Read
     view: View
-    """What it is to give of rows."""
+    """Returns what the way must give for these rows."""
     uses_index: bool = False
     is_elsewhere: bool = False
-    """Whether the index lies beside the source."""
+    """Whether the index lies outside the source."""
     may_refuse: bool = False
-    """Whether it may refuse a source of which nothing is left, also where damage is skipped."""
+    """Whether it may refuse a source of which nothing is left even where damage is skipped."""
 
 
 def see(sample: Sample, split: str = "") -> Row:

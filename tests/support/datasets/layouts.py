@@ -1,7 +1,6 @@
-"""Make small dataset directories in our layout and in upstream's dialects, for tests.
+"""These functions make small dataset directories in our layout and in upstream's dialects.
 
-In: samples by split. Out: a directory of tars, Parquet, splits.csv, manifest.json and card.
-Written from the format alone (tarfile, pyarrow), so that it also checks the builder's writers.
+They are written from the format alone (tarfile, pyarrow), and so check the builder's writers too.
 """
 
 import io
@@ -71,7 +70,7 @@ def make_sample(number: int, *, width: int = 8, n_frames: int | None = None) -> 
 
 
 def make_samples(counts: Mapping[str, int], *, width: int = 8) -> dict[str, list[Sample]]:
-    """Return that many samples of each split, numbered on over the splits."""
+    """Return these numbers of samples by split; their own numbers go on over the splits."""
     samples = {}
     number = 0
     for split, count in counts.items():
@@ -81,7 +80,7 @@ def make_samples(counts: Mapping[str, int], *, width: int = 8) -> dict[str, list
 
 
 def make_classes(count: int, names: Sequence[str]) -> list[Sample]:
-    """Return that many samples of (10, 512), of all these classes in random order."""
+    """Return samples of (10, 512) float16, with all these classes in random order."""
     labels = [number % len(names) for number in range(count)]
     random.Random(0).shuffle(labels)
     return [

@@ -1,6 +1,6 @@
-"""A whole CLIP with random weights for tests: both towers, image processor and tokenizer.
+"""`save_whole_clip` saves a whole CLIP with random weights: both towers, processor and tokenizer.
 
-Its vision tower is that of a vision model that was saved alone, as a user's two files are of one.
+Its vision tower equals that of a vision model that was saved alone, as in a user's two files.
 """
 
 import json
@@ -17,7 +17,7 @@ SEED = 1
 def save_whole_clip(directory: Path, vision: Path, *, width: int | None = None) -> Path:
     """Save a CLIP whose vision tower is that of another directory; return its directory.
 
-    One of another width than that has a projection of its own.
+    A CLIP of another width than that has a projection of its own.
     """
     load: Any = CLIPVisionModelWithProjection.from_pretrained
     tower = load(vision)

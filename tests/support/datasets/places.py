@@ -1,7 +1,4 @@
-"""Where a directory may lie for its readers, and whether they give the same samples.
-
-In: a directory, or samples. Out: a source that `open` takes, or an assertion that fails.
-"""
+"""These functions put a directory where a reader may find it, and compare what is read there."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

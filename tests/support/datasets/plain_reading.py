@@ -1,7 +1,7 @@
-"""What the files of a dataset say, read with tarfile, numpy and json alone.
+"""These functions read the files of a dataset with tarfile, numpy and json alone.
 
-In: files by name. Out: the rows that a right answer consists of, in order; None stands for what
-cannot be read, which a reader may not pass over without a word. None of our code is used.
+The rows that they return are the right answer, in order; None stands for what cannot be read, which
+a reader may not pass over without a word. They use none of our code.
 """
 
 import gzip
@@ -38,7 +38,7 @@ OWN_FIELDS: tuple[str, ...] = (
 )
 OWN_FIELDS += (*INTEGERS, *NUMBERS, "n_frames", "timestamps", "extra")
 BLOCK = 512
-# What these libraries raise of what is damaged: much more than ours may.
+# Errors that these libraries raise for damage: many more kinds than ours may.
 REFUSALS: tuple[type[BaseException], ...] = (
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, OSError),
     *(MemoryError, RecursionError, SyntaxError, TokenError, tarfile.TarError, zlib.error),
@@ -56,7 +56,7 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     array: bytes
     meta: str
-    """Every field of it, as text with its types; empty where frames and times are not as many."""
+    """Every field of meta as text with its types; empty where frames and times differ in number."""
 
     @property
     def embeddings(self) -> npt.NDArray[Any]:
@@ -87,7 +87,7 @@ def make_row(split: str, key: Any, caption: Any, array: npt.NDArray[Any], meta: 
     fields |= {name: meta[name] for name in INTEGERS}
     fields |= {name: as_number(meta[name]) for name in NUMBERS}
     fields["timestamps"] = None if times is None else np.asarray(times, np.float32).tolist()
-    # Of a float16 any order of memory is the same array.
+    # A float16 in any order of memory is the same array.
     data = np.ascontiguousarray(array).tobytes()
     return Row(
         split, key, caption, array.dtype.str, array.shape, data, repr(fields) if is_timed else ""
@@ -143,7 +143,7 @@ def unpack(data: bytes) -> tuple[bytes, bool]:
 
 @lru_cache(maxsize=64)
 def read_tar(data: bytes) -> tuple[dict[int, PlainMember], bool]:
-    """Return the files of a tar by where they begin, and whether nothing was found damaged."""
+    """Return the files of a tar by where they start, and whether nothing was found damaged."""
     plain, is_whole = unpack(data)
     members = {}
     try:
@@ -159,7 +159,7 @@ def read_tar(data: bytes) -> tuple[dict[int, PlainMember], bool]:
                     file = tar.extractfile(info)
                     content = b"" if file is None else file.read()
                     members[info.offset_data] = name_member(info.name, content)
-            # tarfile takes anything for the end that is no header.
+            # tarfile takes anything that is no header for the end.
             is_whole = is_whole and plain[tar.offset : tar.offset + BLOCK] == bytes(BLOCK)
     except REFUSALS:
         is_whole = False

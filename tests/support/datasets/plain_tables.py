@@ -1,7 +1,7 @@
-"""What an index and Parquet files say, read with pyarrow alone.
+"""These functions read an index and Parquet files with pyarrow alone.
 
-In: files by name. Out: the rows that a right answer consists of, None for what cannot be read.
-None of our code is used.
+The rows that they return are the right answer; None stands for what cannot be read. They use none
+of our code.
 """
 
 import re
@@ -30,7 +30,7 @@ from tests.support.datasets.plain_reading import (
 
 INDEX = "index.parquet"
 PARQUET = re.compile(r"data/(\w+)-(\d+)-of-(\d+)\.parquet")
-# Of the columns of the index; whatever is cast to these without loss is right.
+# Types of the index's columns; whatever is cast to these without loss is right.
 TYPES: dict[str, pa.DataType] = {
     **dict.fromkeys(("split", "caption", "tar_file", "key", "youtube_id", "extra"), pa.string()),
     **dict.fromkeys(("npy_offset", "npy_nbytes", "n_frames", "time_start"), pa.int64()),
@@ -84,11 +84,11 @@ def read_row(split: str, table: pa.Table, row: int, meta: dict[str, Any]) -> Row
 
 
 def read_indexed(files: Files, sound: Files) -> Expected | None:
-    """Return the rows that the index names, None where it names what is not so.
+    """Return the rows that the index names, None where it is wrong.
 
     Args:
-        files: of the dataset.
-        sound: the same, before anything happened to them.
+        files: the files of the dataset by name.
+        sound: the same files before they were damaged.
     """
     try:
         table = pq.read_table(pa.BufferReader(files[INDEX]))
@@ -121,7 +121,7 @@ def read_index_row(files: Files, sound: Files, row: Mapping[str, Any]) -> Row | 
 
 
 def is_there(tar: bytes, begin: int, row: Mapping[str, Any], sound: bytes) -> bool:
-    """Tell whether it is the array of the row's key that begins at a byte of a tar."""
+    """Tell whether the array of the row's key starts at this byte of a tar."""
     key, nbytes = row["key"], row["npy_nbytes"]
     before, now = (read_tar(data)[0].get(begin) for data in (sound, tar))
     plain = unpack(tar)[0]
@@ -129,6 +129,6 @@ def is_there(tar: bytes, begin: int, row: Mapping[str, Any], sound: bytes) -> bo
         return True
     if now is not None:
         return now[:2] == (key, "npy") and len(now.data) == nbytes
-    # tarfile has given up before it: the block before it says whose it is.
+    # tarfile gave up before this array: the block before it says whose it is.
     name = plain[begin - BLOCK : begin].partition(b"\0")[0]
     return name.lower() == f"{key}.npy".lower().encode()

@@ -1,4 +1,4 @@
-"""What hypothesis draws for several test modules: texts, clips, samples, and results of rows.
+"""Several test modules draw texts, clips, samples and results of rows by these strategies.
 
 Results are drawn as a few numbers and a seed, so that a failing example is short and cheap.
 """
@@ -143,8 +143,8 @@ def drawn_rows(draw: st.DrawFn, *, from_parts: bool = False) -> DrawnRows:
     """Draw the rows of a plan: their splits, how many frames each gave, and what else it holds.
 
     Args:
-        draw: of hypothesis.
-        from_parts: only what a part can hold is drawn, which has an info of every clip.
+        draw: hypothesis's function that draws from a strategy.
+        from_parts: draw only what a part can hold, which has an info of every clip.
     """
     # Zero frames stand for a failure.
     lengths = draw(st.lists(st.lists(st.integers(0, 4), max_size=9), min_size=3, max_size=3))
@@ -190,7 +190,7 @@ def make_outcome(
 
 
 examples: list[str] = []
-"""The directories of all examples since the last time that they were said."""
+"""Directories that examples took since the module started."""
 
 
 def count_examples(suite: int) -> int:
@@ -199,7 +199,7 @@ def count_examples(suite: int) -> int:
 
 
 def say_examples(what: str) -> Iterator[None]:
-    """Say when a module ends how many examples took a directory in it."""
+    """Report how many examples took a directory, when a module ends."""
     examples.clear()
     yield
     say_count(f"{len(examples)} {what}, by hypothesis, derandomised")

@@ -1,7 +1,6 @@
-"""A tree like CVDF's bucket that holds the miniature Kinetics, with the traps of the real one.
+"""`make_cvdf_tree` writes a tree like CVDF's bucket, with the traps of the real one.
 
-In: the miniature, a release. Out: lists, annotations and archives below a directory, and what a
-right download of them must bring.
+`CvdfTree` says what a right download of the tree must bring.
 """
 
 import gzip
@@ -26,7 +25,7 @@ OVERLAY_FOLDER = "replacement_for_corrupted_k400"
 DEEP = "/".join((*(f"backup_of_somebodys_disk_{number}" for number in range(6)), ""))
 TEST_LABELS_600 = ("passing American football (in game)", "yoga")
 APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(139)
-# A time with a fraction stands in a PAX header, as does one of the Mac's tar.
+# A modification time with a fraction, which needs a PAX header, as in archives of the Mac's tar.
 MTIME = 1_500_000_000.25
 
 Member = tuple[str, bytes]
@@ -37,30 +36,30 @@ class CvdfTree:
     """Where the tree lies, and what a right download of all its rows must bring."""
 
     root: Path
-    """Takes the place of CVDF's address."""
+    """The directory that takes the place of CVDF's address."""
     version: str
     annotations: list[Path]
     """Local CSV files: CVDF's of the tree where it has some, else DeepMind's dialect."""
     archives: list[Path]
-    """Those that the lists name, in their order; train, validation, test."""
+    """The archives that the lists name, in their order; train, validation, test."""
     overlays: list[Path]
-    """Archives whose clips are to be taken instead of the others'."""
+    """Archives whose clips replace those of the others."""
     clips: dict[str, bytes]
     """Bytes of the annotated clips by file name; the empty and the damaged ones are among them."""
     missing: set[str]
-    """File names of the rows that no archive holds a clip of."""
+    """File names of the rows whose clip no archive holds."""
     extra: set[str]
     """File names of clips that no row asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an archive is to hold, before the traps."""
+    """The content of an archive, before the traps."""
 
     split: str
     file_name: str
     folder: str
-    """Of the members; empty, or with a slash at its end."""
+    """Directory of the members; empty, or with a slash at its end."""
     clips: list[Member]
 
 
@@ -68,9 +67,9 @@ def make_cvdf_tree(directory: Path, kinetics: MiniKinetics, version: str) -> Cvd
     """Write a release as CVDF's bucket has it.
 
     Args:
-        directory: gets the bucket; DeepMind's annotations, of the releases without CVDF's, lie in
-            `deepmind` beside the archives.
-        kinetics: the miniature.
+        directory: the place of the bucket; releases for which CVDF has no annotations have
+            DeepMind's in `deepmind` beside the archives.
+        kinetics: the miniature Kinetics whose clips are packed.
         version: `400`, `600`, `700` or `700-2020`; both 700s have the archives of 2020.
     """
     folder = directory / FOLDERS[version]
@@ -85,7 +84,7 @@ def make_cvdf_tree(directory: Path, kinetics: MiniKinetics, version: str) -> Cvd
             extra.add(name)
         path = folder / WORDS[content.split] / content.file_name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The traps want archives with clips that somebody misses.
+        # The traps need archives with clips that a test would miss.
         trap = n_filled if content.clips else None
         path.write_bytes(pack_with_trap(content.folder, members, trap))
         n_filled += bool(content.clips)
@@ -108,7 +107,7 @@ def read_files(kinetics: MiniKinetics) -> dict[str, bytes]:
 
 
 def list_contents(version: str, clips: dict[str, bytes]) -> Iterator[Content]:
-    """Yield what each archive of a release is to hold, in the order of the lists."""
+    """Yield the content of each archive of a release, in the order of the lists."""
     for split in SPLITS:
         rows = [row for row in ROWS if row.split == split]
         labels = sorted({row.label for row in rows})
@@ -135,7 +134,7 @@ def list_contents(version: str, clips: dict[str, bytes]) -> Iterator[Content]:
 
 
 def pack_with_trap(folder: str, clips: list[Member], trap: int | None) -> bytes:
-    """Return an archive of clips; the number says what is odd about it, None for nothing.
+    """Return an archive of clips; the number says what is odd about it, None that nothing is.
 
     0: a directory comes first. 1: the clips lie seven directories deep. 2: a plain tar. 3: gzip of
     several members. Even ones have PAX headers and AppleDouble files, odd ones GNU headers.

@@ -1,7 +1,6 @@
-"""Archives that were made to do harm, or came to harm, for tests of what reads them.
+"""These functions make archives that were built to do harm, or came to harm.
 
-In: a good small clip. Out: bytes of a `.tar.gz` that holds it behind what is hostile, where that
-is possible; what each is comes by name from `HOSTILE`.
+`HOSTILE` has them by name; each holds a good small clip behind what is hostile, where possible.
 """
 
 import gzip
@@ -18,7 +17,7 @@ END_MARK = bytes(2 * BLOCK)
 EVIL_NAME = "evil-evil-1_000000_000010.mp4"
 """A clip's name that no test asks for."""
 EVIL_DIRECTORY = str(Path("/", "tmp", "evil_abs"))
-"""What no test may ever write to."""
+"""Directory that no test may ever write to."""
 OUTSIDE = "../../../../etc/passwd"
 GIGABYTE = 1 << 30
 BOMB_BYTES = 3 * GIGABYTE
@@ -30,7 +29,7 @@ PAX_HEADER = tarfile.XHDTYPE
 def make_header(
     name: str, nbytes: int = 0, kind: bytes = tarfile.REGTYPE, *, link: str = ""
 ) -> bytes:
-    """Return what stands before a member, in GNU's dialect."""
+    """Return the header of a member in GNU's dialect."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.type, entry.linkname, entry.mtime = nbytes, kind, link, 1_500_000_000
     return entry.tobuf(tarfile.GNU_FORMAT)
@@ -73,7 +72,7 @@ def make_filler() -> bytes:
 
 
 def pack_beside(hostile_name: str) -> Callable[[str, bytes], bytes]:
-    """Return what packs a file of that name before the clip."""
+    """Return a function that packs a file of that name before the clip."""
 
     def build(name: str, data: bytes) -> bytes:
         return pack(make_member(hostile_name, b"evil"), make_member(name, data))
@@ -82,7 +81,7 @@ def pack_beside(hostile_name: str) -> Callable[[str, bytes], bytes]:
 
 
 def pack_behind_special(kind: bytes, link: str = "") -> Callable[[str, bytes], bytes]:
-    """Return what packs a link, device or pipe with the clip's own name before the clip."""
+    """Return a function that packs a link, device or pipe with the clip's name before the clip."""
 
     def build(name: str, data: bytes) -> bytes:
         return pack(make_header(name, 0, kind, link=link), make_member(name, data))
@@ -108,27 +107,27 @@ def pack_bomb_member(name: str, data: bytes) -> bytes:
 
 
 def pack_huge_size(name: str, data: bytes) -> bytes:
-    """Return a clip that says that it has 10 GB, of which a few bytes are there."""
+    """Return a clip that states 10 GB and has a few bytes."""
     return pack(make_header(name, 10 * GIGABYTE), bytes(BLOCK), make_member(name, data))
 
 
 def pack_negative_size(name: str, data: bytes) -> bytes:
-    """Return the clip with -512 bytes: who goes on by its size reads its header for ever."""
+    """Return the clip with -512 bytes: a reader that goes on by them reads the header for ever."""
     size = (-BLOCK).to_bytes(12, "big", signed=True)
     return pack(patch_header(make_header(name), 124, size), make_member(name, data))
 
 
 def pack_sparse(name: str, data: bytes) -> bytes:
-    """Return GNU's sparse file of 10 GB under the clip's name, 4 bytes of it there."""
+    """Return GNU's sparse file of 10 GB under the clip's name, with 4 bytes of content."""
     header = make_header(name, 4, tarfile.GNUTYPE_SPARSE)
     header = patch_header(header, 386, b"%011o\0%011o\0" % (0, 4))
-    # In base 256: octal digits do not reach so far.
+    # The size is in base 256, because octal digits do not reach so far.
     header = patch_header(header, 483, b"\x80" + (10 * GIGABYTE).to_bytes(11, "big"))
     return pack(header, b"evil", bytes(BLOCK - 4), make_member(name, data))
 
 
 def pack_sparse_pax(name: str, data: bytes) -> bytes:
-    """Return the same as PAX has it: the member's bytes are a map, and then what the map says."""
+    """Return PAX's sparse file: the member holds a map, and then the bytes that the map places."""
     fields = make_pax_fields(
         ("GNU.sparse.major", "1"),
         ("GNU.sparse.minor", "0"),
@@ -152,13 +151,13 @@ def make_pax_fields(*fields: tuple[str, str]) -> bytes:
 
 
 def pack_pax_huge_header(name: str, data: bytes) -> bytes:
-    """Return a PAX header that says that it has 10 GB itself."""
+    """Return a PAX header that states 10 GB for itself."""
     header = make_header("PaxHeaders/evil", 10 * GIGABYTE, PAX_HEADER)
     return pack(header, make_pax_fields(("comment", "evil")), make_member(name, data))
 
 
 def pack_pax_huge_size(name: str, data: bytes) -> bytes:
-    """Return a PAX header that says that the clip has 10 TB."""
+    """Return a PAX header that states 10 TB for the clip."""
     fields = make_pax_fields(("size", str(10 << 40)))
     header = make_member("PaxHeaders/evil", fields, PAX_HEADER)
     return pack(header, make_member(name, data), make_member(name, data))
@@ -204,7 +203,7 @@ def pack_wrong_checksum(name: str, data: bytes) -> bytes:
 
 
 def pack_garbage_after_end(name: str, data: bytes) -> bytes:
-    """Return an archive with what is no gzip after its end."""
+    """Return an archive with bytes that are no gzip after its end."""
     return pack_whole(name, data) + b"garbage " * 1000
 
 
@@ -214,7 +213,7 @@ def make_empty(_name: str, _data: bytes) -> bytes:
 
 
 def make_error_page(_name: str, _data: bytes) -> bytes:
-    """Return what a server says instead of an archive."""
+    """Return an error page, which a server sent instead of an archive."""
     return b"<!DOCTYPE html>\n<html><body><h1>503 Slow Down</h1></body></html>\n" * 20
 
 
@@ -267,4 +266,4 @@ SOUND = frozenset(
         "good_then_other",
     }
 )
-"""Those that are whole as gzip and as tar, so that the good clip is to be had."""
+"""The archives that are whole as gzip and as tar, so that the good clip can be had."""

@@ -1,4 +1,4 @@
-"""A miniature Kinetics: 28 annotation rows, 26 files, made with FFmpeg's test sources.
+"""`make_mini_kinetics` makes a miniature Kinetics, 28 annotation rows and 26 files, with FFmpeg.
 
 The traps of the real one are in it: ids that start with `-` or hold `_`, one id with two
 segments, the three conventions for directory names, several containers, a test split without
@@ -31,12 +31,12 @@ class Row:
 
     @property
     def file_name(self) -> str:
-        """Name of its file, as Kinetics spells it."""
+        """Name of the row's file, as Kinetics spells it."""
         return f"{self.youtube_id}_{self.time_start:06d}_{self.time_end:06d}{self.suffix}"
 
     @property
     def n_frames(self) -> int:
-        """Frames at one a second."""
+        """Number of frames at one a second."""
         return -int(-(self.seconds or 0) // 1)
 
 
@@ -84,7 +84,7 @@ SPLIT_WORDS = {"train": "train", "validation": "validate", "test": "test"}
 
 @dataclass(frozen=True, slots=True)
 class MiniKinetics:
-    """Where the miniature lies."""
+    """The places of a miniature Kinetics."""
 
     annotations: Path
     videos: Path

@@ -1,4 +1,4 @@
-"""The trees and the hostile archives of the tests are what they are said to be."""
+"""The trees and the hostile archives of the tests hold what they are said to hold."""
 
 import gzip
 import io
@@ -43,7 +43,7 @@ def read_files(tree: CvdfTree) -> dict[str, bytes]:
 
 
 def test_archives_hold_what_a_download_must_bring(tree: CvdfTree) -> None:
-    """By `tarfile`, the archives hold just the clips that are promised, and those nobody wants."""
+    """As `tarfile` reads them, the archives hold the promised clips and those nobody wants."""
     found = read_files(tree)
     clips = {name: data for name, data in found.items() if not name.startswith("._")}
     assert clips.keys() - tree.extra == tree.clips.keys()
@@ -92,7 +92,7 @@ def test_trees_are_the_same_bytes(tmp_path: Path, mini_kinetics: MiniKinetics) -
 
 @pytest.mark.parametrize("name", sorted(SOUND))
 def test_sound_hostile_archives_hold_the_clip(name: str) -> None:
-    """By `tarfile`, the clip is in each archive that is called sound, and hostile is the rest."""
+    """By `tarfile`, an archive that is called sound holds the clip beside a hostile member."""
     data = HOSTILE[name](GOOD_NAME, GOOD)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         held = [

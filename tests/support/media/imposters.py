@@ -1,7 +1,4 @@
-"""Files with a video's name that are something else: playlists, scripts, pictures, bombs.
-
-In: a file that none of them may open, and an address that none may ask. Out: (name, bytes).
-"""
+"""These functions make files that are called like videos and are playlists, pictures or bombs."""
 
 import base64
 import gzip

@@ -1,6 +1,6 @@
-"""Damage to video files as pure functions: bytes and a seeded generator in, other bytes out.
+"""`make_mutant` damages a video file: a pure function of bytes and a seeded generator.
 
-What the fields mean stands in the specifications of the containers; here they are places.
+The specifications of the containers say what the damaged fields mean; here they are places.
 """
 
 import re
@@ -17,11 +17,11 @@ CONTAINER_BOXES = {
 }  # fmt: skip
 HEADER_BYTES = 512
 EXTREMES = (0, 1, 2, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1)
-# What a file of each kind begins with; an mp4 says so behind four bytes.
+# The first bytes of a file of each kind; those of an mp4 stand behind four others.
 MAGICS = {
     "mkv": b"\x1aE\xdf\xa3", "avi": b"RIFF", "ts": b"G@", "mpg": b"\0\0\1\xba", "gif": b"GIF8",
 }  # fmt: skip
-# Fields of each kind of file: the bytes before them, and how many bytes behind those they stand.
+# Fields of each kind of file: the bytes that mark them, and how far behind these they stand.
 FIELDS: dict[str, tuple[tuple[bytes, tuple[int, ...], str], ...]] = {
     "mp4": (
         (b"mvhd", (12, 16), ">I"), (b"mdhd", (0, 12, 16), ">I"), (b"tkhd", (20, 76, 80), ">I"),
@@ -64,7 +64,7 @@ class Mutant:
     """A damaged file."""
 
     what: str
-    """Which source it is of, and what was done to it."""
+    """Name of the sound file, and what was done to it."""
     suffix: str
     data: bytes
 
@@ -77,7 +77,7 @@ class Box:
     begin: int
     end: int
     parents: tuple[int, ...]
-    """Where the boxes around it begin."""
+    """Offsets at which the boxes around it start."""
 
 
 def list_boxes(data: bytes) -> list[Box]:
@@ -113,7 +113,7 @@ def pick_box(data: bytes, rng: Random, kinds: Sequence[bytes] = ()) -> Box | Non
 
 
 def pick_span(data: bytes, rng: Random) -> tuple[int, int]:
-    """Return begin and end of a random piece, short ones as likely as long ones."""
+    """Return start and end of a random piece, a short one as likely as a long one."""
     length = min(len(data), int(2 ** rng.uniform(0, np.log2(len(data) + 1))))
     begin = int(rng.integers(len(data) - length + 1))
     return begin, begin + length
@@ -174,7 +174,7 @@ def repeat_block(data: bytes, rng: Random) -> bytes:
 
 
 def set_fields(data: bytes, rng: Random) -> bytes:
-    """Put an absurd number in one to three fields that the container is known by."""
+    """Put an absurd number in one to three of the container's known fields."""
     edited = bytearray(data)
     fields = [field for field in FIELDS[find_kind(data)] if field[0] in data]
     for _ in range(rng.integers(1, 4) if fields else 0):
@@ -245,7 +245,7 @@ OPERATORS: tuple[Callable[[bytes, Random], bytes], ...] = (
     set_fields, flip_header, set_box_size, set_picture_size, swap_boxes, rearrange_box, flip_many,
     fill_block, cut_tail, cut_middle, repeat_block, cut_front, flip_one,
 )  # fmt: skip
-# How many of the operators one file meets, as often as it stands here.
+# How many operators damage one file; a number that stands here twice is twice as likely.
 STEPS = (1, 1, 1, 2, 3)
 SPLICE_SHARE = 0.06
 

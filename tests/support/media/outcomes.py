@@ -1,4 +1,4 @@
-"""Files in, what came of each out: decoded in worker processes, each outcome checked."""
+"""`run_cases` decodes files in worker processes and checks the outcome of each."""
 
 import hashlib
 from collections import Counter
@@ -16,16 +16,16 @@ from tests.support.media.mutants import Mutant
 from tests.support.media.videos import UNCHANGED
 from tests.support.media.watching import WatchedDecode
 
-# What ends a worker before it can say what it took.
+# Reasons that end a worker before it can report what it took.
 DEADLY = {"timed_out", "crashed", "out_of_memory"}
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one case."""
+    """How decoding one case ended."""
 
     reason: str = ""
-    """Empty for frames."""
+    """The reason of the failure; empty where frames came."""
     n_frames: int = 0
     digest: str = ""
     seconds: list[float] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Outcome:
 
 
 def write_cases(cases: Sequence[Mutant], directory: Path) -> Iterator[DecodeTask]:
-    """Yield the task of each case, whose file is written only then."""
+    """Yield the task of each case, writing its file just before."""
     for row, case in enumerate(cases):
         path = directory / f"case{row}{case.suffix}"
         path.write_bytes(case.data)
@@ -97,7 +97,7 @@ def run_cases(cases: Sequence[Mutant], directory: Path, limit_seconds: float) ->
 
 
 def close_case(result: Frames | Failure, pieces: Sequence[Frames], directory: Path) -> Outcome:
-    """Check all that came of one case."""
+    """Check the outcome of one case."""
     if isinstance(result, Failure):
         check_failure(result, directory)
         return Outcome(result.reason)
@@ -107,6 +107,6 @@ def close_case(result: Frames | Failure, pieces: Sequence[Frames], directory: Pa
 
 
 def describe(outcomes: Sequence[Outcome]) -> str:
-    """Count outcomes by what they are."""
+    """Count outcomes by their reason."""
     counts = Counter(outcome.reason or "decoded" for outcome in outcomes)
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common())

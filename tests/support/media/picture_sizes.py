@@ -1,13 +1,10 @@
-"""Absurd picture sizes, written where decoders look: into the headers of the streams themselves.
-
-In: a video file and a size. Out: the file with every header that we know stating that size.
-"""
+"""`overwrite_size` writes absurd picture sizes into the streams' headers, where decoders look."""
 
 import re
 import struct
 from collections.abc import Callable
 
-# The largest that FFmpeg takes is 2**28 pixels, of which a frame is 400 MB.
+# The largest picture that FFmpeg takes has 2**28 pixels; a frame of it has 400 MB.
 SIZES = ((65535, 65535), (16000, 16000), (8192, 8192), (65520, 16), (16, 65520), (0, 0), (1, 1))
 
 
@@ -35,7 +32,7 @@ def write_little(width: int, height: int) -> str:
     return "".join(f"{byte:08b}" for byte in struct.pack("<HH", width, height))
 
 
-# What stands before a stream's picture size, how many bits later, and how it is written.
+# The bytes before a stream's picture size, how many bits later it stands, and how it is written.
 STREAM_SIZES: tuple[tuple[bytes, int, Callable[[int, int], str]], ...] = (
     (b"\0\0\1\xb3", 0, lambda width, height: write_bits(width, 12) + write_bits(height, 12)),
     (b"I\x83B", 4, lambda width, height: write_bits(width - 1, 16) + write_bits(height - 1, 16)),
@@ -48,7 +45,7 @@ STREAM_SIZES: tuple[tuple[bytes, int, Callable[[int, int], str]], ...] = (
 
 
 def overwrite_size(data: bytes, width: int, height: int) -> bytes:
-    """Return the file with another size in the first kind of header that is found in it."""
+    """Return the file with another size in the first known header in it."""
     edited = bytearray(data)
     for marker, offset, write in STREAM_SIZES:
         if marker not in data:

@@ -1,4 +1,4 @@
-"""Videos whose pixels tell their time, made with the ffmpeg program as the tests run.
+"""These functions make videos whose pixels tell their time, with the ffmpeg program.
 
 Frame i is a grid of black and white blocks that spell i in binary, so a decoded frame says
 which one it is whatever codec, container, clock or crop it went through.
@@ -25,7 +25,7 @@ VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "3
 AV1 = ("-c:v", "libaom-av1", "-cpu-used", "8", "-usage", "realtime", "-g", "30")
 HEVC = ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=24:bframes=3")
 ROWS, COLUMNS = 3, 4
-# Frames come out of decode_frames as they are, up to their size.
+# A preprocessing that leaves frames of 64 x 48 as they are.
 UNCHANGED = Preprocessing(
     size=(48, 64),
     resample="bilinear",
@@ -39,15 +39,15 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 @dataclass(frozen=True, slots=True)
 class CodedVideo:
-    """A video and what an exact decoder must say of it."""
+    """A video and what an exact decoder must say about it."""
 
     path: Path
     codes: tuple[int, ...]
-    """Codes of its frames in the order of display."""
+    """Codes of the frames in the order of display."""
     times: tuple[float, ...]
-    """When each is displayed, in seconds since the first."""
+    """Time at which each frame is displayed, in seconds since the first."""
     duration_seconds: float
-    """End of the last frame minus begin of the first."""
+    """End of the last frame minus start of the first."""
 
     def codes_at(self, seconds: Sequence[float]) -> list[int]:
         """Return the codes of the frames displayed at these times."""
@@ -117,7 +117,7 @@ def encode_variable_rate(path: Path, *, options: Sequence[str], n_frames: int = 
     encode_video(master, frames, "-vf", clock, "-enc_time_base", "1:1000", *options)
     run_ffmpeg("-i", master, "-c", "copy", path)
     times = tuple(0.19 * (i // 4) + (0.0, 0.02, 0.06, 0.16)[i % 4] for i in range(n_frames))
-    # How long the last frame lasts nobody said: ffmpeg takes the input's rate.
+    # Nothing says how long the last frame lasts: ffmpeg takes the input's rate.
     return CodedVideo(path, tuple(range(n_frames)), times, times[-1] + 0.04)
 
 
@@ -194,12 +194,12 @@ def read_raw_frames(path: Path) -> UInt8Array:
 
 
 def decode(path: Path, *, first: int = 0, rate: float = 1.0) -> Frames | Failure:
-    """Decode without resizing, as far as the frames are 64 x 48."""
+    """Decode a video of 64 x 48 without resizing."""
     return decode_frames(DecodeTask(7, str(path), first, Decoding(rate, UNCHANGED)))
 
 
 def decode_well(path: Path, *, first: int = 0, rate: float = 1.0) -> Frames:
-    """Decode what must decode."""
+    """Decode a video that must decode."""
     frames = decode(path, first=first, rate=rate)
     assert isinstance(frames, Frames), frames
     return frames

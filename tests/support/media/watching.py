@@ -1,6 +1,6 @@
-"""What decoding does beside decoding: time and memory, files that are opened, servers asked.
+"""These classes watch decoding: its memory, the files that it opens, the servers that it asks.
 
-Linux tells of files that are opened (inotify), whichever process or library opens them.
+inotify of Linux reports files that are opened, whichever process or library opens them.
 """
 
 import ctypes
@@ -9,10 +9,9 @@ import socket
 import struct
 import threading
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from clip_kinetics700_builder.decode.video import DecodeTask, decode_frames
 from clip_kinetics700_builder.types import Failure, Frames
@@ -39,12 +38,12 @@ class Listener:
                     self.callers.append(connection.recv(200))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
-class OpenedFiles:
+class OpenedFiles(AbstractContextManager["OpenedFiles"]):
     """Names of files that are opened in one directory, in a `with` block."""
 
     def __init__(self, directory: Path) -> None:
@@ -54,21 +53,12 @@ class OpenedFiles:
         if min(self._descriptor, watch) < 0:
             raise OSError(ctypes.get_errno(), "inotify")
 
-    def __enter__(self) -> "OpenedFiles":
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Watch no more."""
         os.close(self._descriptor)
 
     def take(self) -> list[str]:
-        """Return the names of what was opened since the last call."""
+        """Return the names of files opened since the last call."""
         names, events, at = [], b"", 0
         with suppress(BlockingIOError):
             events = os.read(self._descriptor, 1 << 20)
@@ -81,7 +71,7 @@ class OpenedFiles:
 
 @dataclass(frozen=True, slots=True)
 class WatchedDecode:
-    """Decodes in a worker and writes what each call took: row, seconds, MiB at most."""
+    """Decodes in a worker and writes down each call: row, seconds, MiB at most."""
 
     log: Path
 
@@ -98,7 +88,7 @@ class WatchedDecode:
 
 
 def read_peak_mib() -> int:
-    """Return what this process has held at most, 0 where the system does not tell."""
+    """Return the most MiB that this process has held, 0 where the system does not tell."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024

@@ -1,0 +1,80 @@
+"""The sources are asked one after the other, each for what those before it did not have."""
+
+from pathlib import Path
+
+import pytest
+
+from clip_kinetics700_builder.download.youtube import BotWallError
+from tests.support.hub.servers import serve
+from tests.support.kinetics.cvdf import CvdfTree
+from tests.support.kinetics.downloads import download_tree, list_clips, read_ledger, whole_clips
+from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.media.videos import CodedVideo
+
+
+def test_classes_fetch_only_their_archives(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
+    """Numbered archives are looked into, and only those of the classes are fetched whole."""
+    tree = trees["700-2020"]
+    with serve(tree.root) as served:
+        download_tree(tree, tmp_path, base_url=served.url, classes=("yoga",), splits=("train",))
+        whole = [request for request in served.requests if request.range_asked == "bytes=0-0"]
+    assert len(whole) == 1
+    assert [path.parent.name for path in tmp_path.rglob("*.mp4")] == ["yoga"]
+
+
+def test_clips_fall_through_to_the_next_source(
+    trees: dict[str, CvdfTree], mini_kinetics: MiniKinetics, tmp_path: Path
+) -> None:
+    """A directory is asked first, archives for the rest; both attempts are on record."""
+    tree = trees["600"]
+    held = tmp_path / "held"
+    held.mkdir()
+    name = "yoga-yoga-1_000033_000043.mp4"
+    (held / name).write_bytes(b"of the directory")
+    (held / "archery-_-1_000000_000010.mp4").touch()
+    download_tree(tree, tmp_path / "out", source=(str(held), "cvdf"))
+    clips = list_clips(tmp_path / "out")
+    assert clips == {**whole_clips(tree), name: b"of the directory"}
+    attempts = [a for a in read_ledger(tmp_path / "out") if a.youtube_id == "archery-_-1"]
+    assert [(a.source, a.outcome, a.reason) for a in attempts] == [
+        (str(held), "failed", "empty_file"),
+        ("cvdf", "got", None),
+    ]
+
+
+def test_youtube_is_the_last_to_be_asked(
+    trees: dict[str, CvdfTree], plain_video: CodedVideo, tmp_path: Path
+) -> None:
+    """A clip that no archive has is cut out of its video; one that nobody has keeps each reason."""
+    tree, videos = trees["600"], tmp_path / "videos"
+    videos.mkdir()
+    (videos / "--3ouPhoy2A.mp4").write_bytes(plain_video.path.read_bytes())
+    with serve(videos) as served:
+        download_tree(
+            tree, tmp_path / "out", source=("cvdf", "youtube"), youtube_interval=0.0,
+            youtube_address=served.url + "/{id}.mp4", splits=("validation", "test"),
+        )  # fmt: skip
+    # The segment starts where the video has ended.
+    attempts = [a for a in read_ledger(tmp_path / "out") if a.youtube_id == "--3ouPhoy2A"]
+    assert [(a.source, a.reason) for a in attempts] == [
+        ("cvdf", "not_in_archive"),
+        ("youtube", "cut_failed"),
+    ]
+    assert {request.path for request in served.requests} == {"/--3ouPhoy2A.mp4"}
+
+
+def test_refusals_are_counted_over_all_rounds(
+    trees: dict[str, CvdfTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random sample tries one clip after another; the wall of bots ends that all the same."""
+    monkeypatch.setattr("clip_kinetics700_builder.download.youtube.YOUTUBE_PAUSES_SECONDS", ())
+    (tmp_path / "nothing").mkdir()
+    with serve(tmp_path / "nothing") as served:
+        served.fail(".mp4", 429)
+        with pytest.raises(BotWallError, match="refused 5 clips in a row"):
+            download_tree(
+                trees["600"], tmp_path / "out", source=("youtube",), youtube_interval=0.0,
+                youtube_address=served.url + "/{id}.mp4", splits=("train",),
+                max_samples=1, shuffle=True,
+            )  # fmt: skip
+    assert [a.reason for a in read_ledger(tmp_path / "out")] == ["rate_limited"] * 4 + ["bot_wall"]
