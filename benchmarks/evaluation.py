@@ -1,9 +1,9 @@
 """This benchmark measures what evaluating and searching Kinetics-700 takes, in time and memory.
 
 Run as `python -m benchmarks.evaluation [--samples 634987] [--rows 33966,134122,536489]
-[--card-rows 2000,8000] [--directory DIR] [--json FILE]`: it writes 8.5 GB of generated tars with
-random frames for zero-shot and search, which are deleted again unless a directory is given, and
-makes features around a direction for each class for the probes. Each task runs in a process of its
+[--card-rows 2000,8000] [--directory DIR] [--json FILE]`. For zero-shot and search it writes 8.5 GB
+of generated tars with random frames, which are deleted again unless a directory is given; for the
+probes it makes features around a direction for each class. Each task runs in a process of its
 own.
 """
 

@@ -1,9 +1,9 @@
 """This benchmark measures opening, selecting from and reading a dataset of Kinetics-700's size.
 
 Run as `python -m benchmarks.full_size [--samples 634987] [--repeats 3] [--directory DIR]
-[--json FILE]`: it writes 8.5 GB of generated tars with their index, which are deleted again
-unless a directory is given; one that holds a dataset already is measured as it is. Each task runs
-in a process of its own; the page cache is warm where memory holds the tars.
+[--json FILE]`. It writes 8.5 GB of generated tars with their index, which are deleted again unless
+a directory is given; a dataset that is there already is measured as it is. Each task runs in a
+process of its own; the page cache is warm where memory holds the tars.
 """
 
 import argparse

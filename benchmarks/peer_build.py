@@ -1,7 +1,7 @@
 """This script of `datasets` makes the same embeddings in the plain way that many use.
 
-Run as `python -m benchmarks.peer_build VIDEOS MODEL OUTPUT.parquet`; it prints clips and seconds,
-imports and loading of the model left out.
+Run as `python -m benchmarks.peer_build VIDEOS MODEL OUTPUT.parquet`; it prints the number of clips
+and the seconds, without the imports and the loading of the model.
 """
 
 import json

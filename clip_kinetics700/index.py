@@ -199,6 +199,7 @@ def check_complete(layout: Layout, index: Index, path: str, *, on_error: OnError
     split_of_file = {file: split for split, group in layout.files.items() for file in group}
     split_numbers = index.split_numbers.copy()
     faults = []
+    # A number for each pair of file and split: a pair as such would take many times as long.
     codes = np.unique(index.file_numbers.astype(np.int64) * len(SPLITS) + index.split_numbers)
     for number, split_number in (divmod(code, len(SPLITS)) for code in codes.tolist()):
         name, split = layout.relative(index.files[number]), SPLITS[split_number]

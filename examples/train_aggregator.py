@@ -1,8 +1,8 @@
-"""Train a small temporal aggregator, masked attention over frames, on streamed embeddings.
+"""Trains a small temporal aggregator, masked attention over frames, on streamed embeddings.
 
 Run as `python -m examples.train_aggregator [--data DIR] [--epochs 8] [--json FILE]`. Without a
-dataset it makes one whose classes share the same frames in different orders, so that only their
-order tells classes apart: the mean of the frames says nothing, attention over them says all.
+dataset it makes one whose classes share the same frames in different orders: the mean of the
+frames says nothing, attention over them says all.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def start_run(directory: str, kind: type[nn.Module], n_epochs: int) -> Run:
 
 
 def train(directory: str, kind: type[nn.Module], n_epochs: int, *, is_random: bool) -> Run:
-    """Train a model from its begin to its end."""
+    """Train a model from start to end."""
     run = start_run(directory, kind, n_epochs)
     for _ in run.steps(random_labels if is_random else true_labels):
         pass

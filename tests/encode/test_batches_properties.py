@@ -136,7 +136,7 @@ def test_every_batch_has_one_shape_and_is_full_but_the_last(
 def test_clips_do_not_wait_for_more_than_what_is_on_its_way(
     clips: list[DrawnClip], batch_size: int
 ) -> None:
-    """What was taken and not given back is never more than three batches beyond the first clip."""
+    """Never more than three batches beyond the first clip are taken and not given back."""
     n_taken = n_given = 0
 
     def count(items: Iterator[Frames | Failure]) -> Iterator[Frames | Failure]:

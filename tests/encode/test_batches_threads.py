@@ -78,7 +78,7 @@ def test_an_error_of_a_lane_reaches_the_caller() -> None:
 
 
 def test_a_batch_begins_as_zeros() -> None:
-    """What pads a batch is black, whatever was in the memory."""
+    """A batch is padded with black, whatever was in the memory."""
     with EncoderThreads(CountingEncoder(3), 1) as threads:
         batch = threads.make_batch((2, 2, 3))
     assert batch.shape == (3, 2, 2, 3)

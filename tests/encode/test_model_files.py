@@ -122,7 +122,7 @@ def test_the_width_is_that_of_the_projection(
 def test_a_configuration_of_wrong_types_is_refused(
     random_model: Path, tmp_path: Path, config: Any, message: str
 ) -> None:
-    """What is no object or no size is named together with its file."""
+    """A value that is no object or no size is named together with its file."""
     with pytest.raises(InputError, match=rf"^model model: config\.json:? {message}"):
         describe_model(random_model, tmp_path / "model", config)
 

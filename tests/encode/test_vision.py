@@ -70,7 +70,7 @@ def test_embeddings_equal_those_of_transformers(
 
 
 def test_the_last_layer_of_one_token_gives_the_whole_ones_embeddings(random_model: Path) -> None:
-    """What is left out of the last layer changes no embedding by more than float32 rounds."""
+    """The last layer, for one token alone, changes no embedding by more than float32 rounds."""
     files = find_model(str(random_model), None)
     whole = load_model(files, torch.float32).eval()
     preprocessing = read_preprocessing(files)
@@ -105,7 +105,7 @@ def test_the_bound_rejects_wrong_pixels(
 
 
 def test_embeddings_are_not_normalised(encoder: ClipVisionEncoder, frames: UInt8Array) -> None:
-    """What comes out are `image_embeds` as the model gives them, of no unit length."""
+    """Embeddings are `image_embeds` as the model gives them, of no unit length."""
     norms = np.linalg.norm(encode_ours(encoder, frames), axis=1)
     assert (np.abs(norms - 1) > 0.01).all()
 
@@ -213,7 +213,7 @@ def test_weights_of_other_sizes_are_refused(
 def test_a_configuration_that_builds_no_model_is_refused(
     random_model: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    """What transformers' own checks find, or its code stumbles over, is one line."""
+    """A fault that transformers' own checks find, or its code stumbles over, is one line."""
     model = change_model(random_model, tmp_path / "m", "config.json", change)
     with pytest.raises(
         InputError,

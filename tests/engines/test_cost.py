@@ -43,7 +43,7 @@ def test_beside_a_gpu_the_slower_one_decides() -> None:
 
 @pytest.mark.needs_ffmpeg
 def test_bytes_of_tars_are_those_of_real_ones(dataset: Path) -> None:
-    """What is predicted of the tars is within 5 % of those of a build."""
+    """The predicted size of the tars is within 5 % of those of a build."""
     sizes, real = list[int](), 0
     for tar in sorted(dataset.glob("*.tar")):
         with tarfile.open(tar) as archive:

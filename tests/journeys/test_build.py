@@ -1,4 +1,4 @@
-"""The main job: a folder of clips in, the published layout out, nothing lost."""
+"""A folder of clips becomes the published layout, and nothing is lost."""
 
 import csv
 import json

@@ -1,7 +1,7 @@
 """Whatever call of a writer fails or is its last, the next run completes the directory.
 
-In: every call that changes a directory, and what can go wrong with it: refused, cut short, the
-disk full from there on or read-only, the process killed before it or in the middle of a write.
+Each call that changes a directory is refused or cut short; the disk is full or read-only from there
+on; the process is killed before it or in the middle of a write.
 """
 
 import errno
@@ -41,10 +41,10 @@ ACTIONS = {
 KILLS = ("kill", "torn")
 LASTING = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 MANY_CALLS = 100
-"""Of a program with more, a write is killed and fails in one way, the next one in another."""
+"""In a program with more calls, each write is killed, and fails in one way of several."""
 SUITE_CASES = {"assemble": 50, "convert": 8, "ledger": 60, "part": 30, "work": 30}
 FULL_CASES = {**dict.fromkeys(SUITE_CASES, 10_000), "convert": 400}
-"""All there are; but a conversion writes as assembly does, and what else it does is soon said."""
+"""All cases that there are, but fewer for a conversion, which writes as assembly does."""
 SUITE_STORMS, FULL_STORMS = 1, 30
 RUNS_IN_A_STORM = 6
 UNSEEN = ".build/shards/"
@@ -143,7 +143,7 @@ def try_fault(bench: Bench, name: str, number: int, fault: Fault) -> Iterator[tu
     yield from (("name", text) for text in check_name(outcome, fault))
     yield from (("whole", text) for text in check_whole(bench, name, directory))
     partial = list(map(str, directory.rglob("*.partial")))
-    # What cannot be removed stays.
+    # A file that cannot be removed stays.
     if partial and fault.action not in (*KILLS, "read-only"):
         yield "tidy", f"leaves {partial}"
     again = bench.run(name, number)

@@ -1,4 +1,4 @@
-"""Builds that are killed again and again end in the files of one that was left alone."""
+"""Builds that are killed again and again end in the files of a build that was left alone."""
 
 import os
 import random
@@ -39,7 +39,7 @@ class Killer:
         self.n_killed = 0
         self.n_at_work = 0
         self.work_seconds = 1.0
-        """What is left of a run once it writes; learned from those that end by themselves."""
+        """Seconds that a run goes on once it writes, learned from runs that end by themselves."""
 
     def run(self) -> bool:
         """Run it and kill it; return whether it was done before."""

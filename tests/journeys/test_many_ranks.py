@@ -1,4 +1,4 @@
-"""Ranks as processes of a job array: the bytes of one process, also when one of them is killed."""
+"""The ranks of a job array give the bytes of one process, even if one of them is killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""One's own videos: any labelled folder can be encoded from a plain table."""
+"""Any labelled folder of one's own videos can be encoded from a plain table."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What stops a run from outside costs one line: no room, no permission, a signal."""
+"""Whatever stops a run from outside is one line: no room, no permission, a signal."""
 
 import os
 import shutil
@@ -165,7 +165,7 @@ with catch_signals():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once(number: signal.Signals) -> None:
-    """What still hangs on the way out after a first signal is not waited for after a second."""
+    """A second signal does not wait for what still hangs on the way out after the first."""
     with subprocess.Popen(
         [sys.executable, "-c", CLEANING],
         env={**os.environ, "PYTHONPATH": SOURCE_PATHS},

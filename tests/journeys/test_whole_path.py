@@ -1,4 +1,4 @@
-"""From videos to a published dataset with results on its card, each step its own command."""
+"""Videos become a published dataset with results on its card, each step by its own command."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A part read back is the part that was written, and its report is the only sign of done."""
+"""A part that is read back is the part that was written; its report alone says that it is done."""
 
 import json
 from dataclasses import replace

@@ -26,7 +26,7 @@ CONFIG = WorkConfig(
 
 
 def test_configuration_and_plan_are_read_back(tmp_path: Path) -> None:
-    """What was stored is what a later stage reads."""
+    """A later stage reads what was stored."""
     assert not is_work_directory(tmp_path)
     store_work(tmp_path, lambda _: CONFIG, CLIPS)
     assert is_work_directory(tmp_path)

@@ -92,7 +92,7 @@ def swap_sample(directory: Path) -> None:
     replace_file(directory / TAR, tar.replace(b"vid_000000009", b"vid_000000999"))
 
 
-# What is done to a tar; the samples that are lost without and with an index, and why.
+# By name: the harm to a tar, and the samples that are lost without an index and with one, and why.
 DAMAGES: dict[str, tuple[Callable[[Path], None], set[int], str, set[int], str]] = {
     "npy": (damage_npy, {6}, r"sample vid_000000006: npy of .* needs", {6}, "npy of .* needs"),
     "header": (damage_name, {7, 8, 9}, "no tar header at byte .* after", {7}, "another file than"),
@@ -137,7 +137,7 @@ def test_damage_without_an_index(
 def test_damage_behind_an_index(
     tmp_path: Path, damage: str, place: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the index: each sample that is lost is named with its tar, byte and reason."""
+    """Each sample that is lost, read by the index, is named with its tar, byte and reason."""
     harm, _, _, lost, reason = DAMAGES[damage]
     harm(write_index(write_dataset(tmp_path, make_samples(SAMPLES), parquet=False)))
     first = KEYS[min(lost)]
@@ -202,7 +202,7 @@ def test_a_split_of_nothing_but_damage_is_empty(
     directory = write_dataset(tmp_path / "d", make_samples(SAMPLES), parquet=False)
     if has_index:
         write_index(directory)
-    tar = directory / "ds_000003.tar"  # All of validation.
+    tar = directory / "ds_000003.tar"  # it holds all of validation
     replace_file(tar, tar.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPI"))
     cache = str(tmp_path / "cache")
     options: dict[str, Any] = {"streaming": streaming, "cache_dir": cache}

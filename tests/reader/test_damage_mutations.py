@@ -40,7 +40,7 @@ Command: TypeAlias = Callable[[Path, range], list[str]]
 
 
 class Result(NamedTuple):
-    """What came of one mutant through one entry point."""
+    """The outcome of one mutant at one entry point."""
 
     number: int
     way: str
@@ -83,7 +83,7 @@ def read_mutants(
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    """What came of all mutants of this run."""
+    """The outcomes of all mutants of this run."""
     n_mutants = count_cases(N_SUITE, full=N_FULL)
     begin = time.monotonic()
     place = tmp_path_factory.mktemp("mutants")
@@ -130,7 +130,7 @@ def test_mutants_are_refused_or_read_right(results: list[Result], family: str) -
 
 
 def test_sound_datasets_are_equal_through_every_way(tmp_path: Path) -> None:
-    """What nothing happened to is read whole by every entry point: nothing is refused in vain."""
+    """Every entry point reads an undamaged dataset whole: nothing is refused in vain."""
     results = read_mutants(tmp_path, range(-len(BASES), 0))
     assert [result for result in results if result.outcome != "equal"] == []
     assert len({result.number for result in results}) == len(BASES)

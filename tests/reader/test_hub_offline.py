@@ -89,7 +89,7 @@ def test_a_selection_alone_loads_again(hub: Hub, tmp_path: Path) -> None:
 def test_nothing_in_the_cache_is_one_error(
     hub: Hub, tmp_path: Path, without: dict[str, str]
 ) -> None:
-    """What was never loaded is one line that says so, also for another revision."""
+    """A dataset that was never loaded is one line that says so, also for another revision."""
     for error in evaluate(hub, tmp_path, OPENED, WHOLE, SELECTED, **without):
         assert error.startswith("FileNotFoundError: no directory alice/built here, and no dataset")
         assert error.endswith("; nothing of it is in the Hub's cache)")

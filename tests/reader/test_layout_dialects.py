@@ -80,7 +80,7 @@ def test_whatever_was_written_is_read(shapes: dict[str, tuple[int, int]], dtype:
 
 
 def test_hidden_files_between_members_are_passed_over(tmp_path: Path) -> None:
-    """What macOS adds to a tar, before each member, does not tear a sample apart."""
+    """The files that macOS puts before each member of a tar tear no sample apart."""
     (tmp_path / "train").mkdir()
     members = [
         part

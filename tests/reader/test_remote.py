@@ -190,7 +190,7 @@ def test_whole_answer_that_is_cut_is_an_error(tmp_path: Path) -> None:
 
 
 def test_looking_at_the_begin_reads_little(tmp_path: Path) -> None:
-    """Who reads some bytes of a remote file is not sent megabytes."""
+    """A reader of some bytes of a remote file is not sent megabytes."""
     (tmp_path / "a").write_bytes(bytes(8 << 20))
     with serve(tmp_path) as served:
         with open_stream(f"{served.url}/a") as stream:
@@ -231,7 +231,7 @@ def test_names_of_compressed_files() -> None:
 
 
 def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
-    """What gzip wrote is unpacked whatever its name, and what it did not is left alone."""
+    """A file that gzip wrote is unpacked whatever its name, and any other is left alone."""
     (tmp_path / "a.tar").write_bytes(gzip.compress(b"packed"))
     (tmp_path / "b.tar.gz").write_bytes(b"plain")
     fsspec.filesystem("memory").pipe_file("/gz/b.tar.gz", b"plain")
@@ -292,14 +292,14 @@ def test_failures_in_passing_are_tried_again() -> None:
 
 @pytest.mark.parametrize("error", [StatusError(403), PermissionError("no"), FileNotFoundError("u")])
 def test_final_failures_are_not(error: Exception) -> None:
-    """What is refused or not there is so at once."""
+    """A read that is refused, or whose file is not there, fails at once."""
     with pytest.raises(OSError, match=r"403|no|u"):
         retry(Flaky(error), "u")
 
 
 @pytest.mark.usefixtures("no_pause")
 def test_last_attempt_says_which_file_and_how_often() -> None:
-    """What never works is one line with the file, the reason and the number of attempts."""
+    """A read that never works is one line with the file, the reason and the number of attempts."""
     errors = [StatusError(500)] * 4
     with pytest.raises(ConnectionError, match=r"^u: status 500 \(attempt 4\)$"):
         retry(Flaky(*errors), "u")

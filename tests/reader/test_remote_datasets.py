@@ -146,7 +146,7 @@ def test_faults_in_passing_are_overcome(
 def test_faults_that_stay_are_errors_not_damage(
     small: Path, served: Served, fault: Any, reason: str, *, has_index: bool
 ) -> None:
-    """What cannot be fetched raises with its URL, also where damage is skipped: it is no damage."""
+    """A file that cannot be fetched raises with its URL, even where damage is skipped."""
     if not has_index:
         (small / "index.parquet").unlink()
     served.fail("ds_000001", fault)
@@ -246,7 +246,7 @@ def test_names_in_urls_are_those_on_disk(tmp_path: Path) -> None:
 
 
 def test_stopping_early_stops_the_requests(large: Path) -> None:
-    """Who stops iterating is not sent the rest of what was on its way."""
+    """A reader that stops iterating is not sent the rest of what was on its way."""
     with serve(large, latency_seconds=0.01) as server:
         for number, _ in enumerate(clip_kinetics700.open(server.url)):
             if number == 300:

@@ -83,7 +83,7 @@ def test_upstream_sample_is_read() -> None:
     ],
 )
 def test_damaged_sample_is_named(members: dict[str, bytes], reason: str) -> None:
-    """What cannot be read raises a ValueError that names the sample and the reason."""
+    """A sample that cannot be read raises a ValueError that names it and the reason."""
     with pytest.raises(ValueError, match=rf"^sample vid_1: .*{reason}"):
         decode_sample("vid_1", members)
 

@@ -141,6 +141,7 @@ class _Packer:
         if self.batch is None:
             return
         self.running.append((self.threads.submit(self.batch), self.slots))
+        # A thread reads this batch now: the next one needs memory of its own.
         self.batch, self.slots = None, []
         while len(self.running) > self.threads.n_threads + 1:
             self.take()
@@ -153,6 +154,7 @@ class _Packer:
         except BuildError as error:
             raise EncoderError(slots[0][0].row, str(error)) from error
         # Values beyond float16's range become infinite here; the engine refuses them.
+        # Rows of padding have no slot.
         for (pending, index), row in zip(slots, to_float16(embeddings), strict=False):
             pending.embeddings[index] = row
             pending.n_encoded += 1

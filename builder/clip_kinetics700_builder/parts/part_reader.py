@@ -211,6 +211,7 @@ def _read_batch(batch: pa.RecordBatch, base: int, shared: Shared) -> RowArray:
     rows["n_embedded"] = np.diff(offsets)
     row_nbytes = embeddings.type.value_type.list_size * ITEM_NBYTES
     if len(halves):
+        # An address in the map tells the place in the file, which stays when the map is gone.
         rows["begin"] = halves.buffers()[1].address - base + offsets[:-1] * np.int64(row_nbytes)
     for name in ("n_frames", "duration", "fps", "width", "height"):
         dtype = pa.from_numpy_dtype(ROW_TYPE[name])

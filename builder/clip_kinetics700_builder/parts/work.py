@@ -94,6 +94,7 @@ def store_work(
         config = resolve(stored)
         if stored is not None:
             refuse_differences(work, asdict(stored), asdict(config))
+        # The configuration comes last: where it is, so is the plan.
         if not (work / PLAN_NAME).is_file():
             write_plan(work / PLAN_NAME, clips)
         if stored is None:

@@ -212,7 +212,7 @@ def test_plain_streaming_resumes_in_a_stateful_dataloader(dataset: Path, tmp_pat
 
 
 def test_map_style_goes_through_a_dataloader(dataset: Path) -> None:
-    """What `open` returns is a map-style dataset: a shuffling DataLoader takes it as it is."""
+    """A shuffling DataLoader takes what `open` returns as it is, a map-style dataset."""
     loader: DataLoader[Any] = DataLoader(
         clip_kinetics700.open(dataset).splits["train"],  # type: ignore[arg-type]  # by its methods
         batch_size=16,

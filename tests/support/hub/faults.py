@@ -1,7 +1,4 @@
-"""What the test web server answers, and what goes wrong with it: by file, number or at random.
-
-In: what is to fail and how. Out: the fault of each request, and its answer, damaged so.
-"""
+"""Plans the faults of the tests' web server, by file, by number or at random."""
 
 import random
 import re
@@ -21,10 +18,10 @@ TRICKLE_BYTES = 10
 
 @dataclass(slots=True)
 class Fault:
-    """What goes wrong with the next requests for some files."""
+    """A fault of the next requests for some files."""
 
     pattern: str
-    """Found in the path of the URL."""
+    """A text in the path of the URL."""
     action: Action | int
     """One of these, or a status that is the answer:
 
@@ -45,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Chance:
-    """What goes wrong with any request at random."""
+    """The faults that any request may have at random."""
 
     seed: int
     probability: float
@@ -56,14 +53,14 @@ class Chance:
 
 @dataclass(slots=True)
 class Faults:
-    """All that is to go wrong; not for several threads at once."""
+    """All faults that are planned; several threads must not use it at once."""
 
     planned: list[Fault] = field(default_factory=list)
     chance: Chance | None = None
     _seen: Counter[str] = field(default_factory=Counter)
 
     def take(self, path: str, range_asked: str) -> Fault | None:
-        """Return what is to go wrong with a request."""
+        """Return the fault of a request, if it has one."""
         for fault in self.planned:
             if fault.pattern in path and fault.times:
                 fault.times -= 1
@@ -85,17 +82,17 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server answers."""
+    """One answer of the server."""
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     begin: int = 0
-    """Where in the file the body begins."""
+    """First byte of the body in the file."""
     size: int | None = None
-    """Of the file, where the body is a range of it."""
+    """Bytes of the file, where the body is a range of it."""
     is_silent_after: bool = False
-    """Whether the connection stays open, without a word, when the body is sent."""
+    """Whether the connection stays open, in silence, once the body is sent."""
 
     @property
     def content_range(self) -> str | None:

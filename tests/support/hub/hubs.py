@@ -1,7 +1,7 @@
-"""A Hub that runs on this machine, `minihub`, and processes that use it, for tests.
+"""Runs a Hub on this machine, `minihub`, and processes that use it.
 
-In: nothing. Out: an endpoint, repositories in it, and what other processes make of them:
-huggingface_hub reads HF_ENDPOINT when it is imported.
+The clients are processes of their own because huggingface_hub reads HF_ENDPOINT when it is
+imported.
 """
 
 import json
@@ -24,7 +24,7 @@ from huggingface_hub import HfApi
 
 from tests.support.datasets.builds import PROJECT, SOURCE_PATHS, Outcome, command_line
 
-# What the users of the Hub log in with.
+# The tokens of the Hub's users.
 ALICE, BOB = "hf_alice", "hf_bob"
 
 BEGIN = """

@@ -1,7 +1,4 @@
-"""A Hub that runs in this process, what the pushes of other processes did to it, and datasets.
-
-In: a directory. Out: environments to push with, and what the server has seen and holds.
-"""
+"""Runs a Hub in this process, and tells what the pushes of other processes did to it."""
 
 import hashlib
 import json

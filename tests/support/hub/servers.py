@@ -1,7 +1,4 @@
-"""A real web server of a directory for tests: byte ranges, late answers, faults; it counts.
-
-In: a directory. Out: a URL, and what was asked for: requests, bytes, how many at a time.
-"""
+"""Serves a directory by HTTP for tests: byte ranges, late answers, faults; it counts requests."""
 
 import select
 import socket
@@ -40,11 +37,11 @@ class Request:
 
     method: str
     path: str
-    """With the query, without quotes."""
+    """The path with its query, unquoted."""
     status: int
     """0 where nothing is answered."""
     nbytes: int
-    """Of the body, so far as they are handed to the socket."""
+    """Bytes of the body that were handed to the socket."""
     range_asked: str = ""
     """The header `Range`."""
 
@@ -63,7 +60,7 @@ class Served:
     n_stalled: int = 0
     """Requests that wait for an answer, or the rest of one, until the server ends."""
     etag_of: dict[str, str | None] = field(default_factory=dict)
-    """What to say of files, by path without a slash before it; None for neither tag nor time."""
+    """The ETags of files, by path without a slash before it; None for neither tag nor time."""
     ended: threading.Event = field(default_factory=threading.Event)
     _at_once: int = 0
     _requests: list[Request] = field(default_factory=list)
@@ -72,7 +69,7 @@ class Served:
 
     @property
     def requests(self) -> list[Request]:
-        """What was asked for so far."""
+        """The requests so far."""
         with self._lock:
             return list(self._requests)
 

@@ -1,8 +1,8 @@
-"""Programs that write, each in a fork of a process that has imported everything, on a faulty disk.
+"""Runs programs that write on a faulty disk, each in a fork of a process that has imported all.
 
-In: a program's name, a directory and a fault, one JSON line each. Out: how it ended, and the calls
-that would change the directory. `python -m tests.support.processes.disk_fault_programs` answers
-until its input ends.
+`python -m tests.support.processes.disk_fault_programs` reads a program's name, a directory and a
+fault from each line of its input, as JSON, and answers how the program ended and which calls would
+have changed the directory.
 """
 
 import json
@@ -13,10 +13,10 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -191,11 +191,12 @@ def _run_child(name: str, directory: Path, theirs: socket.socket, stderr: int) -
         os._exit(0)
 
 
-class FaultyDisk:
+class FaultyDisk(ExitStack):
     """Runs programs on a faulty disk, one after the other; use it in a `with` block."""
 
     def __init__(self) -> None:
         """Start the process that forks; numpy starts no threads in it."""
+        super().__init__()
         command = [sys.executable, "-m", "tests.support.processes.disk_fault_programs"]
         self._process = subprocess.Popen(
             command,
@@ -205,19 +206,7 @@ class FaultyDisk:
             stdout=subprocess.PIPE,
             text=True,
         )
-
-    def __enter__(self) -> "FaultyDisk":
-        """Return the disk itself."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the process."""
-        self._process.communicate()
+        self.callback(self._process.communicate)
 
     def run(self, name: str, directory: Path, fault: Fault | None = None) -> Outcome:
         """Run a program on a directory; the calls of the outcome end with the process."""
@@ -233,7 +222,7 @@ class FaultyDisk:
 def answer_requests() -> None:
     """Run what is asked for, until there are no more requests."""
     with TemporaryDirectory() as place:
-        # What is imported where it is used is imported once, and no thread starts in these.
+        # These import now what programs import where they use it; no thread starts in them.
         assemble_small(Path(place))
         write_part(Path(place))
     for line in sys.stdin:

@@ -1,7 +1,7 @@
-"""A disk that fails on purpose: one system call of a program is refused, cut short or its last.
+"""Makes a disk fail on purpose: refuses one system call of a process, cuts it short or kills there.
 
-In: a process, a directory and a fault. Out: the calls that would change the directory, one of
-which goes wrong. The kernel asks us before each such call, by seccomp's user notification.
+The kernel asks us before each call that would change the directory, by seccomp's user
+notification.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
 SECCOMP_IOCTL_NOTIF_ADDFD = 0x40182103
 AT_FDCWD = -100
 CUT_ACTIONS = {"torn": "kill", "short": "go on"}
-"""What is done instead with a call that cannot be cut short."""
+"""The actions that replace these for a call that cannot be cut short."""
 # Instructions of a filter: load a word, jump if it is equal, jump if it shares a bit, return.
 LOAD, JUMP_EQUAL, JUMP_SET, RETURN = 0x20, 0x15, 0x45, 0x06
 NR_OFFSET, ARCH_OFFSET, ARGS_OFFSET = 0, 4, 16
@@ -78,7 +78,7 @@ TRAPS = (
 
 
 class Machine(NamedTuple):
-    """What a kind of processor has numbers of its own for."""
+    """The numbers that a kind of processor has for system calls."""
 
     arch: int
     seccomp: int
@@ -98,14 +98,14 @@ class Call:
     kind: str
     """`open`, `write`, `fsync`, `truncate`, `rename`, `unlink` or `mkdir`."""
     path: str
-    """Of the file, relative to the directory; of a rename the new one."""
+    """Path of the file, relative to the directory; the new one for a rename."""
     size: int
     """Bytes of a plain `write`; 0 for everything else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong at one of the calls, which count from 0."""
+    """A fault at one of the calls, which count from 0."""
 
     call: int
     action: str

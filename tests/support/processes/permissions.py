@@ -1,4 +1,4 @@
-"""Commands for which permission bits count, also where the tests run as root."""
+"""Runs commands that permission bits bind, even where the tests run as root."""
 
 import os
 import subprocess

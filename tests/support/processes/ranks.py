@@ -1,7 +1,7 @@
-"""Run as one of several ranks that step together: reads its batches and adds up after each.
+"""Reads batches as one of several ranks that step together, and adds up after each batch.
 
-In: a dataset directory, a file to meet at, rank, world size, `even`. Out: JSON of the keys it read
-and of the sums that all ranks agreed on.
+Its arguments are a dataset directory, a file to meet at, rank, world size and `even`; it prints
+JSON of the keys it read and of the sums that all ranks agreed on.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster on this machine: started, looked into and killed by the tests."""
+"""Starts nodes of a Ray cluster on this machine, looks into them and kills them."""
 
 import os
 import socket
@@ -38,7 +38,7 @@ class RayNode:
 
     process: subprocess.Popen[bytes]
     address: str
-    """Of the cluster's head."""
+    """Address of the cluster's head."""
 
     def list_processes(self) -> list[psutil.Process]:
         """Return what belongs to the node."""

@@ -1,4 +1,4 @@
-"""How many hostile cases a test runs: some in every run of the suite, all with `make torture`.
+"""Says how many hostile cases a test runs: some in every run of the suite, all in `make torture`.
 
 Each test says how many it ran at the end of pytest's output; seeds are recorded in the tests.
 """
@@ -7,7 +7,7 @@ import os
 
 IS_FULL = os.environ.get("CLIP_KINETICS700_TORTURE") == "full"
 lines: list[str] = []
-"""What the tests of this session have said, for conftest's terminal summary."""
+"""Lines of this session's tests for conftest's terminal summary."""
 
 
 def count_cases(suite: int, *, full: int) -> int:
