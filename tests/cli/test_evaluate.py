@@ -14,42 +14,18 @@ from clip_kinetics700_builder.dataset.manifest import read_manifest
 from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.text import load_text_encoder
 from clip_kinetics700_builder.system.files import hash_file
-from tests.support.datasets.builds import Outcome, run_cli
+from tests.support.datasets.builds import run_cli
 from tests.support.datasets.dialects import write_flat_upstream
-from tests.support.datasets.layouts import make_sample, write_dataset, write_index
+from tests.support.datasets.evaluations import (
+    NAMES,
+    assert_refused,
+    evaluate,
+    make_clips,
+    write_clips,
+    write_prompt,
+)
 
-NAMES = ("yoga", "zumba", "massaging person's head")
-WIDTH = 512
 Float64Array = npt.NDArray[np.float64]
-
-
-def make_clips(count: int, seed: int = 0) -> list[Sample]:
-    """Return clips of 0 to 3 random frames, of the three classes in turn."""
-    rng, clips = np.random.default_rng(seed), []
-    for number in range(count):
-        frames = rng.standard_normal((number % 4, WIDTH)).astype(np.float16)
-        clip = make_sample(number, width=WIDTH, n_frames=len(frames))
-        label = number % len(NAMES)
-        clips.append(replace(clip, embeddings=frames, caption=NAMES[label], label_id=label))
-    return clips
-
-
-def write(directory: Path, validation: Sequence[Sample], test: Sequence[Sample] = ()) -> Path:
-    """Write a dataset that has an index and says nothing of its model."""
-    splits = {"validation": validation, **({"test": test} if test else {})}
-    return write_index(write_dataset(directory, splits, class_names=NAMES, parquet=False))
-
-
-def evaluate(source: Path | str, model: Path, *words: str | Path) -> Outcome:
-    """Run a zero-shot evaluation with the package's prompts."""
-    return run_cli("evaluate", "zero-shot", source, "--model", model, "--quiet", *words)
-
-
-def assert_refused(outcome: Outcome, message: str) -> None:
-    """Check that a command ended in one line and with exit code 2."""
-    assert outcome.returncode == 2
-    assert len(outcome.stderr.strip().splitlines()) == 1
-    assert message in outcome.stderr
 
 
 def embed(model: Path, names: Sequence[str]) -> Float64Array:
@@ -89,7 +65,7 @@ def refer(clips: Sequence[Sample], weights: Float64Array) -> tuple[float, float]
 def test_the_result_is_that_of_the_protocol(tmp_path: Path, whole_clip: Path) -> None:
     """From frames and model to top-1 and top-5, the command agrees with a plain reference."""
     clips = make_clips(40)
-    source = write(tmp_path / "toy", clips)
+    source = write_clips(tmp_path / "toy", clips)
     outcome = evaluate(source, whole_clip, "--json", tmp_path / "r.json")
     assert outcome.returncode == 0, outcome.stderr
     assert "records no model, so nothing says" in outcome.stderr
@@ -137,15 +113,9 @@ def test_a_result_says_what_it_is_of(tmp_path: Path, whole_clip: Path, dataset: 
     assert str(dataset.parent) not in text
 
 
-def write_prompt(directory: Path) -> Path:
-    """Write a file of one prompt, the name alone."""
-    (directory / "prompts.txt").write_text("{}\n")
-    return directory / "prompts.txt"
-
-
 def test_the_table_and_the_picture(tmp_path: Path, whole_clip: Path) -> None:
     """A person sees metrics, worst classes and confusions; the picture is a PNG and repeatable."""
-    source = write(tmp_path / "toy", make_clips(40))
+    source = write_clips(tmp_path / "toy", make_clips(40))
     words: list[str | Path] = [
         "evaluate", "zero-shot", source, "--model", whole_clip, "--figure",
     ]  # fmt: skip
@@ -166,14 +136,14 @@ def test_shuffled_labels_are_at_chance(tmp_path: Path, whole_clip: Path) -> None
         replace(clip, embeddings=weights[[number % 3]], timestamps=None)
         for number, clip in enumerate(make_clips(300))
     ]
-    evaluate(write(tmp_path / "true", clips), whole_clip, "--json", tmp_path / "true.json")
+    evaluate(write_clips(tmp_path / "true", clips), whole_clip, "--json", tmp_path / "true.json")
     assert json.loads((tmp_path / "true.json").read_text())["top1"] == 1
     labels = np.random.default_rng(1).permutation(np.arange(len(clips)) % 3)
     shuffled = [
         replace(clip, label_id=int(label), caption=NAMES[label])
         for clip, label in zip(clips, labels, strict=True)
     ]
-    evaluate(write(tmp_path / "any", shuffled), whole_clip, "--json", tmp_path / "any.json")
+    evaluate(write_clips(tmp_path / "any", shuffled), whole_clip, "--json", tmp_path / "any.json")
     low, high = json.loads((tmp_path / "any.json").read_text())["interval"]["top1"]
     assert low < 1 / 3 < high
 
@@ -181,7 +151,7 @@ def test_shuffled_labels_are_at_chance(tmp_path: Path, whole_clip: Path) -> None
 def test_a_test_split_without_labels_is_refused(tmp_path: Path, whole_clip: Path) -> None:
     """Kinetics' test labels were never released, and the refusal says so."""
     unlabelled = [replace(clip, caption="", label_id=None) for clip in make_clips(4)]
-    source = write(tmp_path / "toy", make_clips(8), unlabelled)
+    source = write_clips(tmp_path / "toy", make_clips(8), unlabelled)
     assert_refused(
         evaluate(source, whole_clip, "--split", "test"),
         "no clip of split test has a label: Kinetics never released those",
@@ -198,7 +168,7 @@ def test_clips_without_a_label_are_dropped(tmp_path: Path, whole_clip: Path) -> 
     clips = make_clips(8)
     clips[5] = replace(clips[5], caption="", label_id=None)
     words = ("--prompts", write_prompt(tmp_path), "--json", tmp_path / "r.json")
-    assert evaluate(write(tmp_path / "toy", clips), whole_clip, *words).returncode == 0
+    assert evaluate(write_clips(tmp_path / "toy", clips), whole_clip, *words).returncode == 0
     found = json.loads((tmp_path / "r.json").read_text())["clips"]
     assert found == {"counted": 7, "dropped": {"no_label": 1}}
 
@@ -206,7 +176,7 @@ def test_clips_without_a_label_are_dropped(tmp_path: Path, whole_clip: Path) -> 
 def test_classes_that_are_not_in_the_list_are_named(tmp_path: Path, whole_clip: Path) -> None:
     """A class list that lacks classes of the data is refused before the model is loaded."""
     (tmp_path / "list.txt").write_text("zumba\nabseiling\n")
-    source = write(tmp_path / "toy", make_clips(8))
+    source = write_clips(tmp_path / "toy", make_clips(8))
     message = (
         "toy: 5 clips are of classes that are not among the 2 of the class list: "
         "\"massaging person's head\", 'yoga'; --classes names another list"
@@ -219,7 +189,7 @@ def test_classes_that_are_not_in_the_list_are_named(tmp_path: Path, whole_clip: 
 def test_a_longer_class_list_is_taken(tmp_path: Path, whole_clip: Path) -> None:
     """Classes without clips compete and have no row; numbers are those of the given list."""
     (tmp_path / "list.txt").write_text("\n".join(["abseiling", *reversed(NAMES), "archery"]))
-    source = write(tmp_path / "toy", make_clips(8))
+    source = write_clips(tmp_path / "toy", make_clips(8))
     words = ("--classes", tmp_path / "list.txt", "--json", tmp_path / "r.json")
     assert evaluate(source, whole_clip, *words).returncode == 0
     result = json.loads((tmp_path / "r.json").read_text())
@@ -251,7 +221,7 @@ def test_a_first_clip_without_frames_tells_no_width(tmp_path: Path, whole_clip: 
     """Without a manifest the width is that of the first clip with frames: no clip is damaged."""
     clips = make_clips(8)
     clips[0] = replace(clips[0], embeddings=np.empty((0, 7), np.float16))
-    source = write(tmp_path / "toy", clips)
+    source = write_clips(tmp_path / "toy", clips)
     for name in ("index.parquet", "manifest.json"):
         (source / name).unlink()
     outcome = evaluate(source, whole_clip, "--json", tmp_path / "r.json")

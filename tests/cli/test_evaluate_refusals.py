@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_evaluate import assert_refused, evaluate, make_clips, write, write_prompt
+from tests.support.datasets.evaluations import (
+    assert_refused,
+    evaluate,
+    make_clips,
+    write_clips,
+    write_prompt,
+)
 
 
 def test_texts_of_another_family_are_refused(
@@ -30,7 +36,7 @@ def test_models_without_texts_are_refused(
     tmp_path: Path, random_model: Path, whole_clip: Path
 ) -> None:
     """A vision tower alone has no texts; one without a tokenizer cannot read them."""
-    source = write(tmp_path / "toy", make_clips(4))
+    source = write_clips(tmp_path / "toy", make_clips(4))
     assert_refused(evaluate(source, random_model), "'clip_vision_model', which has no text tower")
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -57,12 +63,12 @@ def test_prompts_that_cannot_be_used(
 ) -> None:
     """A prompt without a place for the name, or with two, is named with its line."""
     (tmp_path / "prompts.txt").write_text(content)
-    source = write(tmp_path / "toy", make_clips(4))
+    source = write_clips(tmp_path / "toy", make_clips(4))
     assert_refused(evaluate(source, whole_clip, "--prompts", tmp_path / "prompts.txt"), message)
 
 
 def test_outputs_are_checked_first(tmp_path: Path, whole_clip: Path) -> None:
     """A result that could not be written at the end is refused at the start."""
-    source = write(tmp_path / "toy", make_clips(4))
+    source = write_clips(tmp_path / "toy", make_clips(4))
     outcome = evaluate(source, whole_clip, "--json", tmp_path / "nowhere/r.json")
     assert_refused(outcome, "there is no directory")

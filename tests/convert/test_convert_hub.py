@@ -1,8 +1,5 @@
 """`convert` reads a repository at one commit, whatever its branch does meanwhile."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,19 +8,7 @@ import clip_kinetics700
 from tests.support.datasets.builds import Outcome, run_cli_process
 from tests.support.datasets.conversions import assert_one_line, assert_same_rows
 from tests.support.datasets.dialects import write_flat_upstream
-
-UPLOAD = """
-import sys
-from huggingface_hub import HfApi
-HfApi().create_repo("alice/kinetics", repo_type="dataset", exist_ok=True)
-HfApi().upload_folder(repo_id="alice/kinetics", folder_path=sys.argv[1], repo_type="dataset")
-"""
-
-
-def upload(directory: Path, hub: dict[str, str]) -> None:
-    """Put the files of a directory into the repository."""
-    command = [sys.executable, "-c", UPLOAD, str(directory)]
-    subprocess.run(command, env={**os.environ, **hub}, check=True, capture_output=True)
+from tests.support.hub.hubs import upload_dataset
 
 
 def convert_repository(output: Path, hub: dict[str, str], *options: str) -> Outcome:
@@ -36,7 +21,7 @@ def convert_repository(output: Path, hub: dict[str, str], *options: str) -> Outc
 def test_a_repository_is_converted_and_known_again(tmp_path: Path, hub: dict[str, str]) -> None:
     """Upstream's repository is row-exact; while its commit stays nothing is written again."""
     source = write_flat_upstream(tmp_path / "source")
-    upload(source, hub)
+    upload_dataset(source, "alice/kinetics", hub)
     outcome = convert_repository(tmp_path / "out", hub)
     assert outcome.returncode == 0, outcome.stderr
     output = clip_kinetics700.open(tmp_path / "out")

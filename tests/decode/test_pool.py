@@ -1,11 +1,9 @@
 """A task that hangs or dies costs its own clip; the others come out in order."""
 
-import math
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -13,14 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from clip_kinetics700_builder.decode.pool import DecodePool
-from clip_kinetics700_builder.decode.preprocess import count_frames, resize_and_crop
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
 from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.types import BuildError, Failure, Frames
 from tests.support.media.videos import UNCHANGED, CodedVideo, encode_coded, read_codes
+from tests.support.processes.misdeeds import misbehave, worker_pids
 
 pytestmark = pytest.mark.needs_ffmpeg
 
@@ -63,44 +60,6 @@ def test_a_long_clip_comes_in_pieces(video_directory: Path) -> None:
     assert codes == video.codes_at([k / 10 for k in range(160)])
 
 
-def hang() -> None:
-    """Say so, and do nothing more."""
-    os.write(1, b"hanging\n")
-    threading.Event().wait()
-
-
-def balloon() -> None:
-    """Run out of memory, as Python says it."""
-    raise MemoryError
-
-
-def grow() -> None:
-    """Take more and more memory."""
-    blocks = []
-    while True:
-        blocks.append(bytearray(b"x") * 2**23)
-
-
-MISDEEDS: dict[str, Callable[[], object]] = {
-    "hang": hang,
-    "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "leave": lambda: os._exit(0),
-    "balloon": balloon,
-    "grow": grow,
-    "allocate": lambda: torch.empty(2**50, dtype=torch.uint8),
-    "forever": lambda: count_frames(math.inf, 1.0),
-    "shrink": lambda: resize_and_crop(torch.zeros((1, 0, 0, 3), dtype=torch.uint8), UNCHANGED),
-    "quit": lambda: sys.exit("enough\nsaid"),
-    "err": lambda: dict[str, int]()["name"],
-}
-
-
-def misbehave(task: DecodeTask) -> Frames | Failure:
-    """Decode, or do what the path says; runs in a worker."""
-    MISDEEDS.get(task.path, lambda: None)()
-    return decode_frames(task)
-
-
 LEFT_BEHIND: list[bytearray] = []
 
 
@@ -130,12 +89,6 @@ def decode_all(pool: DecodePool, tasks: Iterable[DecodeTask]) -> list[str]:
     results = list(pool.decode(tasks))
     assert [result.row for result in results] == [task.row for task in tasks]
     return [result.reason if isinstance(result, Failure) else "" for result in results]
-
-
-def worker_pids(pool: DecodePool) -> list[int]:
-    """Return the ids of the processes that decode now."""
-    pids = [worker._process.pid for worker in pool._workers]
-    return [pid for pid in pids if pid is not None]
 
 
 def kill_workers(pool: DecodePool) -> None:
@@ -240,7 +193,7 @@ def test_signals_leave_the_workers_to_the_parent(plain_video: CodedVideo) -> Non
 ABANDONED = """
 from clip_kinetics700_builder.decode.video import Decoding, DecodeTask
 from clip_kinetics700_builder.decode.pool import DecodePool
-from tests.decode.test_pool import misbehave, worker_pids
+from tests.support.processes.misdeeds import misbehave, worker_pids
 from tests.support.media.videos import UNCHANGED
 
 pool = DecodePool(1, 3600, decode=misbehave)

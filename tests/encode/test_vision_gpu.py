@@ -74,7 +74,7 @@ def test_neighbours_leave_no_trace_on_the_gpu(
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_lanes_give_the_bits_of_one_call(
+def test_threads_give_the_bits_of_one_call(
     vit_b_32: Path, pixels: UInt8Array, *, compiled: bool
 ) -> None:
     """Two streams at once, from pinned memory, eager or compiled: every call has the same bits."""

@@ -1,23 +1,19 @@
 """Class texts are published in the dataset: listed, verified, used, and removed when stale."""
 
-import io
 import json
-import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import clip_kinetics700
 from clip_kinetics700.schema import CLASS_TEXTS_NAME
-from clip_kinetics700.texts import decode_class_texts, encode_class_texts
+from clip_kinetics700.texts import encode_class_texts
 from clip_kinetics700_builder.config import TextConfig
 from clip_kinetics700_builder.dataset.manifest import parse_manifest
 from clip_kinetics700_builder.evaluate.class_texts import choose_model
 from clip_kinetics700_builder.system.files import write_json
-from tests.convert.test_convert_hub import upload
 from tests.support.damage.datasets import (
     copy_dataset,
     edit_manifest,
@@ -28,6 +24,7 @@ from tests.support.damage.datasets import (
 from tests.support.datasets.builds import Outcome, run_cli, run_cli_process
 from tests.support.datasets.cards import load_manifest
 from tests.support.datasets.places import over_http
+from tests.support.hub.hubs import upload_dataset
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +148,7 @@ def test_a_repository_is_evaluated_at_its_commit(
     published: Path, tmp_path: Path, hub: dict[str, str]
 ) -> None:
     """Data and published texts come from the Hub; the result names repository and commit."""
-    upload(published, hub)
+    upload_dataset(published, "alice/kinetics", hub)
     words = ("evaluate", "zero-shot", "alice/kinetics", "--json", tmp_path / "r.json")
     outcome = run_cli_process(*words, **hub)
     assert outcome.returncode == 0, outcome.stderr
@@ -222,38 +219,3 @@ def test_a_changed_manifest_is_not_signed_again(published: Path, narrow_clip: Pa
     assert outcome.returncode == 2
     assert "manifest.json: " in outcome.stderr
     assert (published / "manifest.json").read_bytes() == before
-
-
-def pack(**members: bytes) -> bytes:
-    """Return a zip file."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(f"{name}.npy", data)
-    return buffer.getvalue()
-
-
-def save(array: np.ndarray[Any, Any]) -> bytes:
-    """Return the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"PK",
-        save(np.zeros(3)),
-        pack(embeddings=b"no array", class_names=b"", prompts=b""),
-        pack(class_names=save(np.array(7)), prompts=save(np.array(7)), embeddings=save(np.eye(2))),
-        pack(embeddings=b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((((\n"),
-        pack(embeddings=bytes(300 << 20)),
-    ],
-    ids=["empty", "cut off", "npy", "no arrays", "numbers", "broken header", "bomb"],
-)
-def test_hostile_texts_are_one_kind_of_error(data: bytes) -> None:
-    """Whatever lies under the name, a reader sees a ValueError that says so."""
-    with pytest.raises(ValueError, match="no file of class texts"):
-        decode_class_texts(data)

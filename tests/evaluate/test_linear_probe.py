@@ -1,6 +1,6 @@
-"""The card's probe gives scikit-learn's results, and the other one finds scikit-learn's optimum."""
+"""The card's probe gives scikit-learn's results, and both protocols count clips as they say."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,29 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 
 from clip_kinetics700.schema import Sample
 from clip_kinetics700_builder.config import EvaluationConfig, ProbeConfig, SourceConfig
 from clip_kinetics700_builder.evaluate.linear_probe import evaluate_linear_probe
-from clip_kinetics700_builder.evaluate.softmax_regression import fit_classifier, prepare_features
 from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.layouts import make_sample, write_dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = tuple(f"class {number}" for number in range(8))
 WIDTH = 12
 Array = npt.NDArray[Any]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small products wait for other processes' threads longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_clips(
@@ -141,45 +132,6 @@ def test_a_fraction_of_train_is_the_seeds(tmp_path: Path) -> None:
     result = probe(source, train_fraction=0.5)
     assert result["parameters"]["train"]["used"] == 80
     assert result == probe(source, train_fraction=0.5)
-
-
-def make_problem(dtype: str) -> tuple[Array, Array, Array]:
-    """Return features with a common mean and correlated columns, labels, other features."""
-    rng = np.random.default_rng(5)
-    mix = rng.standard_normal((WIDTH, WIDTH)) * np.logspace(0, -2, WIDTH)
-    labels = np.arange(600) % 7
-    features = (
-        3 + (rng.standard_normal((7, WIDTH))[labels] + rng.standard_normal((600, WIDTH))) @ mix
-    )
-    return features[:500].astype(dtype), labels[:500], features[500:].astype(dtype)
-
-
-@pytest.mark.parametrize(
-    ("c", "dtype", "tolerance"),
-    [(0.01, "float64", 1e-5), (10.0, "float64", 1e-5), (1.0, "float32", 3e-3)],
-)
-def test_the_optimum_is_scikit_learns(c: float, dtype: str, tolerance: float) -> None:
-    """Probabilities of unseen rows equal those of scikit-learn to 1e-5, in float32 to 3e-3."""
-    features, labels, others = make_problem(dtype)
-    # scikit-learn's lbfgs does not get there with these features in 10,000 steps.
-    model = LogisticRegression(C=c, solver="newton-cholesky", max_iter=1000, tol=1e-12)
-    model.fit(features.astype(np.float64), labels)
-    data = prepare_features(features.copy(), labels)
-    found = fit_classifier(data, 7, c=c, tolerance=1e-13).restore(data)
-    logits = found.score(others)
-    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-    chances /= chances.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(chances, model.predict_proba(others), atol=tolerance)
-
-
-def test_a_warm_start_ends_at_the_same_optimum() -> None:
-    """Where the search begins changes how long it takes, not where it ends."""
-    features, labels, others = make_problem("float64")
-    data = prepare_features(features, labels)
-    before = fit_classifier(data, 7, c=0.1, tolerance=1e-9)
-    warm = fit_classifier(data, 7, c=10, tolerance=1e-13, start=before).restore(data)
-    cold = fit_classifier(data, 7, c=10, tolerance=1e-13).restore(data)
-    np.testing.assert_allclose(warm.score(others), cold.score(others), atol=1e-3)
 
 
 def test_c_is_chosen_on_what_is_held_out(tmp_path: Path) -> None:

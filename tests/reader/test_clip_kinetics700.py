@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import clip_kinetics700
-from clip_kinetics700 import ClipKinetics700, class_names, load_dataset
+from clip_kinetics700 import ClipKinetics700, load_dataset
 from clip_kinetics700.layout import read_layout
 from clip_kinetics700.schema import Sample
 from tests.support.datasets.layouts import (
@@ -203,21 +203,6 @@ def test_tars_are_shared_among_processes(dataset: Path, cache: str) -> None:
     """Preparing with two processes gives the same rows in the same order."""
     loaded = load_dataset(dataset, cache_dir=cache, num_proc=2)
     assert_rows(loaded, make_samples(SAMPLES))
-
-
-@pytest.mark.parametrize("version", ["400", "600", "700"])
-def test_class_lists_are_whole(version: str) -> None:
-    """Each version has as many distinct names as it is called after, none blank or padded."""
-    names = class_names(version)
-    assert len(set(names)) == len(names) == int(version)
-    assert all(name and name == name.strip() for name in names)
-    assert (names[0], names[-1]) == ("abseiling", "zumba")
-
-
-def test_unknown_version_is_refused() -> None:
-    """A version without a class list raises with those that have one."""
-    with pytest.raises(ValueError, match="unknown Kinetics version '500'; known: 400, 600, 700"):
-        class_names("500")
 
 
 def test_every_export_exists() -> None:

@@ -4,14 +4,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_kinetics700.features import data_schema, features_dict
 from clip_kinetics700.schema import (
     SPLIT_OF_WORD,
     decode_npy,
@@ -22,7 +19,7 @@ from clip_kinetics700.schema import (
     parse_time,
     split_member_name,
 )
-from tests.support.datasets.layouts import CLASS_NAMES, make_sample, npy_bytes
+from tests.support.datasets.layouts import make_sample, npy_bytes
 
 
 def test_sample_members_are_these_bytes() -> None:
@@ -160,24 +157,6 @@ def test_unknown_split_word_is_refused() -> None:
 def test_times_are_read_in_every_spelling(value: object, seconds: int | None) -> None:
     """Six digits, an int, a float and nothing are the spellings of a time."""
     assert parse_time(value) == seconds
-
-
-@pytest.mark.parametrize("class_names", [None, CLASS_NAMES])
-def test_features_and_arrow_schema_agree(class_names: tuple[str, ...] | None) -> None:
-    """`datasets` makes of the features the very Arrow types that the Parquet files have."""
-    features = datasets.Features.from_dict(features_dict(512, class_names))
-    assert (
-        features.arrow_schema.remove_metadata() == data_schema(512, class_names).remove_metadata()
-    )
-    assert datasets.Features.from_arrow_schema(data_schema(512, class_names)) == features
-
-
-def test_meta_is_the_arrow_struct() -> None:
-    """The meta of a sample has the fields of the Arrow struct, in its order."""
-    meta = make_sample(0).meta
-    struct = data_schema(8, None).field("meta").type
-    assert list(meta) == [field.name for field in struct]
-    assert pa.array([meta], struct).to_pylist() == [meta]
 
 
 def test_sample_refuses_other_shapes() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -19,6 +20,17 @@ def assert_same(read: Iterable[Sample], expected: Iterable[Sample]) -> None:
     arrays, others = ([sample.embeddings for sample in group] for group in (read, expected))
     assert [a.dtype for a in arrays] == [a.dtype for a in others]
     assert [a.tobytes() for a in arrays] == [a.tobytes() for a in others]
+
+
+def bits_of(array: Any) -> tuple[Any, ...]:
+    """Return what makes an array itself: type, shape and every bit."""
+    return array.dtype.str, array.shape, array.tobytes()
+
+
+def assert_identical(one: Sample, other: Sample) -> None:
+    """Compare two samples bit for bit; 0.0 and -0.0 are two values."""
+    assert bits_of(one.embeddings) == bits_of(other.embeddings)
+    assert repr((one.caption, one.meta)) == repr((other.caption, other.meta))
 
 
 @contextmanager

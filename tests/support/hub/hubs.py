@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -149,6 +149,13 @@ class Hub:
     def requests(self, pattern: str) -> list[dict[str, Any]]:
         """Return the requests whose path holds a pattern."""
         return [entry for entry in self.control("log") if pattern in entry["line"]]
+
+
+def upload_dataset(directory: Path, repository: str, environment: Mapping[str, str]) -> None:
+    """Put the files of a directory into a dataset repository, as the user of an environment."""
+    api = HfApi(endpoint=environment["HF_ENDPOINT"], token=environment["HF_TOKEN"])
+    api.create_repo(repository, repo_type="dataset", exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=directory, repo_type="dataset")
 
 
 def run_process(command: list[str], environment: dict[str, str]) -> Outcome:

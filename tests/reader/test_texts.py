@@ -164,3 +164,38 @@ def test_scoring_loads_no_heavy_library() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def pack(**members: bytes) -> bytes:
+    """Return a zip file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return buffer.getvalue()
+
+
+def save(array: np.ndarray[Any, Any]) -> bytes:
+    """Return the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK",
+        save(np.zeros(3)),
+        pack(embeddings=b"no array", class_names=b"", prompts=b""),
+        pack(class_names=save(np.array(7)), prompts=save(np.array(7)), embeddings=save(np.eye(2))),
+        pack(embeddings=b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((((\n"),
+        pack(embeddings=bytes(300 << 20)),
+    ],
+    ids=["empty", "cut off", "npy", "no arrays", "numbers", "broken header", "bomb"],
+)
+def test_hostile_texts_are_one_kind_of_error(data: bytes) -> None:
+    """Whatever lies under the name, a reader sees a ValueError that says so."""
+    with pytest.raises(ValueError, match="no file of class texts"):
+        decode_class_texts(data)

@@ -1,0 +1,61 @@
+"""Counts over many samples take bounded memory and give the right medians and names."""
+
+import statistics
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from clip_kinetics700_builder.read.info_counts import (
+    NAMES_PER_MERGE,
+    Classes,
+    Norms,
+    SeenNames,
+    describe_counts,
+)
+
+
+def test_medians_of_counts_are_exact() -> None:
+    """The median of counted numbers is that of all of them written out."""
+    rng = np.random.default_rng(0)
+    for n_numbers in range(1, 30):
+        numbers = rng.integers(0, 6, n_numbers).tolist()
+        described = describe_counts(Counter(numbers)) or {}
+        assert described["median"] == statistics.median(numbers)
+    assert describe_counts(Counter()) is None
+
+
+def test_the_norms_median_is_near() -> None:
+    """Over many magnitudes and merges the median is at most 1/2048 of its value off."""
+    rng = np.random.default_rng(0)
+    norms, values = Norms(), np.exp(rng.uniform(-20, 20, 200_001)).astype(np.float32)
+    for piece in np.array_split(values, 77):
+        norms.add(piece)
+    described = norms.describe() or {}
+    assert described["median"] == pytest.approx(float(np.median(values)), rel=1 / 2048)
+    assert described["mean"] == pytest.approx(float(values.mean(dtype=np.float64)))
+    assert Norms().describe() is None
+
+
+def test_names_are_found_again_over_merges() -> None:
+    """A name that comes again is found, in its group and in another, however far apart."""
+    seen = SeenNames()
+    for number in range(NAMES_PER_MERGE + 10):
+        seen.add(f"a{number}", "train")
+    for name in ("a0", "b", "b"):
+        seen.add(name, "train")
+    for name in ("a1", "c", "b"):
+        seen.add(name, "test")
+    seen.merge()
+    assert (seen.again.count, seen.again.first) == (2, "a0")
+    assert (seen.elsewhere.count, seen.elsewhere.first) == (2, "a1")
+
+
+def test_free_text_is_no_endless_list_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions beyond a limit are not collected, and it is said that there are more."""
+    monkeypatch.setattr("clip_kinetics700_builder.read.info_counts.MAX_CLASSES", 3)
+    classes = Classes()
+    for name in ("a", "b", "", "c", "d", "a"):
+        classes.add(name)
+    assert classes.counts == {"a": 2, "b": 1, "c": 1}
+    assert (classes.n_missing, classes.is_complete) == (1, False)
