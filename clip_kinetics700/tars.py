@@ -115,11 +115,11 @@ def read_members(stream: Stream, *, refuse: Refuse | None = None) -> Iterator[Me
 
 def _read_strictly(stream: Stream, refuse: Refuse | None) -> Iterator[Member]:
     """Yield the files of a tar; errors of gzip pass through."""
-    offset = 0
+    read, offset = stream.read, 0
     # The fields of the extensions that came since the last file, and whether one came just now.
     extended: dict[str, str] = {}
     is_extension = False
-    while (block := bytes(stream.read(BLOCK))) != ZERO_BLOCK:
+    while (block := bytes(read(BLOCK))) != ZERO_BLOCK:
         _check_whole(block, BLOCK, offset)
         kind, name, nbytes = _read_plain_header(block) or _read_odd_header(block, offset)
         if extended and kind == FILE:
