@@ -10,7 +10,7 @@ from hypothesis import settings
 from clip_kinetics700_builder.assemble.assemble import assemble_directory
 from clip_kinetics700_builder.clips.releases import RELEASES
 from clip_kinetics700_builder.config import AssembleConfig
-from tests.support.datasets.builds import SAMPLES_PER_SHARD, RunBuild, build_dataset
+from tests.support.datasets.builds import SAMPLES_PER_SHARD, SOURCE_PATHS, RunBuild, build_dataset
 from tests.support.hub.hubs import ALICE, start_hub
 from tests.support.kinetics.cvdf import CvdfTree, make_cvdf_tree
 from tests.support.kinetics.miniature import MiniKinetics, make_mini_kinetics
@@ -111,4 +111,5 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
             "HF_HOME": str(hub.home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONPATH": SOURCE_PATHS,
         }

@@ -20,6 +20,7 @@ from clip_kinetics700_builder.decode.video import (
     ffmpeg_version,
 )
 from clip_kinetics700_builder.types import Failure
+from tests.support.datasets.builds import SOURCE_PATHS
 from tests.support.media.videos import (
     H264,
     LONG_GOP,
@@ -193,7 +194,7 @@ def test_missing_ffmpeg_is_one_clear_line(tmp_path: Path) -> None:
         "try:\n    decode.check_ffmpeg()\n"
         "except InputError as error:\n    print(error)\n"
     )
-    paths = {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    paths = {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": SOURCE_PATHS}
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | paths,

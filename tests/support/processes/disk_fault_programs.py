@@ -196,11 +196,13 @@ class FaultyDisk:
 
     def __init__(self) -> None:
         """Start the process that forks; numpy starts no threads in it."""
+        # Imported here, because it loads torch, which starts threads where it is loaded.
+        from tests.support.datasets.builds import SOURCE_PATHS
+
         command = [sys.executable, "-m", "tests.support.processes.disk_fault_programs"]
         self._process = subprocess.Popen(
             command,
-            cwd=Path(__file__).parents[3],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": SOURCE_PATHS, "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
