@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.full_size import write_full_size
 from benchmarks.full_size_tasks import read_peak_mib
-from benchmarks.server import PROJECT
+from benchmarks.server import ENVIRONMENT
 from benchmarks.synthetic import COUNTS
 from benchmarks.timing import WIDTH, write_json
 from clip_kinetics700.schema import MANIFEST_NAME
@@ -85,7 +85,7 @@ def run_here(task: Callable[[str], dict[str, Any]], argument: str) -> dict[str, 
 def run_task(name: str, argument: str) -> dict[str, Any]:
     """Run a task in a process of its own and return its figures."""
     command = [sys.executable, "-m", "benchmarks.evaluation", "--task", name, argument]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     print(f"{name} {argument}: {done.stdout}", file=sys.stderr)
     what = argument if argument.isdecimal() else ""
     return {"task": name, "rows": what, **json.loads(done.stdout)}

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.server import PROJECT, serve
+from benchmarks.server import ENVIRONMENT, serve
 from benchmarks.synthetic import COUNTS, share_out, write_dataset
 from benchmarks.timing import WIDTH, write_json
 from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
@@ -118,7 +118,7 @@ def measure_remote(directory: Path, repeats: int) -> dict[str, Any]:
 def run_task(task: str, source: str) -> dict[str, Any]:
     """Run a task in a process of its own and return its figures."""
     command = [sys.executable, "-m", "benchmarks.full_size_tasks", task, source]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT)
     return dict(json.loads(done.stdout))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from benchmarks.server import PROJECT
+from benchmarks.server import ENVIRONMENT
 
 WATCH_SECONDS = 0.05
 
@@ -17,7 +17,7 @@ def run_watched(command: Sequence[str]) -> tuple[str, float]:
     Raises:
         RuntimeError: it failed.
     """
-    process = psutil.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+    process = psutil.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     peak = 0
     while process.poll() is None:
         peak = max(peak, count_resident(process))

@@ -16,7 +16,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.support.datasets.builds import PROJECT
 from tests.support.hub.hubs import start_hub
 from tests.support.hub.publishing import REPOSITORY, write_layout
 
@@ -36,9 +35,7 @@ def measure_push(layout: Path, *, xet: bool) -> tuple[float, float]:
         environment = hub.environment(HF_HUB_DISABLE_XET="0" if xet else "1")
         begin = time.monotonic()
         words = [sys.executable, "-c", CODE, "push", str(layout), REPOSITORY]
-        done = subprocess.run(
-            words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-        )
+        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         return time.monotonic() - begin, int(done.stdout.split()[-1]) / 1024
 
 

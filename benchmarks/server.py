@@ -4,6 +4,7 @@ The process is `python -m benchmarks.server DIRECTORY LATENCY_SECONDS`; it ends 
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from typing import IO
 from tests.support.hub import servers
 
 PROJECT = Path(__file__).parent.parent
+# Other processes run the code of this checkout, whatever is installed.
+SOURCE_PATHS = os.pathsep.join((str(PROJECT), str(PROJECT / "builder")))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE_PATHS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ def serve(directory: Path, *, latency_seconds: float = 0.0) -> Iterator[Served]:
     command = [sys.executable, "-m", "benchmarks.server"]
     command += [str(directory.absolute()), str(latency_seconds)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=PROJECT) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=ENVIRONMENT) as process:
         if process.stdin is None or process.stdout is None:
             raise AssertionError
         yield Served(process.stdout.readline().strip(), process.stdin, process.stdout)

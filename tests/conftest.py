@@ -16,6 +16,7 @@ from tests.support.kinetics.cvdf import CvdfTree, make_cvdf_tree
 from tests.support.kinetics.miniature import MiniKinetics, make_mini_kinetics
 from tests.support.media.videos import CodedVideo, encode_coded
 from tests.support.processes import torture
+from tests.support.processes.checkout import SOURCE_PATHS
 
 # Machines that run tests stall now and then, so there is no deadline; a red run is repeatable.
 settings.register_profile("project", deadline=None, derandomize=True)
@@ -111,4 +112,5 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
             "HF_HOME": str(hub.home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONPATH": SOURCE_PATHS,
         }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.datasets.builds import PROJECT, SOURCE_PATHS
+from tests.support.processes.checkout import PROJECT, SOURCE_PATHS
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.datasets.builds import PROJECT
+from tests.support.processes.checkout import PROJECT
 
 PRODUCT = ("builder", "clip_kinetics700")
 BUILDER = PROJECT / "builder" / "clip_kinetics700_builder"

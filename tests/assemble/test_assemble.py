@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from clip_kinetics700_builder.assemble.assemble import assemble_directory
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.types import BuildError, InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
-from tests.support.datasets.builds import PROJECT, RunBuild, published_hashes, run_cli
+from tests.support.datasets.builds import RunBuild, published_hashes, run_cli
+from tests.support.processes.checkout import SOURCE_PATHS
 
 WIDTH = 6
 
@@ -263,4 +265,6 @@ def test_assembly_does_without_torch() -> None:
         "import clip_kinetics700_builder.cli.tables\n"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": SOURCE_PATHS}, check=True
+    )

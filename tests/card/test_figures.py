@@ -19,8 +19,8 @@ from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.types import BuildError, InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.damage.datasets import SmallRows, make_dataset
-from tests.support.datasets.builds import PROJECT, SOURCE_PATHS
 from tests.support.datasets.cards import load_manifest
+from tests.support.processes.checkout import PROJECT, SOURCE_PATHS
 
 
 def read_numbers(path: Path) -> dict[str, Any]:

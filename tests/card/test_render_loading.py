@@ -14,8 +14,8 @@ from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.card.render import REPOSITORY_PLACEHOLDER
 from clip_kinetics700_builder.config import AssembleConfig
 from tests.support.damage.datasets import SmallRows
-from tests.support.datasets.builds import SOURCE_PATHS
 from tests.support.datasets.cards import OwnRows, read_card, read_examples, read_tables
+from tests.support.processes.checkout import SOURCE_PATHS
 
 HUB = "https://huggingface.co"
 HUB_FILES = f"{HUB}/datasets/{REPOSITORY_PLACEHOLDER}/resolve/main"

@@ -19,8 +19,6 @@ from clip_kinetics700_builder.config import (
     SourceConfig,
 )
 from tests.support.datasets.builds import (
-    PROJECT,
-    SOURCE_PATHS,
     Outcome,
     build_arguments,
     list_published,
@@ -28,6 +26,7 @@ from tests.support.datasets.builds import (
     run_cli_process,
 )
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import PROJECT, SOURCE_PATHS
 
 pytestmark = pytest.mark.needs_ffmpeg
 

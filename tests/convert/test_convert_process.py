@@ -1,5 +1,6 @@
 """`convert`, `info` and `index` survive a kill without warning, in bounded memory."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 
 from clip_kinetics700_builder.verify.dataset import verify_dataset
-from tests.support.datasets.builds import PROJECT, command_line, published_hashes
+from tests.support.datasets.builds import command_line, published_hashes
 from tests.support.datasets.conversions import list_reports, read_states
 from tests.support.datasets.dialects import foreign_members, random_array
 from tests.support.datasets.layouts import write_members
+from tests.support.processes.checkout import SOURCE_PATHS
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE_PATHS}
 KILLED_SAMPLES, KILLED_TARS = 300, 20
 
 
@@ -38,7 +41,7 @@ def convert_words(source: Path, output: Path) -> list[str]:
 
 def kill_in_the_middle(words: list[str], output: Path, n_reports: int) -> None:
     """Start a command and kill it, with no chance to clean up, when so many shards are done."""
-    process = subprocess.Popen(words, cwd=PROJECT)
+    process = subprocess.Popen(words, env=ENVIRONMENT)
     try:
         while len(list_reports(output)) < n_reports:
             assert process.poll() is None, "ended before it could be killed"
@@ -61,7 +64,7 @@ def list_finished(output: Path) -> dict[str, tuple[int, int]]:
 def test_a_killed_conversion_goes_on(long_source: Path, tmp_path: Path) -> None:
     """After `kill -9`, twice, the third run keeps what was done and ends with the same bytes."""
     words = convert_words(long_source, tmp_path / "undisturbed")
-    subprocess.run(words, cwd=PROJECT, check=True)
+    subprocess.run(words, env=ENVIRONMENT, check=True)
     output = tmp_path / "killed"
     words = convert_words(long_source, output)
     done: dict[str, tuple[int, int]] = {}
@@ -71,7 +74,7 @@ def test_a_killed_conversion_goes_on(long_source: Path, tmp_path: Path) -> None:
         assert read_states(output).items() >= done.items()
         done = list_finished(output)
         assert len(done) >= 2 * n_reports
-    subprocess.run(words, cwd=PROJECT, check=True)
+    subprocess.run(words, env=ENVIRONMENT, check=True)
     assert read_states(output).items() >= done.items()
     assert published_hashes(output) == published_hashes(tmp_path / "undisturbed")
     assert verify_dataset(output) == []
@@ -87,7 +90,7 @@ def measure_memory(*words: str | Path) -> int:
         "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')))"
     )
     command = [sys.executable, "-c", code, *map(str, words)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1]) >> 10
 
 

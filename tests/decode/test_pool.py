@@ -17,6 +17,7 @@ from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_f
 from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.types import BuildError, Failure, Frames
 from tests.support.media.videos import UNCHANGED, CodedVideo, encode_coded, read_codes
+from tests.support.processes.checkout import SOURCE_PATHS
 from tests.support.processes.misdeeds import misbehave, worker_pids
 
 pytestmark = pytest.mark.needs_ffmpeg
@@ -205,7 +206,7 @@ list(pool.decode([DecodeTask(0, "hang", 0, Decoding(1.0, UNCHANGED))]))
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
 def test_a_killed_parent_leaves_no_worker() -> None:
     """A worker in a hang ends with its parent, even where that one had no time to say so."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": SOURCE_PATHS}
     command = [sys.executable, "-c", ABANDONED]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None

@@ -32,6 +32,7 @@ from tests.support.media.videos import (
     run_ffmpeg,
     truncate_file,
 )
+from tests.support.processes.checkout import SOURCE_PATHS
 
 # The first major version that torchcodec loads of each library, which is FFmpeg 4's.
 FFMPEG_LIBRARIES = {
@@ -193,7 +194,7 @@ def test_missing_ffmpeg_is_one_clear_line(tmp_path: Path) -> None:
         "try:\n    decode.check_ffmpeg()\n"
         "except InputError as error:\n    print(error)\n"
     )
-    paths = {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    paths = {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": SOURCE_PATHS}
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | paths,

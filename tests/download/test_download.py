@@ -16,11 +16,12 @@ from clip_kinetics700_builder.clips.releases import RELEASES
 from clip_kinetics700_builder.config import DownloadConfig
 from clip_kinetics700_builder.download.download import plan_download
 from clip_kinetics700_builder.types import InputError
-from tests.support.datasets.builds import SOURCE_PATHS, command_line, run_cli
+from tests.support.datasets.builds import command_line, run_cli
 from tests.support.hub.servers import serve
 from tests.support.kinetics.cvdf import CvdfTree
 from tests.support.kinetics.downloads import download_tree, list_clips, read_ledger, whole_clips
 from tests.support.kinetics.miniature import ROWS
+from tests.support.processes.checkout import SOURCE_PATHS
 
 
 @pytest.mark.parametrize("version", RELEASES)

@@ -1,5 +1,6 @@
 """Segments are cut out of videos on a real server, and what goes wrong there has a typed reason."""
 
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from clip_kinetics700_builder.sources.ledger import FetchError
 from clip_kinetics700_builder.types import Clip, InputError
 from tests.support.hub.faults import Action, Fault, Faults
 from tests.support.hub.servers import Served, serve
+from tests.support.processes.checkout import SOURCE_PATHS
 
 IDS = ("aaaaaaaaaaa", "-_aaaaaaaa-", "--aaaaaaaaa", "_aaaa_aaaaa")
 
@@ -164,7 +166,8 @@ def test_a_kill_leaves_nothing_under_a_final_name(videos: Path, tmp_path: Path) 
     with serve(videos) as served:
         served._plan = MediaFaults([Fault(".mp4", "stall", 1)])
         address = served.url + "/{id}.mp4"
-        process = subprocess.Popen([sys.executable, "-c", FETCH, address, IDS[0], str(final)])
+        command = [sys.executable, "-c", FETCH, address, IDS[0], str(final)]
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": SOURCE_PATHS})
         while served.n_stalled == 0 and process.poll() is None:
             time.sleep(0.02)
         process.kill()

@@ -20,13 +20,14 @@ from clip_kinetics700_builder.encode.devices import (
     resolve_dtype,
 )
 from clip_kinetics700_builder.types import InputError
-from tests.support.datasets.builds import PROJECT, build_arguments, run_cli_process
+from tests.support.datasets.builds import build_arguments, run_cli_process
 from tests.support.datasets.encoders import (
     encode_in_threads,
     make_pixels,
     smallest_cosine,
 )
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 
 needs_compiler = pytest.mark.skipif(
     find_missing_tool() is not None, reason=f"torch.compile lacks {find_missing_tool()}"
@@ -123,8 +124,12 @@ def test_a_compiled_model_is_bit_stable(random_model: Path, tmp_path: Path) -> N
     assert np.array_equal(rows[12:16], expected)
     assert np.array_equal(rows[20:], expected)
     command = [sys.executable, "-c", PROGRAM, str(random_model), str(tmp_path / "rows.npy")]
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
-    subprocess.run(command, cwd=PROJECT, env=environment, check=True)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": SOURCE_PATHS,
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    subprocess.run(command, env=environment, check=True)
     assert np.array_equal(np.load(tmp_path / "rows.npy"), expected)
     assert (
         smallest_cosine(encode_in_threads(random_model, pixels, compiled=False), expected) > 0.999

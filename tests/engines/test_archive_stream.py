@@ -17,7 +17,6 @@ from clip_kinetics700_builder.status import read_status
 from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.builds import (
     SAMPLES_PER_SHARD,
-    SOURCE_PATHS,
     RunBuild,
     command_line,
     published_hashes,
@@ -27,6 +26,7 @@ from tests.support.hub.servers import serve
 from tests.support.kinetics.cvdf import CvdfTree
 from tests.support.kinetics.hostile_archives import EVIL_DIRECTORY, HOSTILE, SOUND
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 
 Stream = Callable[..., dict[str, Any] | None]
 

@@ -30,16 +30,11 @@ from clip_kinetics700_builder.types import (
     UInt8Array,
     VideoInfo,
 )
-from tests.support.datasets.builds import (
-    SOURCE_PATHS,
-    RunBuild,
-    build_arguments,
-    command_line,
-    published_hashes,
-)
+from tests.support.datasets.builds import RunBuild, build_arguments, command_line, published_hashes
 from tests.support.datasets.encoders import load_test_encoder
 from tests.support.kinetics.miniature import MiniKinetics
 from tests.support.media.videos import UNCHANGED, CodedVideo
+from tests.support.processes.checkout import SOURCE_PATHS
 
 pytestmark = pytest.mark.needs_ffmpeg
 

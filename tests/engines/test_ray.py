@@ -17,7 +17,6 @@ import pytest
 from filelock import FileLock
 
 from tests.support.datasets.builds import (
-    SOURCE_PATHS,
     Outcome,
     RunBuild,
     build_arguments,
@@ -26,6 +25,7 @@ from tests.support.datasets.builds import (
     run_cli_process,
 )
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 from tests.support.processes.ray_nodes import ENVIRONMENT, RayNode, find_address, run_node
 
 pytestmark = [

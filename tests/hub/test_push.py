@@ -22,7 +22,7 @@ from clip_kinetics700_builder.dataset.manifest import (
     seal_manifest,
     write_manifest,
 )
-from tests.support.datasets.builds import PROJECT, run_cli
+from tests.support.datasets.builds import run_cli
 from tests.support.hub.hubs import ALICE
 from tests.support.hub.publishing import (
     REPOSITORY,
@@ -31,6 +31,7 @@ from tests.support.hub.publishing import (
     run_hub,
     write_layout,
 )
+from tests.support.processes.checkout import SOURCE_PATHS
 
 ATTRIBUTES = ".gitattributes"
 
@@ -242,9 +243,9 @@ clip_kinetics700_builder.main()
 def test_a_stalled_connection_is_given_up(hub: PublishingHub, layout: Path, match: str) -> None:
     """A server that says nothing for longer than the time-out is asked again."""
     hub.fail(match, "stall", seconds=60)
-    environment = {**os.environ, **hub.environment(xet=False)}
+    environment = {**os.environ, "PYTHONPATH": SOURCE_PATHS, **hub.environment(xet=False)}
     words = [sys.executable, "-c", IMPATIENT, "push", str(layout), REPOSITORY]
-    subprocess.run(words, cwd=PROJECT, env=environment, check=True, timeout=40)
+    subprocess.run(words, env=environment, check=True, timeout=40)
     assert_published(hub, layout)
 
 

@@ -16,14 +16,9 @@ import pytest
 
 from clip_kinetics700.schema import REASONS, decode_npy
 from clip_kinetics700_builder.types import InputError
-from tests.support.datasets.builds import (
-    SOURCE_PATHS,
-    RunBuild,
-    build_arguments,
-    command_line,
-    published_hashes,
-)
+from tests.support.datasets.builds import RunBuild, build_arguments, command_line, published_hashes
 from tests.support.kinetics.miniature import ROWS, SPLIT_WORDS, MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 
 pytestmark = pytest.mark.needs_ffmpeg
 

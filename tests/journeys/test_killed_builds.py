@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.datasets.builds import (
-    SOURCE_PATHS,
-    build_arguments,
-    command_line,
-    published_hashes,
-)
+from tests.support.datasets.builds import build_arguments, command_line, published_hashes
 from tests.support.kinetics.cvdf import CvdfTree
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 from tests.support.processes.torture import count_cases, say_count
 
 pytestmark = [pytest.mark.needs_ffmpeg, pytest.mark.torture, pytest.mark.slow]

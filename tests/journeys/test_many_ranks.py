@@ -10,13 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.datasets.builds import (
-    SOURCE_PATHS,
-    build_arguments,
-    command_line,
-    published_hashes,
-)
+from tests.support.datasets.builds import build_arguments, command_line, published_hashes
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 
 pytestmark = [pytest.mark.needs_ffmpeg, pytest.mark.slow]
 

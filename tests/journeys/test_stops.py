@@ -11,16 +11,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 
-from tests.support.datasets.builds import (
-    SOURCE_PATHS,
-    build_arguments,
-    command_line,
-    published_hashes,
-    run_cli,
-)
+from tests.support.datasets.builds import build_arguments, command_line, published_hashes, run_cli
 from tests.support.hub.servers import serve
 from tests.support.kinetics.cvdf import CvdfTree
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 from tests.support.processes.permissions import run_without_override, start_without_override
 
 pytestmark = pytest.mark.needs_ffmpeg

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import clip_kinetics700
-from tests.support.datasets.builds import PROJECT, run_cli_process
+from tests.support.datasets.builds import run_cli_process
 from tests.support.hub.publishing import REPOSITORY, expect_tree, run_hub
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 
 LOAD = """
 import sys
@@ -68,8 +69,8 @@ def test_from_videos_to_a_published_dataset(
             assert here[name] == there[name]
         loaded = subprocess.run(
             [sys.executable, "-c", LOAD, REPOSITORY],
-            cwd=PROJECT, env={**os.environ, **environment}, capture_output=True, text=True,
-            check=True,
+            env={**os.environ, "PYTHONPATH": SOURCE_PATHS, **environment},
+            capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert "'validation': 5" in loaded.stdout
 

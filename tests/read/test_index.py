@@ -12,7 +12,7 @@ import clip_kinetics700
 from clip_kinetics700.features import INDEX_SCHEMA
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.damage.datasets import make_dataset
-from tests.support.datasets.builds import SOURCE_PATHS, run_cli, run_cli_process
+from tests.support.datasets.builds import run_cli, run_cli_process
 from tests.support.datasets.conversions import assert_one_line
 from tests.support.datasets.dialects import (
     DIALECTS,
@@ -23,6 +23,7 @@ from tests.support.datasets.dialects import (
     write_tars_only,
 )
 from tests.support.datasets.layouts import make_sample, write_members, write_tar
+from tests.support.processes.checkout import SOURCE_PATHS
 
 INDEXED = sorted(DIALECTS.keys() - {"parquet"})
 

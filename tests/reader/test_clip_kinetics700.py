@@ -25,6 +25,7 @@ from tests.support.datasets.layouts import (
     write_members,
     write_tar,
 )
+from tests.support.processes.checkout import SOURCE_PATHS
 
 
 @pytest.fixture
@@ -216,7 +217,8 @@ def test_every_export_exists() -> None:
 
 def run_python(code: str, *arguments: str, home: Path) -> str:
     """Run code in a fresh interpreter and return what it prints."""
-    environment = {**os.environ, "HF_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONPATH": SOURCE_PATHS, "PYTHONWARNINGS": "ignore"}
+    environment["HF_HOME"] = str(home)
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

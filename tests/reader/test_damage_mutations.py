@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.damage.mutant_reading import JOURNAL
 from tests.support.damage.mutations import BASES, FAMILIES, SEED, make_mutant
-from tests.support.datasets.builds import PROJECT, SOURCE_PATHS
+from tests.support.processes.checkout import PROJECT, SOURCE_PATHS
 from tests.support.processes.torture import count_cases, say_count
 
 N_PROCESSES = 2

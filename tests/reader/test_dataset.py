@@ -1,5 +1,6 @@
 """`clip_kinetics700.open` gives the same samples anywhere, as views, in any process and thread."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,8 +27,7 @@ from tests.support.datasets.layouts import (
     write_members,
 )
 from tests.support.datasets.places import assert_same, in_memory, over_http
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes.checkout import SOURCE_PATHS
 
 
 @pytest.mark.parametrize("place", [nullcontext, in_memory, over_http])
@@ -200,5 +200,6 @@ def test_reading_all_holds_a_bounded_part(tmp_path: Path, *, has_index: bool) ->
     if has_index:
         write_index(tmp_path)
     command = [sys.executable, "-c", MEASURE, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": SOURCE_PATHS}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) < MAX_MAPPED_BYTES + nbytes // 2 * 3 < tars * nbytes

@@ -1,6 +1,7 @@
 """Bytes of files come as merged ranges, many at once, as streams, and as maps in bounds."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -23,8 +24,8 @@ from clip_kinetics700.remote import (
 )
 from tests.support.datasets.layouts import make_samples, write_dataset, write_index
 from tests.support.hub.servers import serve
+from tests.support.processes.checkout import SOURCE_PATHS
 
-ROOT = Path(__file__).parents[2]
 PIECES = st.builds(
     lambda path, begin, nbytes: Piece(path, begin, begin + nbytes),
     st.sampled_from(["a", "b"]),
@@ -149,7 +150,12 @@ def test_program_ends_although_a_server_hangs(tmp_path: Path) -> None:
         served.fail("ds_000001", "stall")
         command = [sys.executable, "-c", STOP_EARLY, served.url]
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=25
+            command,
+            env={**os.environ, "PYTHONPATH": SOURCE_PATHS},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=25,
         )
         assert done.stderr.strip() == "stopped"
         assert served.n_stalled > 0

@@ -1,6 +1,7 @@
 """Zero-shot scores are what their protocols say, and published texts are what was written."""
 
 import io
+import os
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,7 @@ import pytest
 import clip_kinetics700
 from clip_kinetics700.schema import CLASS_TEXTS_NAME, PROTOCOLS, Protocol
 from clip_kinetics700.texts import ClassTexts, decode_class_texts, encode_class_texts, score_clips
+from tests.support.processes.checkout import SOURCE_PATHS
 
 Array = npt.NDArray[Any]
 
@@ -161,7 +163,11 @@ def test_scoring_loads_no_heavy_library() -> None:
         "print([m for m in ('torch', 'transformers', 'sklearn', 'scipy') if m in sys.modules])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": SOURCE_PATHS},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout.strip() == "[]", result.stderr
 

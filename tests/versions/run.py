@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("dataset", type=Path, nargs="?", help="default: a small one made here")
     parser.add_argument("--only", choices=VERSIONS, action="append", help="version of datasets")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(ROOT / "builder")]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as name:
@@ -79,7 +79,6 @@ def make_dataset(directory: Path) -> Path:
 
 def assemble_tars(dataset: Path, directory: Path) -> Path:
     """Convert a dataset into one of tars alone, with pictures, which `datasets` must not take."""
-    sys.path.insert(0, str(ROOT))
     from tests.support.datasets.builds import run_cli_process
 
     words = ("--formats", "webdataset", "--samples-per-shard", "5", "--quiet")

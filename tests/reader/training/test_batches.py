@@ -1,6 +1,7 @@
 """Batches for training give every sample once, whatever reads them, and resume anywhere."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 import clip_kinetics700
 from clip_kinetics700 import DamageError, batches, collate, load_dataset
 from tests.support.datasets.layouts import make_samples, write_dataset, write_index
+from tests.support.processes.checkout import SOURCE_PATHS
 
 N_SAMPLES = 103
 KEYS = [f"vid_{number:09d}" for number in range(N_SAMPLES)]
@@ -115,8 +117,9 @@ def test_ranks_that_step_together_end_together(dataset: Path, tmp_path: Path, ev
         str(dataset),
         str(tmp_path / "meeting"),
     ]
+    environment = {**os.environ, "PYTHONPATH": SOURCE_PATHS}
     ranks = [
-        subprocess.Popen([*command, str(rank), "2", even], stdout=subprocess.PIPE)
+        subprocess.Popen([*command, str(rank), "2", even], env=environment, stdout=subprocess.PIPE)
         for rank in range(2)
     ]
     outputs = [rank.communicate(timeout=120)[0] for rank in ranks]

@@ -14,10 +14,9 @@ from clip_kinetics700_builder.cli import app as cli
 from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
 from clip_kinetics700_builder.system.files import hash_file
 from tests.support.kinetics.miniature import MiniKinetics
+from tests.support.processes.checkout import SOURCE_PATHS
 
 SAMPLES_PER_SHARD = 5
-PROJECT = Path(__file__).parents[3]
-SOURCE_PATHS = os.pathsep.join((str(PROJECT), str(PROJECT / "builder")))
 
 
 class RunBuild(Protocol):

@@ -22,7 +22,8 @@ from typing import Any
 import psutil
 from huggingface_hub import HfApi
 
-from tests.support.datasets.builds import PROJECT, SOURCE_PATHS, Outcome, command_line
+from tests.support.datasets.builds import Outcome, command_line
+from tests.support.processes.checkout import PROJECT, SOURCE_PATHS
 
 # The tokens of the Hub's users.
 ALICE, BOB = "hf_alice", "hf_bob"

@@ -17,13 +17,9 @@ from clip_kinetics700_builder.dataset.manifest import (
     write_manifest,
 )
 from clip_kinetics700_builder.dataset.totals import Totals
-from tests.support.datasets.builds import (
-    SOURCE_PATHS,
-    Outcome,
-    command_line,
-    run_cli_process,
-)
+from tests.support.datasets.builds import Outcome, command_line, run_cli_process
 from tests.support.hub import minihub
+from tests.support.processes.checkout import SOURCE_PATHS
 
 ALICE = "hf_alice"
 REPOSITORY = "alice/CLIP-Kinetics700"

@@ -36,6 +36,7 @@ from clip_kinetics700_builder.sources.ledger import (
 )
 from clip_kinetics700_builder.types import Clip, Part
 from tests.support.damage.datasets import CLASS_NAMES, ROWS, WIDTH, SmallRows, make_dataset
+from tests.support.processes.checkout import SOURCE_PATHS
 from tests.support.processes.faulty_disk import MACHINES, Call, Disk, Fault, install_filter
 
 SOURCE_NAME = "source"
@@ -200,8 +201,7 @@ class FaultyDisk(ExitStack):
         command = [sys.executable, "-m", "tests.support.processes.disk_fault_programs"]
         self._process = subprocess.Popen(
             command,
-            cwd=Path(__file__).parents[3],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": SOURCE_PATHS, "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

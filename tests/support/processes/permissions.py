@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.datasets.builds import SOURCE_PATHS, Outcome, command_line
+from tests.support.datasets.builds import Outcome, command_line
+from tests.support.processes.checkout import SOURCE_PATHS
 
 # Root gives up passing over permission bits (prctl's PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and
 # CAP_DAC_READ_SEARCH), which counts from the next exec on.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.datasets.builds import SOURCE_PATHS
+from tests.support.processes.checkout import SOURCE_PATHS
 
 ENVIRONMENT = {
     "PYTHONPATH": SOURCE_PATHS,
