@@ -82,7 +82,7 @@ class EncodeConfig:
     clip_source: str | None = option(
         "Where clips are that --videos has not: cvdf streams its archives.",
         default=None,
-        flag="--source",
+        name="source",
         choices=("cvdf",),
     )
     version: str | None = option(default=None, **_VERSION)
@@ -141,7 +141,7 @@ class EncodeConfig:
     task_timeout_seconds: float = option(
         "Seconds after which decoding 64 frames of a clip is given up.",
         default=120.0,
-        flag="--task-timeout",
+        name="task_timeout",
         low=0,
         high=10**6,
         is_open=True,
@@ -149,7 +149,7 @@ class EncodeConfig:
     worker_memory_mib: int = option(
         "MiB at which a process that decodes is stopped and its clip given up.",
         default=WORKER_MEMORY_MIB,
-        flag="--worker-memory",
+        name="worker_memory",
         low=MIN_WORKER_MEMORY_MIB,
     )
     seed: int = option("Seed of the order.", default=0)

@@ -1,21 +1,25 @@
-"""An `Option` says how the command line spells a field of a configuration, and reads its words."""
+"""An `Option` says how users spell a field of a configuration, and what they may give for it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import date
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from clip_kinetics700.schema import normalize_split
-from clip_kinetics700_builder.types import FORMATS
+from clip_kinetics700_builder.types import FORMATS, InputError
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """How the command line spells a field."""
+    """How users spell a field."""
 
     text: str
-    flag: str | None = None
-    """None is the field's name with dashes."""
+    name: str | None = None
+    """What users call it; None is the field's name."""
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
@@ -31,6 +35,73 @@ class Option:
 def option(text: str, *, default: Any, **more: Any) -> Any:
     """Return a field that is an option with this help; `more` are other fields of `Option`."""
     return field(default=default, metadata={"option": Option(text=text, **more)})
+
+
+def list_options(kind: type[Any]) -> "Iterator[tuple[Field[Any], Any]]":
+    """Yield field and type of every option of a configuration, those within it included."""
+    types = get_type_hints(kind)
+    for item in fields(kind):
+        if is_dataclass(types[item.name]):
+            yield from list_options(types[item.name])
+        elif "option" in item.metadata:
+            yield item, types[item.name]
+
+
+def name_option(item: "Field[Any]") -> str:
+    """Return what users call the option of a field, with underscores."""
+    option: Option = item.metadata["option"]
+    return option.name or item.name
+
+
+def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:
+    """Return the configuration that takes its fields, those within it too, from options."""
+    types, values = get_type_hints(kind), dict(more)
+    for item in fields(kind):  # type: ignore[arg-type]
+        inner = types[item.name]
+        if item.name in more:
+            continue
+        if is_dataclass(inner):
+            values[item.name] = make_config(inner, options)  # type: ignore[arg-type]
+        elif item.name in options:
+            values[item.name] = options[item.name]
+    return kind(**values)
+
+
+def read_value(item: "Field[Any]", hint: Any, value: Any) -> Any:
+    """Return a value that was given from Python for an option, checked as the command line does.
+
+    Raises:
+        InputError: it is not among the choices, out of the range, or cannot be read.
+    """
+    option: Option = item.metadata["option"]
+    name = name_option(item)
+    if value == item.default:
+        return value
+    is_list = get_origin(hint) is tuple
+    if option.parse is not None and isinstance(value, str):
+        try:
+            return option.parse(value)
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from error
+    if is_list or any(get_origin(kind) is tuple for kind in get_args(hint)):
+        words = (value,) if isinstance(value, str | os.PathLike) else value
+        return tuple(Path(word) for word in words) if Path in get_args(hint) else tuple(words)
+    if option.choices and value not in option.choices:
+        raise InputError(f"{name}: {value!r}; allowed are {', '.join(option.choices)}")
+    if option.low is not None or option.high is not None:
+        check_range(name, option, value)
+    return Path(value) if Path in get_args(hint) and value is not None else value
+
+
+def check_range(name: str, option: Option, value: Any) -> None:
+    """Refuse what is no number, or beyond the range of an option."""
+    low, high = option.low, option.high
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_low = low is not None and is_number and (value <= low if option.is_open else value < low)
+    if not is_number or is_low or not (high is None or value <= high):
+        over = "" if low is None else f" {'over' if option.is_open else 'from'} {low:g}"
+        up_to = "" if high is None else f" up to {high:g}"
+        raise InputError(f"{name}: {value!r}; a number{over}{up_to} is needed")
 
 
 def parse_words(text: str) -> tuple[str, ...]:

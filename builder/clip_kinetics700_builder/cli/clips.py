@@ -12,10 +12,10 @@ from clip_kinetics700_builder.cli.options import (
     dry_run_option,
     general_options,
     json_option,
-    make_config,
     options_of,
 )
 from clip_kinetics700_builder.config import VERSIONS, DownloadConfig
+from clip_kinetics700_builder.option import make_config
 
 
 @click.command("annotations")

@@ -14,7 +14,6 @@ from clip_kinetics700_builder.cli.options import (
     dry_run_option,
     general_options,
     json_option,
-    make_config,
     options_of,
 )
 from clip_kinetics700_builder.config import (
@@ -24,6 +23,7 @@ from clip_kinetics700_builder.config import (
     PushConfig,
     SourceConfig,
 )
+from clip_kinetics700_builder.option import make_config
 
 if TYPE_CHECKING:
     from clip_kinetics700_builder.dataset.manifest import Manifest
@@ -42,7 +42,7 @@ output_option = click.option("--output", type=PATH, required=True, help="Directo
 @general_options
 def build_command(output: Path, **options: Any) -> int:
     """Encode videos and assemble the dataset: encode and assemble in one."""
-    from clip_kinetics700_builder import build
+    from clip_kinetics700_builder.build import build
     from clip_kinetics700_builder.cli import tables
     from clip_kinetics700_builder.dataset.layout import WORK_NAME
 
@@ -55,7 +55,7 @@ def build_command(output: Path, **options: Any) -> int:
         dry_run(encode_config, assemble_config.formats)
         return 0
     progress = choose_progress(options)
-    summary, manifest = build.build(encode_config, assemble_config, progress=progress)
+    summary, manifest = build(encode_config, assemble_config, progress=progress)
     if manifest is None:
         log.info(
             "%d parts are left for other ranks; the last one to finish assembles",
@@ -74,14 +74,14 @@ def build_command(output: Path, **options: Any) -> int:
 @general_options
 def encode_command(**options: Any) -> int:
     """Encode annotations and videos into parts."""
-    from clip_kinetics700_builder import build
+    from clip_kinetics700_builder.build import encode
     from clip_kinetics700_builder.cli import tables
 
     config = make_config(EncodeConfig, options)
     if options["dry_run"]:
         dry_run(config, ())
         return 0
-    summary = build.encode(config, progress=choose_progress(options))
+    summary = encode(config, progress=choose_progress(options))
     if not options["quiet"]:
         tables.print_encoded(summary, config)
     return 0

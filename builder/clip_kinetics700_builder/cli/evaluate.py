@@ -15,10 +15,10 @@ from clip_kinetics700_builder.cli.options import (
     choose_progress,
     general_options,
     json_option,
-    make_config,
     options_of,
 )
 from clip_kinetics700_builder.config import ProbeConfig, SearchConfig, TextConfig, ZeroShotConfig
+from clip_kinetics700_builder.option import make_config
 from clip_kinetics700_builder.types import InputError
 
 if TYPE_CHECKING:

@@ -6,20 +6,19 @@ command has.
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
 
-from clip_kinetics700_builder.option import Option
+from clip_kinetics700_builder.option import Option, list_options, name_option
 
 if TYPE_CHECKING:
     from clip_kinetics700_builder.system.progress import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Config = TypeVar("Config")
 
 PATH = click.Path(path_type=Path)
 dry_run_option = click.option(
@@ -76,23 +75,18 @@ def options_of(
         only: names of the fields that are taken; empty means all.
         leave_out: names of fields that are not.
     """
-    types = get_type_hints(kind)
-    options = []
-    for field in fields(kind):
-        if is_dataclass(types[field.name]):
-            inner: Any = types[field.name]
-            options.append(options_of(inner, only=only, leave_out=leave_out))
-        elif "option" in field.metadata and (
-            field.name in only if only else field.name not in leave_out
-        ):
-            options.append(make_option(field, types[field.name]))
+    options = [
+        make_option(field, hint)
+        for field, hint in list_options(kind)
+        if (field.name in only if only else field.name not in leave_out)
+    ]
     return add_options(*options)
 
 
 def make_option(field: "Field[Any]", hint: Any) -> Callable[[Command], Command]:
     """Return the decorator that adds the option of one field of this type."""
     option: Option = field.metadata["option"]
-    flag = option.flag or f"--{field.name.replace('_', '-')}"
+    flag = f"--{name_option(field).replace('_', '-')}"
     if hint is bool:
         words = f"{flag}/--no-{flag[2:]}" if field.default else flag
         # click would show a flag's default as a word that nobody can give.
@@ -134,20 +128,6 @@ def choose_type(option: Option, hint: Any) -> Any:
     if float in kinds:
         return FiniteRange(min=option.low, max=option.high, min_open=option.is_open)
     return str
-
-
-def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:
-    """Return the configuration that takes its fields, and those within it, from a command."""
-    types, values = get_type_hints(kind), dict(more)
-    for field in fields(kind):  # type: ignore[arg-type]
-        inner = types[field.name]
-        if field.name in more:
-            continue
-        if is_dataclass(inner):
-            values[field.name] = make_config(inner, options)  # type: ignore[arg-type]
-        elif field.name in options:
-            values[field.name] = options[field.name]
-    return kind(**values)
 
 
 def spread_values(words: list[str], option: str) -> list[str]:
