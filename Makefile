@@ -2,6 +2,8 @@
 # PYTHON=python3.12 chooses the Python of a new .venv; ARGS="-k sampling" goes to pytest.
 PYTHON_IN_VENV = .venv/bin/python
 ARGS =
+# One process a core; each holds torch, so not more than eight.
+PYTEST = $(PYTHON_IN_VENV) -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation bench-gpu test-versions wheel-test clean
 
@@ -28,13 +30,13 @@ demo: install
 	@$(PYTHON_IN_VENV) -m clip_kinetics700_builder.demo
 
 test: install
-	@$(PYTHON_IN_VENV) -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: install
-	@$(PYTHON_IN_VENV) -m pytest -m slow $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 torture: install
-	@CLIP_KINETICS700_TORTURE=full $(PYTHON_IN_VENV) -m pytest -m torture -o faulthandler_timeout=3600 $(ARGS)
+	@CLIP_KINETICS700_TORTURE=full $(PYTEST) -m torture -o faulthandler_timeout=3600 $(ARGS)
 
 lint: install
 	@$(PYTHON_IN_VENV) -m ruff check .

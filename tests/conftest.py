@@ -23,6 +23,18 @@ settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of pytest-xdist hand over what its hostile cases were."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["torture"] = torture.lines
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker of pytest-xdist hands over."""
+    torture.lines.extend(getattr(node, "workeroutput", {}).get("torture", ()))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how many hostile cases were run."""
     for line in torture.lines:
