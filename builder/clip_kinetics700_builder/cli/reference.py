@@ -54,11 +54,11 @@ def describe_option(option: click.Option, context: click.Context) -> tuple[str, 
         least = "" if limits.min is None else f", {'above ' * limits.min_open}{limits.min:,}"
         most = "" if limits.max is None else f" to {limits.max:,}"
         takes = f" N{least}{most or ' or more' * bool(least)}"
-    default = "required" if option.required else ""
+    default, usual = "required" if option.required else "", option.to_info_dict()["default"]
     if option.secondary_opts:  # a flag's default is a word that nobody can give
         default = f"`{(option.opts if option.default else option.secondary_opts)[0]}`"
-    elif not option.is_flag and option.default not in (None, (), ""):
-        default = f"`{option.default}`"
+    elif not option.is_flag and usual not in (None, (), ""):
+        default = f"`{usual}`"
     words = " / ".join([*option.opts, *option.secondary_opts])
     return f"`{words}{takes}`", default, option.help or ""
 
