@@ -14,7 +14,7 @@ def test_the_reference_is_that_of_the_options() -> None:
 def test_every_option_is_in_the_reference_once_a_command() -> None:
     """Choices, ranges, defaults and flags with two words are spelled as one types them."""
     build = render_reference().partition("\n## build\n")[2].partition("\n## ")[0]
-    assert "| `--dtype [auto\\|float32\\|bfloat16\\|float16]` | `auto` |" in build
+    assert "| `--dtype [auto, float32, bfloat16, float16]` | `auto` |" in build
     assert "| `--max-failures N, 0 to 1` | `0.5` |" in build
     assert "| `--task-timeout N, above 0 to 1,000,000` | `120.0` |" in build
     assert "| `--worker-memory N, 512 or more` | `1536` |" in build

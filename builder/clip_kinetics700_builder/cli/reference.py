@@ -22,14 +22,14 @@ def render_reference() -> str:
     for words, command, context in list_commands(cli, click.Context(cli), ()):
         title, arguments = " ".join(words), command.collect_usage_pieces(context)[1:]
         first, _, rest = cleandoc(command.help or "").partition("\n\n")
-        table.append(f"| [`{title}`](#{'-'.join(words)}) | {escape(first)} |")
+        table.append(f"| [`{title}`](#{'-'.join(words)}) | {join_lines(first)} |")
         usage = f"`{' '.join([NAME, *words, *arguments, '[OPTIONS]'])}`"
         lines = ["| option | default | meaning |", "|---|---|---|"]
         for option in command.params:
             if isinstance(option, click.Option):
-                cells = map(escape, describe_option(option, context))
+                cells = map(join_lines, describe_option(option, context))
                 lines.append(f"| {' | '.join(cells)} |")
-        texts = (f"## {title}", usage, " ".join(first.split()), rest, "\n".join(lines))
+        texts = (f"## {title}", usage, join_lines(first), rest, "\n".join(lines))
         sections.append("\n\n".join(text for text in texts if text))
     return "\n\n".join([HEADER, "\n".join(table), *sections]) + "\n"
 
@@ -48,7 +48,8 @@ def list_commands(
 
 def describe_option(option: click.Option, context: click.Context) -> tuple[str, str, str]:
     """Return how an option is spelled, with what it takes, its default and its help."""
-    takes = "" if option.is_flag else f" {option.make_metavar(context)}"
+    # Of a table in Markdown, GitHub and the site disagree what a `|` in code is.
+    takes = "" if option.is_flag else f" {option.make_metavar(context)}".replace("|", ", ")
     limits = option.type
     if isinstance(limits, click.IntRange | click.FloatRange):
         least = "" if limits.min is None else f", {'above ' * limits.min_open}{limits.min:,}"
@@ -63,9 +64,9 @@ def describe_option(option: click.Option, context: click.Context) -> tuple[str, 
     return f"`{words}{takes}`", default, option.help or ""
 
 
-def escape(text: str) -> str:
-    """Return text that stays in its cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+def join_lines(text: str) -> str:
+    """Return text as one line, as a cell of a table is."""
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":
