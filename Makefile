@@ -5,7 +5,7 @@ ARGS =
 # One process a core; each holds torch, so not more than eight.
 PYTEST = $(PYTHON_IN_VENV) -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation bench-gpu test-versions wheel-test clean
+.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation bench-gpu test-versions wheel-test docs clean
 
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
@@ -13,13 +13,14 @@ help:
 	@echo "make test-slow      the slow ones: damage and death by the hundred, 11 minutes"
 	@echo "make torture        the tests of damage and death alone, at full count: about an hour"
 	@echo "make lint           ruff, who may import whom, mypy --strict"
-	@echo "make bench          how fast building is: the measurements that the README quotes"
+	@echo "make bench          how fast building is: the measurements that the documents quote"
 	@echo "make bench-reading  how fast reading is, also at full size: 8.5 GB of disk, 8 minutes"
 	@echo "make bench-archives how fast archives are streamed, stage by stage"
 	@echo "make test-versions  a dataset on disk and on a Hub, in four versions of datasets"
 	@echo "make bench-evaluation zero-shot, probes and search at full size: 8.5 GB of disk, 8 GB of memory"
 	@echo "make bench-gpu      everything a GPU machine can tell, in one call: 7 minutes; ARGS=--cpu tries it"
 	@echo "make wheel-test     the built wheel in a fresh environment"
+	@echo "make docs           the documents as a site, in site/, with every link checked"
 	@echo "make install        only the environment, in .venv"
 	@echo "make clean          remove what the targets made, .venv included"
 
@@ -66,5 +67,9 @@ test-versions: install
 wheel-test: install
 	@bash .ci/wheel-test
 
+docs: install
+	@$(PYTHON_IN_VENV) -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@.venv/bin/zensical build --clean --strict
+
 clean:
-	rm -rf .venv .venvs dist build demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venvs dist build demo_output site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,9 @@
 """This program computes what all of Kinetics-700 would take from what `make bench` measured.
 
 Run as `python -m benchmarks.full_dataset_cost BENCH.json`, the file of `make bench`'s `--json`; it
-prints the table of the README. Only the rates of this machine are measured: the table assumes that
-cores are as fast elsewhere and that a GPU encodes as fast as its cores decode, and says so.
+prints the table of docs/performance.md. Only the rates of this machine are measured: the table
+assumes that cores are as fast elsewhere and that a GPU encodes as fast as its cores decode, and
+says so.
 """
 
 import json

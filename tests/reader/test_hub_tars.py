@@ -62,7 +62,7 @@ def test_public_tars_are_read_by_url(hub: Hub) -> None:
 
 
 def test_private_tars_are_read_without_a_token_in_an_argument(hub: Hub) -> None:
-    """`hf://` and fsspec read private tars as the README says; no process shows the token."""
+    """`hf://` and fsspec read private tars as docs/read.md says; no process shows the token."""
     hub.control("faults", ["GET .*/_cdn/.*ds_00000.*;delay;seconds=0.02;times=-1"])
     base = "hf://datasets/alice/private/"
     done, seen = hub.run_watched(READ + BY_HUB, base, BRACES)
@@ -74,7 +74,7 @@ def test_private_tars_are_read_without_a_token_in_an_argument(hub: Hub) -> None:
 
 @pytest.mark.slow
 def test_the_way_of_webdataset_itself_shows_the_token(hub: Hub) -> None:
-    """The README's warning is true: webdataset's own `hf://` gives curl the token as argument."""
+    """docs/read.md warns rightly: webdataset's own `hf://` gives curl the token as argument."""
     hub.control("faults", ["GET .*/_cdn/.*ds_00000.*;delay;seconds=0.2;times=-1"])
     code = READ + "print(web(base + braces))"
     done, seen = hub.run_watched(code, "hf://datasets/alice/private/", BRACES)

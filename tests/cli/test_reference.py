@@ -1,0 +1,23 @@
+"""`docs/cli.md` lists the commands and options that there are."""
+
+from clip_kinetics700_builder.cli.reference import render_reference
+from tests.support.processes.checkout import PROJECT
+
+
+def test_the_reference_is_that_of_the_options() -> None:
+    """A new command or option stands in docs/cli.md, and an old one does not."""
+    written = (PROJECT / "docs" / "cli.md").read_text(encoding="utf-8")
+    renew = "python -m clip_kinetics700_builder.cli.reference > docs/cli.md"
+    assert written == render_reference(), f"docs/cli.md is not of these options; renew it: {renew}"
+
+
+def test_every_option_is_in_the_reference_once_a_command() -> None:
+    """Choices, ranges, defaults and flags with two words are spelled as one types them."""
+    build = render_reference().partition("\n## build\n")[2].partition("\n## ")[0]
+    assert "| `--dtype [auto, float32, bfloat16, float16]` | `auto` |" in build
+    assert "| `--max-failures N, 0 to 1` | `0.5` |" in build
+    assert "| `--task-timeout N, above 0 to 1,000,000` | `120.0` |" in build
+    assert "| `--worker-memory N, 512 or more` | `1536` |" in build
+    assert "| `--figures / --no-figures` | `--figures` |" in build
+    assert "| `--output PATH` | required |" in build
+    assert "\n## evaluate linear-probe\n" in render_reference()
