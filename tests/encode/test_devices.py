@@ -111,7 +111,7 @@ np.save(sys.argv[2], encode_in_threads(Path(sys.argv[1]), make_pixels(4), compil
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, of its compiler
 @needs_compiler
 def test_a_compiled_model_is_bit_stable(random_model: Path, tmp_path: Path) -> None:
-    """A compiled model gives the same bits in another process, place or thread, beside any frames."""
+    """A compiled model gives the same bits in another process, place or thread, beside others."""
     pixels, others = make_pixels(BATCH_SIZE), make_pixels(BATCH_SIZE, seed=1)
     mixed = others.copy()
     mixed[2] = pixels[1]
