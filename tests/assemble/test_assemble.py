@@ -118,7 +118,7 @@ def test_pickles_are_not_loaded(processed: Path, tmp_path: Path) -> None:
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
-    """Neither parts nor a processed dataset: one line, and no output."""
+    """A directory of something else is refused in one line, without an output."""
     with pytest.raises(InputError, match="holds neither the parts"):
         assemble(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

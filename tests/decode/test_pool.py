@@ -155,7 +155,7 @@ def test_workers_killed_between_clips_cost_nothing(plain_video: CodedVideo) -> N
 
 
 def test_workers_killed_at_work_cost_at_most_their_clips(plain_video: CodedVideo) -> None:
-    """All workers killed in the middle of the work: every clip has one outcome, in order."""
+    """Where all workers are killed at work, every clip has one outcome, in order."""
     tasks = [replace(make_task(0, plain_video), row=row) for row in range(30)]
     outcomes = []
     with DecodePool(2, 60) as pool:

@@ -9,7 +9,7 @@ from tests.support.kinetics.miniature import ROWS
 
 
 def test_max_samples_counts_what_is_there(trees: dict[str, CvdfTree], tmp_path: Path) -> None:
-    """At most so many of each split, those on disk first; the next request adds the difference."""
+    """`max_samples` bounds each split, with clips on disk first; the next request adds more."""
     tree = trees["600"]
     download_tree(tree, tmp_path, max_samples=2)
     first = list_clips(tmp_path)

@@ -117,7 +117,7 @@ def check_results(clips: list[DrawnClip], first_row: int, encoder: Encoder, side
 def test_every_clip_gets_its_own_frames(
     clips: list[DrawnClip], batch_size: int, first_row: int
 ) -> None:
-    """One result a clip, in order, whose rows are those of its frames encoded one by one."""
+    """Every clip gives one result, in order, with the rows of its frames encoded one by one."""
     check_results(clips, first_row, WeighingEncoder(batch_size), SIDE)
 
 

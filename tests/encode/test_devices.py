@@ -54,7 +54,7 @@ def test_a_model_is_compiled_where_that_pays(
 
 
 def test_without_a_compiler_auto_runs_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No g++: `auto` is eager, and `yes` is refused with what to install."""
+    """Without g++ `auto` is eager, and `yes` is refused with what to install."""
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not resolve_compiled("auto", "cpu", "bfloat16", n_clips=10**6, n_cores=1)
     with pytest.raises(InputError, match=r"compiled here: the C\+\+ compiler g\+\+ is missing"):
@@ -112,7 +112,7 @@ np.save(sys.argv[2], encode_in_threads(Path(sys.argv[1]), make_pixels(4), compil
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, of its compiler
 @needs_compiler
 def test_a_compiled_model_is_bit_stable(random_model: Path, tmp_path: Path) -> None:
-    """The same bits in another process, at another place, beside others, in another thread."""
+    """A compiled model gives the same bits in another process, place or thread, beside others."""
     pixels, others = make_pixels(BATCH_SIZE), make_pixels(BATCH_SIZE, seed=1)
     mixed = others.copy()
     mixed[2] = pixels[1]

@@ -45,7 +45,7 @@ def test_the_optimum_is_scikit_learns(c: float, dtype: str, tolerance: float) ->
 
 
 def test_a_warm_start_ends_at_the_same_optimum() -> None:
-    """Where the search begins changes how long it takes, not where it ends."""
+    """A start near the optimum changes how long the search takes, not where it ends."""
     features, labels, others = make_problem("float64")
     data = prepare_features(features, labels)
     before = fit_classifier(data, 7, c=0.1, tolerance=1e-9)

@@ -140,7 +140,7 @@ def test_a_loading_script_is_not_kept(hub: PublishingHub, layout: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing(hub: PublishingHub, layout: Path) -> None:
-    """It says what would be sent, and not even the repository is there afterwards."""
+    """A dry run says what would be sent, and makes not even the repository."""
     outcome = hub.push(layout, REPOSITORY, "--dry-run")
     assert outcome.returncode == 0, outcome.stderr
     assert "9 files of 0.4 MB added" in outcome.stdout
@@ -184,7 +184,7 @@ def test_a_pull_request_is_opened_once(hub: PublishingHub, copy: Path) -> None:
 
 
 def test_a_pull_request_needs_a_repository(hub: PublishingHub, layout: Path) -> None:
-    """Without one, --create-pr says so and creates none."""
+    """Without a repository --create-pr is refused, and creates none."""
     outcome = hub.push(layout, REPOSITORY, "--create-pr")
     assert outcome.returncode == 2
     assert "is not there, so no pull request can be opened" in outcome.stderr

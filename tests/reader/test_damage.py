@@ -137,7 +137,7 @@ def test_damage_without_an_index(
 def test_damage_behind_an_index(
     tmp_path: Path, damage: str, place: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each sample that is lost, read by the index, is named with its tar, byte and reason."""
+    """By the index, each lost sample is named with its tar, byte and reason."""
     harm, _, _, lost, reason = DAMAGES[damage]
     harm(write_index(write_dataset(tmp_path, make_samples(SAMPLES), parquet=False)))
     first = KEYS[min(lost)]

@@ -216,7 +216,7 @@ def test_edited_manifest(dataset: Path, path: str, value: Any, message: str) -> 
 
 
 def test_a_manifest_of_an_earlier_version(dataset: Path) -> None:
-    """One without counts by class and by frames is sound, since it says nothing wrong."""
+    """A manifest without counts by class and by frames is sound, since it says nothing wrong."""
 
     def edit(document: dict[str, Any]) -> None:
         for totals in (document["totals"], *document["totals"]["splits"].values()):
