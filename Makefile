@@ -2,8 +2,9 @@
 # PYTHON=python3.12 chooses the Python of a new .venv; ARGS="-k sampling" goes to pytest.
 PYTHON_IN_VENV = .venv/bin/python
 ARGS =
-# One process a core; each holds torch, so not more than eight.
-PYTEST = $(PYTHON_IN_VENV) -m pytest -n logical --maxprocesses 8 --dist worksteal
+# One process a core, which has one thread of its own: threads of torch that wait for each other
+# stand still on a busy machine. Each process holds torch, so there are not more than eight.
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation bench-gpu test-versions wheel-test docs clean
 
