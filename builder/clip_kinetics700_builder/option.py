@@ -1,14 +1,12 @@
 """An `Option` says how users spell a field of a configuration, and what they may give for it."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import date
-from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from clip_kinetics700.schema import normalize_split
-from clip_kinetics700_builder.types import FORMATS, InputError
+from clip_kinetics700_builder.types import FORMATS
 
 Config = TypeVar("Config")
 
@@ -65,43 +63,6 @@ def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> 
         elif item.name in options:
             values[item.name] = options[item.name]
     return kind(**values)
-
-
-def read_value(item: "Field[Any]", hint: Any, value: Any) -> Any:
-    """Return a value that was given from Python for an option, checked as the command line does.
-
-    Raises:
-        InputError: it is not among the choices, out of the range, or cannot be read.
-    """
-    option: Option = item.metadata["option"]
-    name = name_option(item)
-    if value == item.default:
-        return value
-    is_list = get_origin(hint) is tuple
-    if option.parse is not None and isinstance(value, str):
-        try:
-            return option.parse(value)
-        except ValueError as error:
-            raise InputError(f"{name}: {error}") from error
-    if is_list or any(get_origin(kind) is tuple for kind in get_args(hint)):
-        words = (value,) if isinstance(value, str | os.PathLike) else value
-        return tuple(Path(word) for word in words) if Path in get_args(hint) else tuple(words)
-    if option.choices and value not in option.choices:
-        raise InputError(f"{name}: {value!r}; allowed are {', '.join(option.choices)}")
-    if option.low is not None or option.high is not None:
-        check_range(name, option, value)
-    return Path(value) if Path in get_args(hint) and value is not None else value
-
-
-def check_range(name: str, option: Option, value: Any) -> None:
-    """Refuse what is no number, or beyond the range of an option."""
-    low, high = option.low, option.high
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    is_low = low is not None and is_number and (value <= low if option.is_open else value < low)
-    if not is_number or is_low or not (high is None or value <= high):
-        over = "" if low is None else f" {'over' if option.is_open else 'from'} {low:g}"
-        up_to = "" if high is None else f" up to {high:g}"
-        raise InputError(f"{name}: {value!r}; a number{over}{up_to} is needed")
 
 
 def parse_words(text: str) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from clip_kinetics700_builder.cli.app import cli
@@ -26,7 +25,7 @@ from tests.support.datasets.builds import (
     run_cli_process,
 )
 from tests.support.kinetics.miniature import MiniKinetics
-from tests.support.processes.checkout import PROJECT, SOURCE_PATHS
+from tests.support.processes.checkout import SOURCE_PATHS
 
 pytestmark = pytest.mark.needs_ffmpeg
 
@@ -261,20 +260,6 @@ def test_no_words_at_all_is_misuse() -> None:
     outcome = run_cli()
     assert outcome.returncode == 2
     assert "Usage: clip-kinetics700" in outcome.stderr + outcome.stdout
-
-
-def test_every_option_is_documented() -> None:
-    """README.md names each command and each of its options."""
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    commands = dict(cli.commands)
-    group = commands["evaluate"]
-    assert isinstance(group, click.Group)
-    commands |= {f"evaluate {name}": command for name, command in group.commands.items()}
-    for name, command in commands.items():
-        assert f"clip-kinetics700 {name}" in readme
-        for parameter in command.params:
-            for option in parameter.opts:
-                assert option in readme or not option.startswith("-"), f"{name} {option}"
 
 
 @pytest.mark.parametrize(

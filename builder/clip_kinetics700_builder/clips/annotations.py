@@ -21,7 +21,6 @@ from clip_kinetics700_builder.clips.records import (
     parse_entry,
     parse_is_cc,
     parse_record,
-    shorten,
 )
 from clip_kinetics700_builder.types import Clip, InputError
 
@@ -42,7 +41,7 @@ class AnnotationRow:
 
     def __str__(self) -> str:
         kind = "line" if isinstance(self.place, int) else "entry"
-        return f"{self.file} {kind} {shorten(self.place)}"
+        return f"{self.file} {kind} {self.place!r:.120}"
 
 
 @dataclass(slots=True)
@@ -70,7 +69,7 @@ class AnnotationSet:
             self.clips.append(row.clip)
         elif first.clip != row.clip or not are_one_list(first.file, row.file):
             raise InputError(
-                f"{row}: {shorten(row.clip.identity)} is in {first} already; remove one of them"
+                f"{row}: {row.clip.identity!r:.120} is in {first} already; remove one of them"
             )
 
 
@@ -208,7 +207,7 @@ def read_json(file: Path) -> Iterator[AnnotationRow]:
         try:
             clip, word = parse_entry(key, entry, file.name)
         except ValueError as error:
-            raise InputError(f"{file} entry {shorten(key)}: {error}") from error
+            raise InputError(f"{file} entry {key!r:.120}: {error}") from error
         yield AnnotationRow(clip, word, file, key)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from clip_kinetics700.classes import VERSIONS, class_names
 from clip_kinetics700_builder.clips.annotations import read_lines
-from clip_kinetics700_builder.clips.records import shorten
 from clip_kinetics700_builder.types import Clip, InputError
 
 
@@ -31,7 +30,7 @@ def resolve_class_list(clips: Sequence[Clip], class_list: str) -> tuple[str, ...
     for label in sorted(first_of_label.keys() - set(names)):
         near = difflib.get_close_matches(label, names, n=3)
         raise InputError(
-            f"label {label!r} of clip {shorten(first_of_label[label].identity)} is not among the "
+            f"label {label!r} of clip {first_of_label[label].identity!r:.120} is not among the "
             f"{len(names)} of class list {class_list}; near names: {', '.join(near) or 'none'}"
         )
     return names
@@ -45,7 +44,7 @@ def choose_version(labels: Iterable[str]) -> tuple[str, ...]:
             return names
     strangers = min((sorted(set(labels) - set(names)) for names in lists), key=len)
     raise InputError(
-        f"the labels are of no one Kinetics version: the closest lacks {shorten(strangers)}; "
+        f"the labels are of no one Kinetics version: the closest lacks {strangers!r:.120}; "
         "name the right list with --class-list (400, 600, 700 or a text file)"
     )
 

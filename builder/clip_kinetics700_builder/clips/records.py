@@ -21,10 +21,10 @@ IS_CC_OF_WORD = {"": None, "0": False, "false": False, "1": True, "true": True}
 def check_columns(columns: Sequence[str]) -> None:
     """Refuse the header of a table that is neither Kinetics' nor a plain one."""
     if len(set(columns)) < len(columns):
-        raise ValueError(f"a column occurs twice in the header: {shorten(columns)}")
+        raise ValueError(f"a column occurs twice in the header: {columns!r:.120}")
     if "path" not in columns and not set(KINETICS_COLUMNS) <= set(columns):
         raise ValueError(
-            f"unknown header {shorten(columns)}; a Kinetics list has {', '.join(KINETICS_COLUMNS)} "
+            f"unknown header {columns!r:.120}; a Kinetics list has {', '.join(KINETICS_COLUMNS)} "
             "and may have label, split, is_cc; a table of one's own videos has path "
             "and may have caption, label, split and others"
         )
@@ -66,7 +66,7 @@ def make_kinetics_clip(
     if end <= start:
         raise ValueError(f"time_end {end} is not after time_start {start}")
     if not isinstance(label, str | None):
-        raise ValueError(f"the label must be a string, got {shorten(label)}")
+        raise ValueError(f"the label must be a string, got {label!r:.120}")
     name = (label or "").strip()
     name.encode("utf-8")  # JSON can hold halves of characters, which no file can
     return Clip(normalize_split(word), video_id, start, end, name or None, caption=name)
@@ -76,7 +76,7 @@ def parse_seconds(column: str, value: object) -> int:
     """Return whole seconds, such as `84` or `84.0`; refuse `84.5`, `-1` and `nan`."""
     match = WHOLE_SECONDS.fullmatch(str(value).strip())
     if match is None:
-        raise ValueError(f"{column} must be whole seconds from 0 to 999999, got {shorten(value)}")
+        raise ValueError(f"{column} must be whole seconds from 0 to 999999, got {value!r:.120}")
     return int(match[1])
 
 
@@ -84,7 +84,7 @@ def parse_is_cc(text: str) -> bool | None:
     """Return whether a video is under a Creative Commons licence; None for an empty cell."""
     word = text.strip().lower()
     if word not in IS_CC_OF_WORD:
-        raise ValueError(f"is_cc must be 0, 1, false, true or empty, got {shorten(text)}")
+        raise ValueError(f"is_cc must be 0, 1, false, true or empty, got {text!r:.120}")
     return IS_CC_OF_WORD[word]
 
 
@@ -116,14 +116,8 @@ def parse_entry(key: str, entry: object, file_name: str) -> tuple[Clip, str]:
     segment = annotations.get("segment") if isinstance(annotations, dict) else None
     if not isinstance(annotations, dict) or not isinstance(segment, list) or len(segment) != 2:
         raise ValueError(
-            f'expected {{"annotations": {{"segment": [start, end]}}}}, got {shorten(entry)}'
+            f'expected {{"annotations": {{"segment": [start, end]}}}}, got {entry!r:.120}'
         )
     word = str(document.get("subset") or find_split_word(file_name)).strip().lower()
     times = (segment[0], segment[1])
     return make_kinetics_clip(key, times, annotations.get("label"), word), word
-
-
-def shorten(value: object) -> str:
-    """Return the repr of a value, cut to 120 characters so that an error stays one line."""
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."

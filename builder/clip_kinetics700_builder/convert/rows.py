@@ -193,7 +193,9 @@ class ConvertedRows:
                 raise row.error
             judged = judge_row(row)
             if isinstance(judged, Sample) and judged.embeddings.shape[1] != self.width:
-                judged = fault_of_width(judged, self.width)
+                found = judged.embeddings.shape[1]
+                text = f"the array is {found} wide, those of most are {self.width}"
+                judged = fault_of(judged, "unreadable", text)
             if isinstance(judged, Fault):
                 yield clip_of_row(row, split), Failure(0, "source", *judged)
             else:
@@ -318,12 +320,6 @@ def judge_row(row: Row) -> Sample | Fault:
 def fault_of(sample: Sample, reason: str, text: str) -> Fault:
     """Return the fault of a sample that could be read; its key leads back to it."""
     return Fault(reason, make_printable(f"sample {sample.key}: {text}"))
-
-
-def fault_of_width(sample: Sample, width: int) -> Fault:
-    """Return the fault of a sample of another width than the dataset's."""
-    found = sample.embeddings.shape[1]
-    return fault_of(sample, "unreadable", f"the array is {found} wide, those of most are {width}")
 
 
 def clip_of_row(row: Row, split: str) -> Clip:

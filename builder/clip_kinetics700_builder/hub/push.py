@@ -71,11 +71,6 @@ class Change:
     n_same: int
     """Files that are there already."""
 
-    def __repr__(self) -> str:
-        """Return counts, not the names of all files."""
-        counts = f"{len(self.added)} added, {len(self.deleted)} deleted, {self.n_same} the same"
-        return f"Change({counts})"
-
     @property
     def is_none(self) -> bool:
         """Whether the repository is the dataset already."""
@@ -85,11 +80,6 @@ class Change:
     def n_bytes(self) -> int:
         """Bytes of the files that are added."""
         return sum(file.n_bytes for file in self.added)
-
-
-def write_message(manifest: Manifest) -> str:
-    """Return the commit's message: which dataset it is."""
-    return f"Publish {manifest.totals.samples:,} clips, manifest {manifest.self_sha256[:12]}"
 
 
 def list_files(directory: Path, manifest: Manifest, repo_id: str) -> list[LocalFile]:
@@ -195,7 +185,9 @@ def push(config: PushConfig, *, progress: Progress = no_progress) -> Published:
         timeout_seconds=config.timeout_seconds,
         first_pause_seconds=config.first_pause_seconds,
     )
-    job = Push(config, target, files, config.message or write_message(manifest))
+    digest = manifest.self_sha256[:12]
+    message = f"Publish {manifest.totals.samples:,} clips, manifest {digest}"
+    job = Push(config, target, files, config.message or message)
     head = open_branch(job)
     remote = job.list_remote(head)
     refuse_script(job, remote)

@@ -19,7 +19,7 @@ from clip_kinetics700.schema import (
 )
 from clip_kinetics700.texts import decode_class_texts
 from clip_kinetics700_builder.assemble.shard_files import splits_csv
-from clip_kinetics700_builder.dataset.layout import FIGURES, README_NAME
+from clip_kinetics700_builder.dataset.layout import README_NAME
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.dataset.problems import DamagedFileError, Problems
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME
@@ -71,12 +71,6 @@ def check_names(dataset: Dataset, names: Iterable[str]) -> None:
         if name not in known and not is_hidden:
             what = "a shard" if SHARD_NAME.fullmatch(name) else "a file"
             dataset.problems.add(name, f"is {what} that {MANIFEST_NAME} does not list")
-
-
-def check_figures(dataset: Dataset) -> None:
-    """Check that the pictures are those that the manifest lists."""
-    for name in FIGURES:
-        dataset.find(name)
 
 
 def check_splits_csv(dataset: Dataset) -> None:
