@@ -48,7 +48,7 @@ def list_commands(
 
 def describe_option(option: click.Option, context: click.Context) -> tuple[str, str, str]:
     """Return how an option is spelled, with what it takes, its default and its help."""
-    # Of a table in Markdown, GitHub and the site disagree what a `|` in code is.
+    # GitHub and the site disagree what a `|` in the code of a table is.
     takes = "" if option.is_flag else f" {option.make_metavar(context)}".replace("|", ", ")
     limits = option.type
     if isinstance(limits, click.IntRange | click.FloatRange):
