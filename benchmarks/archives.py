@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -26,9 +27,7 @@ from benchmarks.build import measure_decode
 from benchmarks.generated_clips import Inputs, make_inputs
 from benchmarks.server import serve
 from clip_kinetics700.streams import open_stream
-from clip_kinetics700_builder.build import build
-from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
-from clip_kinetics700_builder.dataset.layout import WORK_NAME
+from clip_kinetics700_builder import build
 from clip_kinetics700_builder.decode.preprocess import Preprocessing
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding
 from clip_kinetics700_builder.engines.archive_stream import ArchiveStream
@@ -153,7 +152,7 @@ def measure_builds(inputs: Inputs, url: str) -> dict[str, float]:
     sources: dict[str, dict[str, object]] = {
         "build from a directory, clips/s": {"videos": inputs.videos.parent / "kinetics"},
         "build from the archive, clips/s": {
-            "clip_source": "cvdf",
+            "source": "cvdf",
             "version": "400",
             "base_url": url,
         },
@@ -163,15 +162,10 @@ def measure_builds(inputs: Inputs, url: str) -> dict[str, float]:
         for name, source in sources.items():
             output = inputs.videos.parent / "out"
             shutil.rmtree(output, ignore_errors=True)
-            encode_config = EncodeConfig(
-                annotations=(inputs.videos.parent / "train.csv",),
-                work=output / WORK_NAME,
-                model=str(inputs.model),
-                device="cpu",
-                **source,  # type: ignore[arg-type]
-            )
-            config = AssembleConfig(source=output, output=output)
-            summary, _ = build(encode_config, config)
+            options: dict[str, Any] = {**source, "model": str(inputs.model), "device": "cpu"}
+            summary = build(
+                output, annotations=inputs.videos.parent / "train.csv", **options
+            ).encoded
             rates[name].append(summary.n_clips / summary.seconds)
     return {name: median(each) for name, each in rates.items()}
 

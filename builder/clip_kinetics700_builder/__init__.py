@@ -1,7 +1,50 @@
-"""Makes the dataset: turns annotations and videos into verified shards. Run `clip-kinetics700`."""
+"""Makes the dataset: turns annotations and videos into verified shards.
+
+The command line is `clip-kinetics700`; the same from Python are the functions that are imported by
+name from here. Nothing is imported before its name is used; `__init__.pyi` has the types.
+"""
 
 import importlib
 import sys
+from types import ModuleType
+from typing import Any
+
+ERRORS = ("BuildError", "InputError")
+FUNCTIONS = (
+    "assemble",
+    "build",
+    "convert",
+    "download",
+    "embed_classes",
+    "encode",
+    "evaluate_linear_probe",
+    "evaluate_zero_shot",
+    "push",
+    "search",
+    "verify",
+    "write_card",
+)
+__all__ = [*ERRORS, *FUNCTIONS, "main"]  # noqa: PLE0604
+
+
+class _Package(ModuleType):
+    """Keeps the names of the API for its functions: rooms of the same name are imported by path."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, but not a room where a function belongs."""
+        if not (name in FUNCTIONS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function of the API when its name is first asked for (PEP 562)."""
+    if name not in (*ERRORS, *FUNCTIONS):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = "types" if name in ERRORS else "api"
+    return getattr(importlib.import_module(f"{__name__}.{room}"), name)
 
 
 def main() -> None:

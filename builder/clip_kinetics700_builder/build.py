@@ -51,7 +51,7 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
         BuildError: the encoder failed.
     """
     check_ffmpeg()
-    if config.engine == "ray":
+    if config.run.engine == "ray":
         config = make_portable(config)
     job = plan_job(config)
     reports: list[PartReport] = []
@@ -83,7 +83,7 @@ def open_engine(
         InputError: what is stored in the work directory was begun otherwise, the model cannot be
             used, or there is no such cluster.
     """
-    if config.engine == "ray":
+    if config.run.engine == "ray":
         from clip_kinetics700_builder.engines.ray import open_cluster
 
         return open_cluster(config, job, progress=progress)
@@ -96,8 +96,8 @@ def list_todo(config: EncodeConfig, job: Job) -> list[Part]:
     if len(todo) < len(job.own_parts):
         n_done = len(job.own_parts) - len(todo)
         log.info("%d of %d parts were done before", n_done, len(job.own_parts))
-    if config.retry_errors is not None:
-        todo += plan_retries(parts_directory(config.work), job.own_parts, config.retry_errors)
+    if config.run.retry_errors is not None:
+        todo += plan_retries(parts_directory(config.work), job.own_parts, config.run.retry_errors)
     return todo
 
 

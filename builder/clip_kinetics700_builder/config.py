@@ -40,26 +40,6 @@ ProbeProtocol = Literal["card", "mean-pooled"]
 PROBE_PROTOCOLS: tuple[str, ...] = get_args(ProbeProtocol)
 
 
-# What several commands take.
-_SPLITS: dict[str, Any] = {
-    "parse": parse_splits,
-    "text": "Comma-separated; default: every split there is.",
-}
-_VERSION: dict[str, Any] = {
-    "choices": VERSIONS,
-    "text": "Release of Kinetics; its annotations are fetched where none are given.",
-}
-_BASE_URL: dict[str, Any] = {
-    "metavar": "URL_OR_DIR",
-    "text": "Where CVDF's lists, archives and annotations are: a mirror or a directory.",
-}
-_ANNOTATIONS_URL: dict[str, Any] = {
-    "metavar": "URL_OR_DIR",
-    "text": "Where DeepMind's annotations are.",
-}
-_CACHE: dict[str, Any] = {
-    "text": "Directory of fetched annotations; default: clip-kinetics700 in the user's cache."
-}
 _RETRY_ERRORS: dict[str, Any] = {
     "metavar": "[REASON,...]",
     "parse": parse_words,
@@ -69,30 +49,47 @@ _RETRY_ERRORS: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeConfig:
-    """Which clips are encoded, with what, and how the work is done."""
+class AnnotationsConfig:
+    """Which annotations are read: files that are given, or those of a release, fetched once."""
 
-    work: Path
-    """Directory of the stored configuration, the plan and the parts."""
-    annotations: tuple[Path, ...] = option(
-        "CSV, JSON or plain tables (path,caption,...), or directories of them; one or more.",
+    files: tuple[Path, ...] = option(
+        "CSV or JSON of Kinetics, tables (path,caption,...), directories of them; one or more.",
         default=(),
+        name="annotations",
     )
+    version: str | None = option(
+        "Release of Kinetics; its annotations are fetched where none are given.",
+        default=None,
+        choices=VERSIONS,
+    )
+    base_url: str = option(
+        "Where CVDF's lists, archives and annotations are: a mirror or a directory.",
+        default=CVDF_URL,
+        metavar="URL_OR_DIR",
+    )
+    annotations_url: str = option(
+        "Where DeepMind's annotations are.", default=DEEPMIND_URL, metavar="URL_OR_DIR"
+    )
+    cache: Path | None = option(
+        "Directory of fetched annotations; default: clip-kinetics700 in the user's cache.",
+        default=None,
+    )
+    splits: tuple[str, ...] = option(
+        "Comma-separated; default: every split there is.", default=(), parse=parse_splits
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipsConfig:
+    """Which clips are encoded, in which order, where they are, and which of their frames."""
+
+    annotations: AnnotationsConfig = AnnotationsConfig()
     videos: Path | None = option("Directory with the video files.", default=None)
-    clip_source: str | None = option(
+    source: str | None = option(
         "Where clips are that --videos has not: cvdf streams its archives.",
         default=None,
-        name="source",
         choices=("cvdf",),
     )
-    version: str | None = option(default=None, **_VERSION)
-    base_url: str = option(default=CVDF_URL, **_BASE_URL)
-    annotations_url: str = option(default=DEEPMIND_URL, **_ANNOTATIONS_URL)
-    cache: Path | None = option(default=None, **_CACHE)
-    retry_errors: tuple[str, ...] | None = option(default=None, **_RETRY_ERRORS)
-    model: str = option("Hub id or directory of a CLIP.", default=DEFAULT_MODEL)
-    revision: str | None = option("Branch, tag or commit of a Hub model.", default=None)
-    splits: tuple[str, ...] = option(default=(), **_SPLITS)
     class_list: str = option(
         "auto, 400, 600, 700 or a file with a class name a line: numbers the labels.",
         default="auto",
@@ -104,15 +101,15 @@ class EncodeConfig:
         high=10**6,
         is_open=True,
     )
-    rows_per_part: int = option(
-        "Clips in a part, the unit that is never done twice.", default=500, low=1, high=MOST
-    )
-    batch_size: int | None = option(
-        "Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.",
-        default=None,
-        low=1,
-        high=MOST,
-    )
+    seed: int = option("Seed of the order.", default=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What encodes the frames, with all that can change a bit of an embedding."""
+
+    name: str = option("Hub id or directory of a CLIP.", default=DEFAULT_MODEL, name="model")
+    revision: str | None = option("Branch, tag or commit of a Hub model.", default=None)
     dtype: str = option(
         "What the model computes in; the dataset is float16 always.",
         default="auto",
@@ -123,11 +120,27 @@ class EncodeConfig:
         default="auto",
         choices=("auto", "yes", "no"),
     )
+    batch_size: int | None = option(
+        "Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.",
+        default=None,
+        low=1,
+        high=MOST,
+    )
     device: str = option("auto, cpu, cuda or cuda:N.", default="auto", parse=parse_device)
     decode_device: str = option(
         "cuda decodes with NVDEC, where torchcodec was built with it.",
         default="cpu",
         choices=("cpu", "cuda"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How the work is done: nothing here changes a byte of the dataset."""
+
+    retry_errors: tuple[str, ...] | None = option(default=None, **_RETRY_ERRORS)
+    rows_per_part: int = option(
+        "Clips in a part, the unit that is never done twice.", default=500, low=1, high=MOST
     )
     encode_lanes: int | None = option(
         "Batches in the encoder at a time; default: one a core, two on a GPU.",
@@ -152,7 +165,6 @@ class EncodeConfig:
         name="worker_memory",
         low=MIN_WORKER_MEMORY_MIB,
     )
-    seed: int = option("Seed of the order.", default=0)
     rank: int | None = option(
         "Number of this process among several on one output; default: Slurm's, else 0.",
         default=None,
@@ -180,6 +192,17 @@ class EncodeConfig:
         low=1,
         high=MOST,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeConfig:
+    """A build: what can change a byte of it, `clips` and `model`, and what never does, `run`."""
+
+    work: Path
+    """Directory of the stored configuration, the plan and the parts."""
+    clips: ClipsConfig = ClipsConfig()
+    model: ModelConfig = ModelConfig()
+    run: RunConfig = RunConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,15 +262,7 @@ class DownloadConfig:
     """Which clips of Kinetics are fetched, from where, into which directory."""
 
     output: Path
-    version: str | None = option(default=None, **_VERSION)
-    base_url: str = option(default=CVDF_URL, **_BASE_URL)
-    annotations_url: str = option(default=DEEPMIND_URL, **_ANNOTATIONS_URL)
-    cache: Path | None = option(default=None, **_CACHE)
-    annotations: tuple[Path, ...] = option(
-        "CSV or JSON of Kinetics, or directories of them, instead of those of --version.",
-        default=(),
-    )
-    splits: tuple[str, ...] = option(default=(), **_SPLITS)
+    annotations: AnnotationsConfig = AnnotationsConfig()
     classes: tuple[str, ...] = option(
         "Comma-separated; default: all.", default=(), parse=parse_words
     )

@@ -20,10 +20,9 @@ from rich.table import Table
 
 from clip_kinetics700 import load_dataset
 from clip_kinetics700.schema import SPLITS
-from clip_kinetics700_builder.build import build
+from clip_kinetics700_builder import api
 from clip_kinetics700_builder.cli.tables import print_manifest
-from clip_kinetics700_builder.config import DEFAULT_MODEL, AssembleConfig, EncodeConfig
-from clip_kinetics700_builder.dataset.layout import WORK_NAME
+from clip_kinetics700_builder.config import DEFAULT_MODEL
 from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.vision import save_random_model
 from clip_kinetics700_builder.types import InputError
@@ -46,14 +45,11 @@ def main(directory: Path) -> int:
     videos.mkdir(parents=True, exist_ok=True)
     with table.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([("path", "caption", "split"), *make_videos(videos)])
-    encode_config = EncodeConfig(
-        annotations=(table,),
-        videos=videos,
-        work=output / WORK_NAME,
-        model=choose_model(directory / "random_model"),
-    )
     console.rule("build")
-    summary, manifest = build(encode_config, AssembleConfig(source=output, output=output))
+    model = choose_model(directory / "random_model")
+    summary, manifest = api.build(
+        output, annotations=table, videos=videos, model=model, progress=True
+    )
     if manifest is None:
         raise InputError(f"{output}: parts are missing; delete the directory and start again")
     print_manifest(manifest, output, summary)

@@ -1,12 +1,14 @@
 """An `Option` says how users spell a field of a configuration, and what they may give for it."""
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import date
-from typing import Any, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from clip_kinetics700.schema import normalize_split
-from clip_kinetics700_builder.types import FORMATS
+from clip_kinetics700_builder.types import FORMATS, InputError
 
 Config = TypeVar("Config")
 
@@ -35,12 +37,29 @@ def option(text: str, *, default: Any, **more: Any) -> Any:
     return field(default=default, metadata={"option": Option(text=text, **more)})
 
 
-def list_options(kind: type[Any]) -> "Iterator[tuple[Field[Any], Any]]":
-    """Yield field and type of every option of a configuration, those within it included."""
+def list_options(
+    *kinds: type[Any], only: Collection[str] = (), leave_out: Collection[str] = ()
+) -> "dict[str, tuple[Field[Any], Any]]":
+    """Return field and type of every option of configurations, those within them included.
+
+    Args:
+        kinds: dataclasses of `config.py`; of options of one name the first one counts.
+        only: names of the options that are taken; empty means all.
+        leave_out: names of options that are not.
+    """
+    found: dict[str, tuple[Field[Any], Any]] = {}
+    for item, hint in (pair for kind in kinds for pair in _walk(kind)):
+        name = name_option(item)
+        if name in only if only else name not in leave_out:
+            found.setdefault(name, (item, hint))
+    return found
+
+
+def _walk(kind: type[Any]) -> "Iterator[tuple[Field[Any], Any]]":
     types = get_type_hints(kind)
     for item in fields(kind):
         if is_dataclass(types[item.name]):
-            yield from list_options(types[item.name])
+            yield from _walk(types[item.name])
         elif "option" in item.metadata:
             yield item, types[item.name]
 
@@ -52,17 +71,68 @@ def name_option(item: "Field[Any]") -> str:
 
 
 def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:
-    """Return the configuration that takes its fields, those within it too, from options."""
+    """Return the configuration whose fields, those within it too, have the values of options.
+
+    Args:
+        kind: a dataclass of `config.py`.
+        options: values by the option's name, or by the field's where it is no option.
+        more: values of fields that are not taken from the options.
+    """
     types, values = get_type_hints(kind), dict(more)
     for item in fields(kind):  # type: ignore[arg-type]
         inner = types[item.name]
+        name = name_option(item) if "option" in item.metadata else item.name
         if item.name in more:
             continue
         if is_dataclass(inner):
             values[item.name] = make_config(inner, options)  # type: ignore[arg-type]
-        elif item.name in options:
-            values[item.name] = options[item.name]
+        elif name in options:
+            values[item.name] = options[name]
     return kind(**values)
+
+
+def read_value(item: "Field[Any]", hint: Any, value: Any) -> Any:
+    """Return a value that Python gives for an option, checked as the command line checks it.
+
+    Raises:
+        InputError: it is not among the choices, out of the range, or cannot be read.
+    """
+    option: Option = item.metadata["option"]
+    kinds = (hint, *get_args(hint))
+    if value == item.default:
+        return value
+    if option.parse is not None and isinstance(value, str):
+        try:
+            return option.parse(value)
+        except ValueError as error:
+            raise InputError(f"{name_option(item)}: {error}") from error
+    if option.choices and value not in option.choices:
+        allowed = ", ".join(option.choices)
+        raise InputError(f"{name_option(item)}: {value!r}; allowed are {allowed}")
+    if not {int, float}.isdisjoint(kinds):
+        check_number(item, value, int if int in kinds else float)
+    if hint is bool and not isinstance(value, bool):
+        raise InputError(f"{name_option(item)}: {value!r}; True or False is needed")
+    try:
+        if any(get_origin(kind) is tuple for kind in kinds):
+            read = Path if tuple[Path, ...] in kinds else os.fspath
+            return tuple(map(read, (value,) if isinstance(value, str | os.PathLike) else value))
+        return Path(value) if Path in kinds else os.fspath(value) if str in kinds else value
+    except TypeError as error:
+        raise InputError(f"{name_option(item)}: {value!r}; text is needed") from error
+
+
+def check_number(item: "Field[Any]", value: Any, kind: type) -> None:
+    """Refuse what is no number of this kind, or beyond the range of an option."""
+    option: Option = item.metadata["option"]
+    low, high = option.low, option.high
+    is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+    is_low = low is not None and is_number and (value <= low if option.is_open else value < low)
+    if not is_number or is_low or not (value - value == 0 and (high is None or value <= high)):
+        over = "" if low is None else f" {'over' if option.is_open else 'from'} {low:g}"
+        up_to = "" if high is None else f" up to {high:g}"
+        what = "a whole number" if kind is int else "a number"
+        raise InputError(f"{name_option(item)}: {value!r}; {what}{over}{up_to} is needed")
 
 
 def parse_words(text: str) -> tuple[str, ...]:

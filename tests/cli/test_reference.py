@@ -1,6 +1,6 @@
-"""`docs/cli.md` lists the commands and options that there are."""
+"""`docs/cli.md` and the types of the Python API are those of the options that there are."""
 
-from clip_kinetics700_builder.cli.reference import render_reference
+from clip_kinetics700_builder.cli.reference import render_reference, render_types
 from tests.support.processes.checkout import PROJECT
 
 
@@ -9,6 +9,15 @@ def test_the_reference_is_that_of_the_options() -> None:
     written = (PROJECT / "docs" / "cli.md").read_text(encoding="utf-8")
     renew = "python -m clip_kinetics700_builder.cli.reference > docs/cli.md"
     assert written == render_reference(), f"docs/cli.md is not of these options; renew it: {renew}"
+
+
+def test_the_types_are_those_of_the_options() -> None:
+    """What editors and mypy know of the Python API are the options that there are."""
+    written = (PROJECT / "builder/clip_kinetics700_builder/__init__.pyi").read_text("utf-8")
+    assert written == render_types(), (
+        "renew it: python -m clip_kinetics700_builder.cli.reference types > "
+        "builder/clip_kinetics700_builder/__init__.pyi"
+    )
 
 
 def test_every_option_is_in_the_reference_once_a_command() -> None:

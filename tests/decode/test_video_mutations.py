@@ -181,7 +181,7 @@ def build_own(videos: Path, names: Sequence[str], model: Path, output: Path) -> 
     with table.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerows([("path", "caption"), *((name, name) for name in names)])
-    options = {"decode_workers": 2, "task_timeout_seconds": LIMIT_SECONDS}
+    options = {"decode_workers": 2, "task_timeout": LIMIT_SECONDS}
     manifest = build_dataset(MiniKinetics(table, videos), model, output, **options)
     assert manifest is not None
     assert verify_dataset(output) == []

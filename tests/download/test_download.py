@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from clip_kinetics700_builder.clips.releases import RELEASES
-from clip_kinetics700_builder.config import DownloadConfig
+from clip_kinetics700_builder.config import AnnotationsConfig, DownloadConfig
 from clip_kinetics700_builder.download.download import plan_download
 from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.builds import command_line, run_cli
@@ -84,10 +84,12 @@ def test_a_dry_run_says_what_it_would_take(trees: dict[str, CvdfTree], tmp_path:
     """A dry run counts clips, archives and bytes, and writes nothing."""
     tree = trees["600"]
     with serve(tree.root) as served:
+        annotations = AnnotationsConfig(
+            files=tuple(tree.annotations), version="600", base_url=served.url, splits=("train",)
+        )
         config = DownloadConfig(
-            output=tmp_path / "out", version="600", base_url=served.url, splits=("train",),
-            annotations=tuple(tree.annotations), classes=("yoga", "archery"),
-        )  # fmt: skip
+            output=tmp_path / "out", annotations=annotations, classes=("yoga", "archery")
+        )
         plan = plan_download(config)
     sizes = [path.stat().st_size for path in tree.archives if path.parent.name == "train"
              and path.name in ("yoga.tar.gz", "archery.tar.gz")]  # fmt: skip

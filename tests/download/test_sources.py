@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clip_kinetics700_builder.download import youtube as youtube_module
 from clip_kinetics700_builder.download.youtube import BotWallError
 from tests.support.hub.servers import serve
 from tests.support.kinetics.cvdf import CvdfTree
@@ -67,7 +68,7 @@ def test_refusals_are_counted_over_all_rounds(
     trees: dict[str, CvdfTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A random sample tries one clip after another; the wall of bots ends that all the same."""
-    monkeypatch.setattr("clip_kinetics700_builder.download.youtube.YOUTUBE_PAUSES_SECONDS", ())
+    monkeypatch.setattr(youtube_module, "YOUTUBE_PAUSES_SECONDS", ())
     (tmp_path / "nothing").mkdir()
     with serve(tmp_path / "nothing") as served:
         served.fail(".mp4", 429)

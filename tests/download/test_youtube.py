@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from torchcodec.decoders._video_decoder import VideoDecoder
 
+from clip_kinetics700_builder.download import youtube as youtube_module
 from clip_kinetics700_builder.download.youtube import (
     BotWallError,
     Youtube,
@@ -62,8 +63,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another try comes at once."""
-    pauses = "clip_kinetics700_builder.download.youtube.YOUTUBE_PAUSES_SECONDS"
-    monkeypatch.setattr(pauses, (0.0, 0.0))
+    monkeypatch.setattr(youtube_module, "YOUTUBE_PAUSES_SECONDS", (0.0, 0.0))
 
 
 def open_youtube(served: Served, **options: Any) -> Youtube:

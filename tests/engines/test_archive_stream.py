@@ -36,7 +36,7 @@ def stream(run_build: RunBuild) -> Stream:
     """Return the function that builds from archives alone."""
 
     def run(output: Path, version: str, base_url: object, **options: Any) -> dict[str, Any] | None:
-        sources = {"videos": None, "clip_source": "cvdf", "version": version}
+        sources = {"videos": None, "source": "cvdf", "version": version}
         return run_build(output, base_url=str(base_url), **{**sources, **options})
 
     return run
@@ -243,14 +243,14 @@ def test_an_archive_that_is_not_there_is_named(
     [
         ({"version": None}, "--source cvdf needs --version"),
         ({"base_url": "/nowhere"}, "there is no list of the archives of"),
-        ({"clip_source": None}, "no clips are named"),
+        ({"source": None}, "no clips are named"),
     ],
 )
 def test_misuse_is_one_line(
     options: dict[str, Any], message: str, run_build: RunBuild, tmp_path: Path
 ) -> None:
     """Sources that name nothing are refused before a byte is written."""
-    words = {"videos": None, "clip_source": "cvdf", "version": "600", "base_url": "/nowhere"}
+    words = {"videos": None, "source": "cvdf", "version": "600", "base_url": "/nowhere"}
     with pytest.raises(InputError, match=message):
         run_build(tmp_path / "out", **{**words, **options})
     assert not (tmp_path / "out").exists()

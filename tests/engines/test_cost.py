@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from clip_kinetics700_builder.config import EncodeConfig
+from clip_kinetics700_builder.config import (
+    AnnotationsConfig,
+    ClipsConfig,
+    EncodeConfig,
+    ModelConfig,
+)
 from clip_kinetics700_builder.engines.cost import (
     NPY_HEADER_BYTES,
     CostModel,
@@ -63,13 +68,11 @@ def test_what_is_measured_is_of_the_plans_clips(
     mini_kinetics: MiniKinetics, random_model: Path, run_build: RunBuild, tmp_path: Path
 ) -> None:
     """Clips with a file are decoded and counted, until their part is done."""
+    annotations = AnnotationsConfig(files=(mini_kinetics.annotations,))
     config = EncodeConfig(
-        annotations=(mini_kinetics.annotations,),
-        videos=mini_kinetics.videos,
         work=tmp_path / "out/.build",
-        model=str(random_model),
-        dtype="float32",
-        batch_size=8,
+        clips=ClipsConfig(annotations=annotations, videos=mini_kinetics.videos),
+        model=ModelConfig(name=str(random_model), dtype="float32", batch_size=8),
     )
     plan = plan_job(config)
     model = measure_cost(config, plan)

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from clip_kinetics700_builder.config import EncodeConfig
+from clip_kinetics700_builder.config import (
+    AnnotationsConfig,
+    ClipsConfig,
+    EncodeConfig,
+    ModelConfig,
+    RunConfig,
+)
 from clip_kinetics700_builder.decode.pool import DecodePool
 from clip_kinetics700_builder.decode.video import Decoding, make_task
 from clip_kinetics700_builder.encode.batches import EncoderThreads
@@ -103,15 +109,12 @@ def test_batches_hold_frames_of_several_parts(
     mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path
 ) -> None:
     """Parts of two rows each are one stream of full batches: none is padded at a part's end."""
+    annotations = AnnotationsConfig(files=(mini_kinetics.annotations,))
     config = EncodeConfig(
-        annotations=(mini_kinetics.annotations,),
-        videos=mini_kinetics.videos,
         work=tmp_path,
-        model=str(random_model),
-        dtype="float32",
-        batch_size=8,
-        rows_per_part=2,
-        decode_workers=1,
+        clips=ClipsConfig(annotations=annotations, videos=mini_kinetics.videos),
+        model=ModelConfig(name=str(random_model), dtype="float32", batch_size=8),
+        run=RunConfig(rows_per_part=2, decode_workers=1),
     )
     plan = plan_job(config)
     engine = prepare_engine(config, plan)

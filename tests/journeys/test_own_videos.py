@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_kinetics700 import load_dataset
-from clip_kinetics700_builder.build import build
-from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
+from clip_kinetics700_builder import build
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.media.videos import CodedVideo
 
@@ -25,16 +24,15 @@ def build_table(
         (directory / "videos" / name).write_bytes(plain_video.path.read_bytes())
     (directory / "table.csv").write_text(table, encoding="utf-8")
     output = directory / "out"
-    encode_config = EncodeConfig(
-        annotations=(directory / "table.csv",),
+    manifest = build(
+        output,
+        annotations=directory / "table.csv",
         videos=directory / "videos",
-        work=output / ".build",
         model=str(model),
         dtype="float32",
         batch_size=4,
         decode_workers=1,
-    )
-    manifest = build(encode_config, AssembleConfig(source=output, output=output))[1]
+    ).manifest
     assert manifest is not None
     return output, dict(manifest.document)
 

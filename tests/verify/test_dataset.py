@@ -8,6 +8,7 @@ import pytest
 
 from clip_kinetics700_builder.dataset.problems import Problem
 from clip_kinetics700_builder.types import InputError
+from clip_kinetics700_builder.verify import dataset as dataset_module
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.damage.datasets import (
     FIRST_PARQUET,
@@ -45,7 +46,7 @@ def test_shards_are_read_in_batches(
     tmp_path: Path, formats: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shard of more rows than are held at once is checked to its end, and no row twice."""
-    monkeypatch.setattr("clip_kinetics700_builder.verify.dataset.ROWS_PER_BATCH", 2)
+    monkeypatch.setattr(dataset_module, "ROWS_PER_BATCH", 2)
     done: list[int] = []
     assert (
         verify_dataset(

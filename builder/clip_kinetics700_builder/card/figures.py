@@ -17,6 +17,7 @@ from typing import Any
 from clip_kinetics700_builder.dataset.layout import CLASS_BALANCE, FRAMES_PER_CLIP
 from clip_kinetics700_builder.dataset.manifest import FileEntry, describe_file
 from clip_kinetics700_builder.dataset.totals import Totals
+from clip_kinetics700_builder.system.children import ADVICE, NO_GUARD
 from clip_kinetics700_builder.system.files import write_bytes
 from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.types import BuildError, InputError
@@ -94,6 +95,8 @@ def draw(numbers: Mapping[str, Numbers]) -> dict[str, bytes]:
         pictures: dict[str, bytes] = receiver.recv()
     except EOFError:
         process.join()
+        if process.exitcode == NO_GUARD:
+            raise InputError(ADVICE) from None
         raise BuildError(
             "the process that draws the card's pictures ended with exit code "
             f"{process.exitcode}; run it again to go on, or give --no-figures"

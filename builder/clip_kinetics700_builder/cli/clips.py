@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
+from clip_kinetics700_builder import api
 from clip_kinetics700_builder.cli.options import (
     PATH,
-    choose_progress,
     dry_run_option,
     general_options,
     json_option,
     options_of,
 )
-from clip_kinetics700_builder.config import VERSIONS, DownloadConfig
+from clip_kinetics700_builder.config import VERSIONS, AnnotationsConfig, DownloadConfig
 from clip_kinetics700_builder.option import make_config
 
 
@@ -22,10 +22,10 @@ from clip_kinetics700_builder.option import make_config
 @click.argument("files", nargs=-1, required=True)
 @click.option("--output", metavar="FILE", type=PATH, help="Write the table as Parquet.")
 @json_option
-@options_of(DownloadConfig, only=("base_url", "annotations_url", "cache"))
+@options_of(AnnotationsConfig, only=("base_url", "annotations_url", "cache"))
 @general_options
 def annotations_command(
-    files: tuple[str, ...], *, output: Path | None, as_json: bool, **options: Any
+    files: tuple[str, ...], *, output: Path | None, as_json: bool, quiet: bool, **options: Any
 ) -> int:
     """Read FILES, annotations of any release, and say what is in them, twice, or leaks.
 
@@ -42,7 +42,7 @@ def annotations_command(
     description = compare.describe_table(table)
     if as_json:
         click.echo(json.dumps(description, indent=2))
-    elif not options["quiet"]:
+    elif not quiet:
         tables.print_annotations(description)
     return 0
 
@@ -52,12 +52,7 @@ def find_paths(word: str, options: dict[str, Any]) -> list[tuple[Path, str | Non
     from clip_kinetics700_builder.sources.annotation_cache import fetch_annotations
 
     if word in VERSIONS and not Path(word).exists():
-        fetched = fetch_annotations(
-            word,
-            cache=options["cache"],
-            base_url=options["base_url"],
-            annotations_url=options["annotations_url"],
-        )
+        fetched = fetch_annotations(word, **options)
         return [(path, word) for path in fetched]
     version, equals, path = word.partition("=")
     if equals and version in VERSIONS:
@@ -66,22 +61,23 @@ def find_paths(word: str, options: dict[str, Any]) -> list[tuple[Path, str | Non
 
 
 @click.command("download")
-@options_of(DownloadConfig)
 @click.option("--output", type=PATH, required=True, help="Directory of the clips.")
+@options_of(DownloadConfig)
 @dry_run_option
 @general_options
-def download_command(*, dry_run: bool, **options: Any) -> int:
+def download_command(output: Path, *, dry_run: bool, quiet: bool, **options: Any) -> int:
     """Get clips of Kinetics into a directory: what is there first, then --source in order."""
     from clip_kinetics700_builder.cli import tables
-    from clip_kinetics700_builder.download import download
 
-    config = make_config(DownloadConfig, options)
     if dry_run:
-        tables.print_dry_run(download.plan_download(config), config.output)
+        from clip_kinetics700_builder.download.download import plan_download
+
+        config = make_config(DownloadConfig, options, output=output)
+        tables.print_download_plan(plan_download(config), output)
         return 0
-    summary = download.download(config, progress=choose_progress(options))
-    if not options["quiet"]:
-        tables.print_download(summary, config.output)
+    summary = api.download(output, progress=not quiet, **options)
+    if not quiet:
+        tables.print_download(summary, output)
     return 0
 
 

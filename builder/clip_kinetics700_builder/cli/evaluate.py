@@ -1,7 +1,6 @@
 """The commands that say what a dataset is worth: evaluate, embed-classes, search."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clip_kinetics700_builder import api
 from clip_kinetics700_builder.cli.options import (
     PATH,
     add_options,
-    choose_progress,
     general_options,
     json_option,
     options_of,
 )
 from clip_kinetics700_builder.config import ProbeConfig, SearchConfig, TextConfig, ZeroShotConfig
-from clip_kinetics700_builder.option import make_config
 from clip_kinetics700_builder.types import InputError
 
 if TYPE_CHECKING:
@@ -43,40 +41,37 @@ def evaluate_command() -> None:
 @click.argument("source")
 @options_of(ZeroShotConfig)
 @result_options
-def zero_shot_command(**options: Any) -> int:
+def zero_shot_command(
+    source: str, *, result_file: Path | None, figure: Path | None, quiet: bool, **options: Any
+) -> int:
     """Take for each clip the class whose text is nearest."""
-    check_outputs(options)
-    from clip_kinetics700_builder.evaluate.zero_shot import evaluate_zero_shot
-
-    config = make_config(ZeroShotConfig, options)
-    return finish(options, evaluate_zero_shot(config, progress=choose_progress(options)))
+    check_outputs(result_file, figure)
+    evaluation = api.evaluate_zero_shot(source, progress=not quiet, **options)
+    return finish(evaluation, result_file, figure, quiet=quiet)
 
 
 @evaluate_command.command("linear-probe")
 @click.argument("source")
 @options_of(ProbeConfig)
 @result_options
-def linear_probe_command(**options: Any) -> int:
+def linear_probe_command(
+    source: str, *, result_file: Path | None, figure: Path | None, quiet: bool, **options: Any
+) -> int:
     """Train a linear classifier on the frames of train, and count on another split."""
-    check_outputs(options)
+    check_outputs(result_file, figure)
     check_library(options["protocol"])
-    from clip_kinetics700_builder.evaluate.linear_probe import evaluate_linear_probe
-
-    config = make_config(ProbeConfig, options)
-    return finish(options, evaluate_linear_probe(config, progress=choose_progress(options)))
+    evaluation = api.evaluate_linear_probe(source, progress=not quiet, **options)
+    return finish(evaluation, result_file, figure, quiet=quiet)
 
 
 @click.command("embed-classes")
 @click.argument("directory", type=PATH)
 @options_of(TextConfig)
 @general_options
-def embed_classes_command(directory: Path, **options: Any) -> int:
+def embed_classes_command(directory: Path, *, quiet: bool, **options: Any) -> int:
     """Write the text embeddings of the classes into the dataset in DIRECTORY."""
-    from clip_kinetics700_builder.evaluate.class_texts import embed_classes
-
-    config = make_config(TextConfig, options)
-    texts = embed_classes(directory, config, progress=choose_progress(options))
-    if not options["quiet"]:
+    texts = api.embed_classes(directory, progress=not quiet, **options)
+    if not quiet:
         click.echo(
             f"{directory}: {len(texts.names):,} classes, {len(texts.prompts)} prompts, "
             f"{texts.model} ({texts.family})"
@@ -90,33 +85,33 @@ def embed_classes_command(directory: Path, **options: Any) -> int:
 @json_option
 @options_of(SearchConfig, leave_out=("prompts",))
 @general_options
-def search_command(*, texts: tuple[str, ...], as_json: bool, **options: Any) -> int:
+def search_command(
+    source: str, texts: tuple[str, ...], *, as_json: bool, quiet: bool, **options: Any
+) -> int:
     """Find the clips of SOURCE that have the frame nearest to each of TEXTS."""
-    from clip_kinetics700_builder.cli.tables import print_hits
-    from clip_kinetics700_builder.evaluate.search import search
-
-    config = make_config(SearchConfig, options)
-    found = search(config, texts, progress=choose_progress(options))
+    found = api.search(source, texts, progress=not quiet, **options)
     if as_json:
         document = {
             text: [asdict(hit) for hit in hits] for text, hits in zip(texts, found, strict=True)
         }
         click.echo(json.dumps(document, indent=2))
     else:
+        from clip_kinetics700_builder.cli.tables import print_hits
+
         print_hits(texts, found)
     return 0
 
 
-def check_outputs(options: Mapping[str, Any]) -> None:
+def check_outputs(result_file: Path | None, figure: Path | None) -> None:
     """Refuse, before hours of work, what could not be written at their end.
 
     Raises:
         InputError: a directory is not there, or the library that draws.
     """
-    for name, file in (("--json", options["result_file"]), ("--figure", options["figure"])):
+    for name, file in (("--json", result_file), ("--figure", figure)):
         if file is not None and not file.parent.is_dir():
             raise InputError(f"{name} {file}: there is no directory {file.parent}")
-    if options["figure"] is not None:
+    if figure is not None:
         check_library("figure")
 
 
@@ -131,20 +126,22 @@ def check_library(use: str) -> None:
         raise InputError(f"{module} is not installed: pip install 'clip-kinetics700[eval]'")
 
 
-def finish(options: Mapping[str, Any], evaluation: "Evaluation") -> int:
-    """Print the result, write it and draw it, as the options say."""
+def finish(
+    evaluation: "Evaluation", result_file: Path | None, figure: Path | None, *, quiet: bool
+) -> int:
+    """Write the result and draw it where that was asked for, and print it."""
     from clip_kinetics700_builder.cli.tables import print_result
     from clip_kinetics700_builder.system.files import write_json
 
     result = evaluation.result
     # Written first: a pipe that breaks while the table is printed ends the process.
-    if options["result_file"] is not None:
-        write_json(options["result_file"], result.document())
-    if options["figure"] is not None:
+    if result_file is not None:
+        write_json(result_file, result.document())
+    if figure is not None:
         from clip_kinetics700_builder.evaluate.confusion import draw_confusion
 
         title = f"{result.task}, {result.protocol}, {result.split}"
-        draw_confusion(options["figure"], evaluation.outcomes, evaluation.names, title)
-    if not options["quiet"]:
+        draw_confusion(figure, evaluation.outcomes, evaluation.names, title)
+    if not quiet:
         print_result(result)
     return 0

@@ -5,18 +5,15 @@ command has.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import Field
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import click
 
-from clip_kinetics700_builder.option import Option, list_options, name_option
-
-if TYPE_CHECKING:
-    from clip_kinetics700_builder.system.progress import Progress
+from clip_kinetics700_builder.option import Option, list_options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,33 +63,21 @@ def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], C
 
 
 def options_of(
-    kind: type[Any], *, only: Collection[str] = (), leave_out: Collection[str] = ()
+    *kinds: type[Any], only: Collection[str] = (), leave_out: Collection[str] = ()
 ) -> Callable[[Command], Command]:
-    """Return the decorator that adds the options of a configuration, those within it included.
-
-    Args:
-        kind: a dataclass of `config.py`.
-        only: names of the fields that are taken; empty means all.
-        leave_out: names of fields that are not.
-    """
-    options = [
-        make_option(field, hint)
-        for field, hint in list_options(kind)
-        if (field.name in only if only else field.name not in leave_out)
-    ]
-    return add_options(*options)
+    """Return the decorator that adds the options which `list_options` finds."""
+    options = list_options(*kinds, only=only, leave_out=leave_out)
+    return add_options(*(make_option(name, *pair) for name, pair in options.items()))
 
 
-def make_option(field: "Field[Any]", hint: Any) -> Callable[[Command], Command]:
-    """Return the decorator that adds the option of one field of this type."""
+def make_option(name: str, field: "Field[Any]", hint: Any) -> Callable[[Command], Command]:
+    """Return the decorator that adds the option of one field of this type, under this name."""
     option: Option = field.metadata["option"]
-    flag = f"--{name_option(field).replace('_', '-')}"
+    flag = f"--{name.replace('_', '-')}"
     if hint is bool:
         words = f"{flag}/--no-{flag[2:]}" if field.default else flag
         # click would show a flag's default as a word that nobody can give.
-        return click.option(
-            words, field.name, is_flag=True, default=field.default, help=option.text
-        )
+        return click.option(words, name, is_flag=True, default=field.default, help=option.text)
     more: dict[str, Any] = {}
     if option.bare is not None:
         more = {"is_flag": False, "flag_value": option.bare}
@@ -102,7 +87,7 @@ def make_option(field: "Field[Any]", hint: Any) -> Callable[[Command], Command]:
         default = ",".join(default) if isinstance(default, tuple) else default
     return click.option(
         flag,
-        field.name,
+        name,
         type=choose_type(option, hint),
         default=default,
         show_default=default not in (None, "", ()),
@@ -144,14 +129,8 @@ def spread_values(words: list[str], option: str) -> list[str]:
     return spread if option in spread or option not in words else words
 
 
-def choose_progress(options: Mapping[str, Any]) -> "Progress":
-    """Return bars, or nothing where --quiet was given."""
-    from clip_kinetics700_builder.system.progress import no_progress, track_progress
-
-    return no_progress if options["quiet"] else track_progress
-
-
 general_options = add_options(
     click.option("--quiet", is_flag=True, help="Print errors only."),
-    click.option("--debug", is_flag=True, help="Print tracebacks and details."),
+    # `app.run` reads it, before there is a command.
+    click.option("--debug", is_flag=True, expose_value=False, help="Print tracebacks and details."),
 )

@@ -1,10 +1,18 @@
-"""The reference prints every command and option as Markdown; `docs/cli.md` is its output."""
+"""Prints what is made of the options: `docs/cli.md`, and the types of the Python API.
 
+`python -m clip_kinetics700_builder.cli.reference` prints the page of every command and option,
+with the word `types` it prints `__init__.pyi`.
+"""
+
+import sys
 from collections.abc import Iterator, Sequence
-from inspect import cleandoc
+from inspect import Parameter, cleandoc, signature
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
+from clip_kinetics700_builder import ERRORS, FUNCTIONS, api
 from clip_kinetics700_builder.cli.app import cli
 
 NAME = "clip-kinetics700"
@@ -69,5 +77,75 @@ def join_lines(text: str) -> str:
     return " ".join(text.split())
 
 
+TYPES_HEADER = """# Made of the options: python -m clip_kinetics700_builder.cli.reference types
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from clip_kinetics700.texts import ClassTexts
+from clip_kinetics700_builder.api import AnyPath, Bars, Built
+from clip_kinetics700_builder.build import EncodeSummary
+from clip_kinetics700_builder.dataset.manifest import Manifest
+from clip_kinetics700_builder.dataset.problems import Problem
+from clip_kinetics700_builder.download.run import DownloadSummary
+from clip_kinetics700_builder.evaluate.results import Evaluation
+from clip_kinetics700_builder.evaluate.search import Hit
+from clip_kinetics700_builder.hub.push import Published
+from clip_kinetics700_builder.types import BuildError, InputError
+"""
+# Longer defaults are left out of stubs, as typeshed does.
+MOST_LETTERS = 52
+# How users may spell values of the types that the fields have.
+SPELLINGS = {
+    Path: "AnyPath",
+    tuple[Path, ...]: "AnyPath | Iterable[AnyPath]",
+    tuple[str, ...]: "str | Iterable[str]",
+    type(None): "None",
+}
+
+
+def render_types() -> str:
+    """Return the stub of the package: every function with its options, for editors and mypy."""
+    names = "".join(f'    "{name}",\n' for name in [*ERRORS, *sorted([*FUNCTIONS, "main"])])
+    lines = [
+        TYPES_HEADER,
+        f"ERRORS: tuple[str, ...]\nFUNCTIONS: tuple[str, ...]\n__all__ = [\n{names}]\n",
+    ]
+    for name in FUNCTIONS:
+        shape = signature(getattr(api, name))
+        parameters: list[str] = []
+        for item in shape.parameters.values():
+            if item.kind is Parameter.KEYWORD_ONLY and "*" not in parameters:
+                parameters.append("*")
+            parameters.append(spell_parameter(item))
+        body = "".join(f"    {parameter},\n" for parameter in parameters)
+        lines.append(f"def {name}(\n{body}) -> {shape.return_annotation}: ...")
+    return "\n".join([*lines, "def main() -> None: ...", ""])
+
+
+def spell_parameter(parameter: Parameter) -> str:
+    """Return one parameter of a function of the API as it stands in the stub."""
+    hint = parameter.annotation
+    text = hint if isinstance(hint, str) else spell_type(hint)
+    if parameter.default is Parameter.empty:
+        return f"{parameter.name}: {text}"
+    default = parameter.default
+    shown = repr(default).replace("'", '"')
+    if len(shown) > MOST_LETTERS:
+        shown = "..."
+    return f"{parameter.name}: {text} = {shown}"
+
+
+def spell_type(hint: Any) -> str:
+    """Return what users may give for an option of this type."""
+    if hint in SPELLINGS:
+        return SPELLINGS[hint]
+    if get_origin(hint) is Literal:
+        return f"Literal[{', '.join(f'{word!r}' for word in get_args(hint))}]".replace("'", '"')
+    if isinstance(hint, type):
+        return hint.__name__
+    return " | ".join(map(spell_type, get_args(hint)))
+
+
 if __name__ == "__main__":
-    click.echo(render_reference(), nl=False)
+    click.echo(render_types() if sys.argv[1:] == ["types"] else render_reference(), nl=False)

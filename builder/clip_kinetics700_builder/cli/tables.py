@@ -94,12 +94,12 @@ def print_manifest(manifest: Manifest, output: Path, summary: "EncodeSummary | N
         console.print(f"{summary.n_clips} clips in {summary.seconds:.1f} s: {rate:.2f} clips/s")
 
 
-def print_encoded(summary: "EncodeSummary", config: EncodeConfig) -> None:
+def print_encoded(summary: "EncodeSummary", work: Path) -> None:
     """Print what one run of encode did, and what is left."""
     rate = summary.n_clips / summary.seconds if summary.n_clips else 0.0
     open_console().print(
         f"{summary.n_parts} parts with {summary.n_clips} clips in {summary.seconds:.1f} s "
-        f"({rate:.2f} clips/s); {summary.n_parts_left} parts are left in {config.work}"
+        f"({rate:.2f} clips/s); {summary.n_parts_left} parts are left in {work}"
     )
 
 
@@ -242,7 +242,7 @@ def tabulate_oddities(info: Mapping[str, Any]) -> Table:
     return table
 
 
-def print_dry_run(plan: DryRun, output: Path) -> None:
+def print_download_plan(plan: DryRun, output: Path) -> None:
     """Print what a download would get."""
     console = open_console()
     console.print(

@@ -86,6 +86,11 @@ class Manifest:
     self_sha256: str
     """Hash of all the rest of it."""
 
+    def __repr__(self) -> str:
+        """Return the counts alone: all of it is pages long."""
+        counts = f"{self.totals.samples:,} samples, {self.totals.failures:,} failures"
+        return f"Manifest({counts}, {self.totals.frames:,} frames, {len(self.files)} files)"
+
     def list_shards(self) -> list[Shard]:
         """Return the shards of the dataset in order."""
         counts = {split: totals.samples for split, totals in self.splits.items()}

@@ -22,10 +22,11 @@ import numpy as np
 import psutil
 
 from clip_kinetics700_builder.decode.video import DECODER_ERRORS, DecodeTask
+from clip_kinetics700_builder.system.children import ADVICE, NO_GUARD
 from clip_kinetics700_builder.system.machine import is_out_of_memory
 from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.system.threads import use_one_thread
-from clip_kinetics700_builder.types import BuildError, Failure, Frames, UInt8Array
+from clip_kinetics700_builder.types import BuildError, Failure, Frames, InputError, UInt8Array
 
 
 class SharedPixels:
@@ -102,6 +103,9 @@ class DecodeWorker:
         """
         for _ in range(MAX_STARTS):
             if not self._hand_over(task):
+                self._process.join(1)
+                if self._process.exitcode == NO_GUARD:
+                    raise InputError(ADVICE)
                 self._restart()
             elif (result := self._receive_result(task)) is not None:
                 return result

@@ -46,7 +46,8 @@ def read_clips_wanted(config: DownloadConfig) -> list[Clip]:
     Raises:
         InputError: annotations or classes cannot be used.
     """
-    clips = read_annotations(find_annotations(config), splits=config.splits)
+    wanted = config.annotations
+    clips = read_annotations(find_annotations(wanted), splits=wanted.splits)
     if any(clip.path is not None for clip in clips):
         raise InputError("a table of one's own videos names files, there is nothing to download")
     return select_clips(clips, classes=config.classes, shuffle=config.shuffle, seed=config.seed)
@@ -60,7 +61,7 @@ def check_config(config: DownloadConfig) -> None:
     for source in config.source:
         if source not in (CVDF, YOUTUBE) and not Path(source).is_dir():
             raise InputError(f"--source {source}: is no directory, nor cvdf or youtube")
-    if CVDF in config.source and config.version is None:
+    if CVDF in config.source and config.annotations.version is None:
         raise InputError("--source cvdf needs --version, one of 400, 600, 700, 700-2020")
 
 

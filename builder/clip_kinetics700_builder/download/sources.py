@@ -164,7 +164,8 @@ def find_new_archives(
         held = read_catalogue(store, archive)
         return held is None or not names.isdisjoint(held)
 
-    return find_archives(config.version or "", clips, config.base_url, known, keep=may_hold)
+    release = config.annotations
+    return find_archives(release.version or "", clips, release.base_url, known, keep=may_hold)
 
 
 def take_archive(run: Download, archive: Archive, open_clips: OpenClips, asked: set[str]) -> bool:

@@ -86,10 +86,10 @@ def measure_cost(config: EncodeConfig, job: Job) -> CostModel:
         InputError: the model cannot be used.
         BuildError: no process that decodes stays alive.
     """
-    files = find_model(config.model, config.revision)
+    files = find_model(config.model.name, config.model.revision)
     preprocessing = read_preprocessing(files)
     device, decode_device = resolve_devices(config, job)
-    decoding = Decoding(config.frames_per_second, preprocessing, decode_device)
+    decoding = Decoding(config.clips.frames_per_second, preprocessing, decode_device)
     seconds, lengths = measure_decoding(config, [*pick_tasks(job, decoding)])
     stored = read_work_config(config.work)
     chosen = {} if stored is None else stored.configuration
@@ -101,7 +101,7 @@ def measure_cost(config: EncodeConfig, job: Job) -> CostModel:
         frame_seconds = measure_encoding(threads, (*preprocessing.final_size, 3))
     return CostModel(
         decode_seconds=mean(seconds) if seconds else USUAL_DECODE_SECONDS,
-        n_frames=mean(lengths) if lengths else USUAL_CLIP_SECONDS * config.frames_per_second,
+        n_frames=mean(lengths) if lengths else USUAL_CLIP_SECONDS * config.clips.frames_per_second,
         frame_seconds=frame_seconds,
         n_cores=count_cores(),
         on_gpu=encoder.device.type == "cuda",
@@ -126,7 +126,8 @@ def measure_decoding(
     seconds, lengths = list[float](), list[int]()
     if not tasks:
         return seconds, lengths
-    with DecodePool(1, config.task_timeout_seconds, memory_mib=config.worker_memory_mib) as pool:
+    run = config.run
+    with DecodePool(1, run.task_timeout_seconds, memory_mib=run.worker_memory_mib) as pool:
         # The first task waits for imports.
         list(islice(pool.decode(tasks[:1]), 1))
         for task in tasks:

@@ -259,9 +259,9 @@ def refuse_changed_encoder(engine: LocalEngine, canary: Float32Array) -> None:
 def open_pool(config: EncodeConfig, engine: LocalEngine) -> DecodePool:
     """Start the processes that decode, one for each core; they pause once enough is decoded."""
     return DecodePool(
-        config.decode_workers or count_cores(),
-        config.task_timeout_seconds,
-        memory_mib=config.worker_memory_mib,
+        config.run.decode_workers or count_cores(),
+        config.run.task_timeout_seconds,
+        memory_mib=config.run.worker_memory_mib,
         result_bytes=FRAMES_PER_TASK * math.prod(engine.decoding.preprocessing.final_size) * 3,
     )
 
@@ -269,5 +269,5 @@ def open_pool(config: EncodeConfig, engine: LocalEngine) -> DecodePool:
 def open_encoder_threads(config: EncodeConfig, encoder: ClipVisionEncoder) -> EncoderThreads:
     """Start the threads that call the encoder: one for each core, or two for a GPU."""
     on_gpu = encoder.device.type == "cuda"
-    n_threads = config.encode_lanes or (THREADS_OF_A_GPU if on_gpu else count_cores())
+    n_threads = config.run.encode_lanes or (THREADS_OF_A_GPU if on_gpu else count_cores())
     return EncoderThreads(encoder, n_threads, is_pinned=on_gpu)

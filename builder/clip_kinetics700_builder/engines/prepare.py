@@ -115,17 +115,18 @@ def plan_job(config: EncodeConfig) -> Job:
     rank, world_size = find_rank(config)
     check_directory("--output", config.work)
     check_sources(config)
-    videos = None if config.videos is None else index_videos(config.videos)
-    annotations = find_annotations(config)
-    clips = order_clips(read_annotations(annotations, splits=config.splits), config.seed)
+    videos = None if config.clips.videos is None else index_videos(config.clips.videos)
+    wanted = config.clips.annotations
+    found = read_annotations(find_annotations(wanted), splits=wanted.splits)
+    clips = order_clips(found, config.clips.seed)
     archives: list[Archive] = []
-    if config.clip_source is not None and config.version is not None:
-        archives = find_archives(config.version, clips, config.base_url, {})
-    parts = [] if videos is None else cut_parts(clips, config.rows_per_part)
+    if config.clips.source is not None and wanted.version is not None:
+        archives = find_archives(wanted.version, clips, wanted.base_url, {})
+    parts = [] if videos is None else cut_parts(clips, config.run.rows_per_part)
     parts += [Part(archive.name, None, archive) for archive in archives]
     job = Job(
         clips=clips,
-        class_names=resolve_class_list(clips, config.class_list),
+        class_names=resolve_class_list(clips, config.clips.class_list),
         videos=videos,
         archives=archives,
         parts=parts,
@@ -134,8 +135,8 @@ def plan_job(config: EncodeConfig) -> Job:
         world_size=world_size,
         configuration={
             "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
-            "frames_per_second": config.frames_per_second,
-            "seed": config.seed,
+            "frames_per_second": config.clips.frames_per_second,
+            "seed": config.clips.seed,
             "plan_sha256": plan_digest(clips),
             "rows": dict(Counter(clip.split for clip in clips)),
         },
@@ -147,7 +148,7 @@ def plan_job(config: EncodeConfig) -> Job:
 def find_rank(config: EncodeConfig) -> tuple[int, int]:
     """Return rank and world size."""
     # On a Ray cluster one process shares out all parts, even if Slurm started it beside others.
-    options = (0, 1) if config.engine == "ray" else (config.rank, config.world_size)
+    options = (0, 1) if config.run.engine == "ray" else (config.run.rank, config.run.world_size)
     rank, world_size = resolve_rank(*options, os.environ)
     if not 0 <= rank < world_size:
         raise InputError(
@@ -162,11 +163,12 @@ def find_rank(config: EncodeConfig) -> tuple[int, int]:
 
 def check_sources(config: EncodeConfig) -> None:
     """Refuse options that name no clips, or archives of no release."""
-    if config.videos is None and config.clip_source is None:
+    clips = config.clips
+    if clips.videos is None and clips.source is None:
         raise InputError("no clips are named: give --videos DIR, --source cvdf, or both")
-    if config.clip_source is not None and config.version is None:
+    if clips.source is not None and clips.annotations.version is None:
         versions = ", ".join(VERSIONS)
-        raise InputError(f"--source {config.clip_source} needs --version, one of {versions}")
+        raise InputError(f"--source {clips.source} needs --version, one of {versions}")
 
 
 def refuse_other_plan(config: EncodeConfig, job: Job) -> None:
@@ -177,13 +179,13 @@ def refuse_other_plan(config: EncodeConfig, job: Job) -> None:
         refuse_differences(
             config.work,
             {**before, "rows_per_part": stored.rows_per_part},
-            {**job.configuration, "rows_per_part": config.rows_per_part},
+            {**job.configuration, "rows_per_part": config.run.rows_per_part},
         )
 
 
 def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
     """Load the model; then store the build's configuration, or check it against the stored one."""
-    files = find_model(config.model, config.revision)
+    files = find_model(config.model.name, config.model.revision)
     preprocessing = read_preprocessing(files)
     device, decode_device = resolve_devices(config, job)
     resolve = partial(
@@ -207,15 +209,15 @@ def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
         videos=job.videos,
         archive_rows=job.list_archive_rows(),
         encoder=encoder,
-        decoding=Decoding(config.frames_per_second, preprocessing, decode_device),
+        decoding=Decoding(config.clips.frames_per_second, preprocessing, decode_device),
         work=config.work,
     )
 
 
 def resolve_devices(config: EncodeConfig, job: Job) -> tuple[str, str]:
     """Return the devices on which this rank encodes and decodes."""
-    device = resolve_device(config.device, read_local_rank(job.rank, os.environ))
-    return device, resolve_decode_device(config.decode_device, device)
+    device = resolve_device(config.model.device, read_local_rank(job.rank, os.environ))
+    return device, resolve_decode_device(config.model.decode_device, device)
 
 
 def resolve_work_config(
@@ -227,7 +229,7 @@ def resolve_work_config(
     preprocessing: Preprocessing,
 ) -> WorkConfig:
     """Return this run's configuration; the stored one says what `auto` means."""
-    device_type = resolve_device(config.device).split(":")[0]
+    device_type = resolve_device(config.model.device).split(":")[0]
     shape = choose_shape(config, job, device_type, {} if stored is None else stored.configuration)
     return WorkConfig(
         configuration={
@@ -238,12 +240,12 @@ def resolve_work_config(
             "embedding_width": files.width,
             "preprocessing": preprocessing.to_dict(),
             **asdict(shape),
-            "decode_device": config.decode_device,
+            "decode_device": config.model.decode_device,
             "versions": {**{name: version(name) for name in LIBRARIES}, "ffmpeg": ffmpeg_version()},
         },
         class_names=None if job.class_names is None else list(job.class_names),
         device_type=device_type,
-        rows_per_part=config.rows_per_part,
+        rows_per_part=config.run.rows_per_part,
     )
 
 
@@ -251,17 +253,18 @@ def choose_shape(
     config: EncodeConfig, job: Job, device_type: str, stored: Mapping[str, Any]
 ) -> EncoderShape:
     """Return how the model runs: as the options say, else as before, else as suits this machine."""
-    dtype, batch_size, compiled = config.dtype, config.batch_size, stored.get("compiled")
+    model, compiled = config.model, stored.get("compiled")
+    dtype, batch_size = model.dtype, model.batch_size
     if dtype == "auto":
         dtype = stored.get("dtype") or resolve_dtype("auto", device_type)
     if batch_size is None:
         batch_size = stored.get("batch_size") or resolve_batch_size(None, device_type)
-    if compiled is None or config.compile != "auto":
+    if compiled is None or model.compile != "auto":
         compiled = resolve_compiled(
-            config.compile,
+            model.compile,
             device_type,
             dtype,
             n_clips=len(job.clips) // job.world_size,
-            n_cores=config.ray_cpus or count_cores(),
+            n_cores=config.run.ray_cpus or count_cores(),
         )
     return EncoderShape(dtype=dtype, batch_size=batch_size, compiled=compiled)

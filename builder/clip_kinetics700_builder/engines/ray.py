@@ -219,7 +219,7 @@ def open_cluster(config: EncodeConfig, job: Job, *, progress: Progress) -> Itera
 @contextmanager
 def connect(config: EncodeConfig) -> Iterator[None]:
     """Make this process a driver of the cluster that the options name."""
-    shown, address = "--ray-address", config.ray_address
+    shown, address = "--ray-address", config.run.ray_address
     if address in (None, "auto") and os.environ.get("RAY_ADDRESS"):
         shown, address = "RAY_ADDRESS", os.environ["RAY_ADDRESS"]
     shown = f"{shown} {address}" if address else "--engine ray"

@@ -150,6 +150,13 @@ class Evaluation:
     names: Sequence[str]
     """The class list."""
 
+    def __repr__(self) -> str:
+        """Return the figures alone."""
+        result = self.result
+        tops = f"top-1 {result.top1.value:.4f}, top-5 {result.top5.value:.4f}"
+        what = f"{result.task}, {result.protocol}, {result.split}"
+        return f"Evaluation({what}: {tops} of {result.counted:,} clips)"
+
 
 def sum_up(source: EvaluationSource, method: Method, outcomes: Outcomes) -> Evaluation:
     """Return the outcomes of an evaluation with the result that sums them up.

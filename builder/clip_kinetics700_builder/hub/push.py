@@ -71,6 +71,11 @@ class Change:
     n_same: int
     """Files that are there already."""
 
+    def __repr__(self) -> str:
+        """Return counts, not the names of all files."""
+        counts = f"{len(self.added)} added, {len(self.deleted)} deleted, {self.n_same} the same"
+        return f"Change({counts})"
+
     @property
     def is_none(self) -> bool:
         """Whether the repository is the dataset already."""

@@ -21,7 +21,7 @@ from clip_kinetics700_builder.clips.releases import (
     Release,
     end_with_slash,
 )
-from clip_kinetics700_builder.config import CVDF_URL, DEEPMIND_URL, DownloadConfig, EncodeConfig
+from clip_kinetics700_builder.config import CVDF_URL, DEEPMIND_URL, AnnotationsConfig
 from clip_kinetics700_builder.sources.archive import (
     ARCHIVE_ERRORS,
     ArchiveReport,
@@ -86,14 +86,14 @@ def fetch_annotations(
         )
 
 
-def find_annotations(config: EncodeConfig | DownloadConfig) -> Sequence[Path]:
+def find_annotations(config: AnnotationsConfig) -> Sequence[Path]:
     """Return the annotation files that are given, or else those of the release, fetched.
 
     Raises:
         InputError: neither files nor a release are named, or the release cannot be fetched.
     """
-    if config.annotations:
-        return config.annotations
+    if config.files:
+        return config.files
     if config.version is None:
         raise InputError("no annotations are named: give --annotations FILE or --version")
     return fetch_annotations(

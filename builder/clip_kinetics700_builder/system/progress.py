@@ -4,7 +4,6 @@ Whoever does long work takes a `Progress`, so that it needs to know nothing of t
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -51,9 +50,10 @@ def track_progress(
     description: str, total: int, unit: str, *, quiet: bool = False
 ) -> Iterator[Advance]:
     """Yield the function to call with the number of steps just done."""
+    console = Console(stderr=True)
     if quiet or total == 0:
         yield lambda _: None
-    elif sys.stderr.isatty():
+    elif console.is_terminal or console.is_jupyter:
         columns = (
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -61,7 +61,7 @@ def track_progress(
             RateColumn(unit),
             rich.progress.TimeRemainingColumn(),
         )
-        with rich.progress.Progress(*columns, console=Console(stderr=True)) as bars:
+        with rich.progress.Progress(*columns, console=console) as bars:
             task = bars.add_task(description, total=total)
             yield lambda steps: bars.advance(task, steps)
     else:

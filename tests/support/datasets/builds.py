@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from clip_kinetics700_builder.build import build
+from clip_kinetics700_builder import build
 from clip_kinetics700_builder.cli import app as cli
-from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
 from clip_kinetics700_builder.system.files import hash_file
 from tests.support.kinetics.miniature import MiniKinetics
 from tests.support.processes.checkout import SOURCE_PATHS
@@ -30,24 +29,17 @@ class RunBuild(Protocol):
 def build_dataset(
     kinetics: MiniKinetics, model: Path, output: Path, **options: Any
 ) -> dict[str, Any] | None:
-    """Build in this process without pictures; the options are fields of EncodeConfig."""
+    """Build in this process without pictures; the options are those of `build`."""
     defaults: dict[str, Any] = {
-        "annotations": (kinetics.annotations,),
+        "annotations": kinetics.annotations,
         "videos": kinetics.videos,
         "dtype": "float32",
         "batch_size": 8,
         "decode_workers": 1,
-        "rows_per_part": 500,
+        "samples_per_shard": SAMPLES_PER_SHARD,
+        "figures": False,
     }
-    encode_config = EncodeConfig(
-        work=output / ".build",
-        model=str(model),
-        **{**defaults, **options},
-    )
-    assemble_config = AssembleConfig(
-        source=output, output=output, samples_per_shard=SAMPLES_PER_SHARD, figures=False
-    )
-    manifest = build(encode_config, assemble_config)[1]
+    manifest = build(output, model=str(model), **{**defaults, **options}).manifest
     return None if manifest is None else dict(manifest.document)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from clip_kinetics700_builder.config import DownloadConfig
 from clip_kinetics700_builder.download.download import download
 from clip_kinetics700_builder.download.run import DownloadSummary
+from clip_kinetics700_builder.option import make_config
 from clip_kinetics700_builder.sources.ledger import LEDGER_NAME, Attempt, read_attempts
 from tests.support.kinetics.cvdf import CvdfTree
 
@@ -17,7 +18,7 @@ def download_tree(tree: CvdfTree, output: Path, **options: Any) -> DownloadSumma
         "version": tree.version,
         "base_url": str(tree.root),
     }
-    config = DownloadConfig(output=output, **{**defaults, **options})
+    config = make_config(DownloadConfig, {**defaults, **options}, output=output)
     return download(config)
 
 

@@ -1,0 +1,279 @@
+"""The Python API is the command line's equal: one function a command, options as keyword arguments.
+
+A function is silent but for warnings and returns what came of it. It raises `InputError` for what
+cannot be used and `BuildError` for a run that failed. The package gives all of them by name; their
+signatures for editors are in `__init__.pyi`, which `cli/reference.py` makes of the options.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import Field
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+from clip_kinetics700_builder.config import (
+    AssembleConfig,
+    ConvertConfig,
+    DownloadConfig,
+    EncodeConfig,
+    ProbeConfig,
+    PushConfig,
+    SearchConfig,
+    SourceConfig,
+    TextConfig,
+    ZeroShotConfig,
+)
+from clip_kinetics700_builder.option import Option, list_options, make_config, read_value
+from clip_kinetics700_builder.system.children import refuse_children
+from clip_kinetics700_builder.types import BuildError
+
+if TYPE_CHECKING:
+    from clip_kinetics700.texts import ClassTexts
+    from clip_kinetics700_builder.build import EncodeSummary
+    from clip_kinetics700_builder.dataset.manifest import Manifest
+    from clip_kinetics700_builder.dataset.problems import Problem
+    from clip_kinetics700_builder.download.run import DownloadSummary
+    from clip_kinetics700_builder.evaluate.results import Evaluation
+    from clip_kinetics700_builder.evaluate.search import Hit
+    from clip_kinetics700_builder.hub.push import Published
+    from clip_kinetics700_builder.system.progress import Progress
+
+Result = TypeVar("Result")
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+Bars: TypeAlias = "Progress | bool"
+"""False shows nothing, True shows bars, a `Progress` shows what it likes."""
+SHOWN = 3
+
+
+class Built(NamedTuple):
+    """What came of a build."""
+
+    encoded: EncodeSummary
+    manifest: Manifest | None
+    """The finished dataset's; None while parts are left for other ranks."""
+
+
+def takes(
+    *kinds: type[Any], leave_out: Collection[str] = ()
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Return a decorator that lets a function take the options of configurations, checked.
+
+    The function gets a `Progress`, and values of the type that the configurations have. What calls
+    it from a script without a main guard is ended, before it starts all over again.
+    """
+    options = list_options(*kinds, leave_out=leave_out)
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        parameters = [*inspect.signature(function).parameters.values()]
+        own = [p for p in parameters if p.name not in ("progress", "options")]
+        shows = any(p.name == "progress" for p in parameters)
+        allowed = {*options, *(p.name for p in own)}
+
+        @wraps(function)
+        def call(*args: Any, **values: Any) -> Result:
+            refuse_children()
+            if shows:
+                values["progress"] = choose_progress(values.get("progress", False))
+            for name in values.keys() - {*allowed, "progress" if shows else ""}:
+                known = ", ".join(sorted(allowed))
+                raise TypeError(f"{function.__name__}() has no option {name!r}; it has {known}")
+            for name in values.keys() & options.keys():
+                values[name] = read_value(*options[name], values[name])
+            return function(*args, **values)
+
+        keywords = {name: (narrow(*pair), pair[0].default) for name, pair in options.items()}
+        if shows:
+            keywords["progress"] = "Bars", False
+        kind = inspect.Parameter.KEYWORD_ONLY
+        own += [
+            inspect.Parameter(name, kind, default=default, annotation=hint)
+            for name, (hint, default) in keywords.items()
+        ]
+        call.__dict__["__signature__"] = inspect.signature(function).replace(parameters=own)
+        texts = [f"    {name}: {pair[0].metadata['option'].text}" for name, pair in options.items()]
+        if texts:
+            call.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Options:", *texts])
+        return call
+
+    return decorate
+
+
+def narrow(item: Field[Any], hint: Any) -> Any:
+    """Return the type of an option with its choices."""
+    option: Option = item.metadata["option"]
+    if not option.choices:
+        return hint
+    choices: Any = Literal.__getitem__(option.choices)
+    return choices | None if item.default is None else choices
+
+
+def choose_progress(progress: Bars) -> Progress:
+    """Return what shows the progress."""
+    from clip_kinetics700_builder.system.progress import no_progress, track_progress
+
+    if isinstance(progress, bool):
+        return track_progress if progress else no_progress
+    return progress
+
+
+@takes(EncodeConfig, AssembleConfig)
+def build(output: AnyPath, *, progress: Progress, **options: Any) -> Built:
+    """Encode videos and assemble the dataset in `output`: `encode` and `assemble` in one.
+
+    Raises:
+        InputError: an option, a file or the model cannot be used.
+        BuildError: the run failed; the same call goes on.
+    """
+    from clip_kinetics700_builder.build import build as build_dataset
+    from clip_kinetics700_builder.dataset.layout import WORK_NAME
+
+    place = Path(output)
+    # What orders and numbers the rows is in the plan.
+    assembly = {"source": place, "output": place, "seed": None, "class_list": None}
+    return Built(
+        *build_dataset(
+            make_config(EncodeConfig, options, work=place / WORK_NAME),
+            make_config(AssembleConfig, options, **assembly),
+            progress=progress,
+        )
+    )
+
+
+@takes(EncodeConfig)
+def encode(output: AnyPath, *, progress: Progress, **options: Any) -> EncodeSummary:
+    """Encode annotations and videos into parts in `output`."""
+    from clip_kinetics700_builder.build import encode as encode_parts
+
+    return encode_parts(make_config(EncodeConfig, options, work=Path(output)), progress=progress)
+
+
+@takes(AssembleConfig)
+def assemble(source: AnyPath, output: AnyPath, *, progress: Progress, **options: Any) -> Manifest:
+    """Assemble parts, or a processed dataset, into the published layout; return its manifest."""
+    from clip_kinetics700_builder.assemble.assemble import assemble_directory
+
+    config = make_config(AssembleConfig, options, source=Path(source), output=Path(output))
+    return assemble_directory(config, progress=progress)
+
+
+@takes(ConvertConfig, leave_out=("seed",))
+def convert(source: AnyPath, output: AnyPath, *, progress: Progress, **options: Any) -> Manifest:
+    """Rewrite a dataset of any dialect into the published layout; return its manifest.
+
+    Raises:
+        InputError: the source cannot be read, or the output is in the way.
+        BuildError: verification of what was written finds something.
+    """
+    from clip_kinetics700_builder.convert.convert import convert as convert_dataset
+
+    config = make_convert_config(source, output, options)
+    manifest, problems = convert_dataset(config, progress=progress)
+    if problems:
+        lines = [f"{problem.file}: {problem.message}" for problem in problems[:SHOWN]]
+        raise BuildError(f"{output}: {len(problems)} problems; {'; '.join(lines)}")
+    return manifest
+
+
+def make_convert_config(
+    source: AnyPath, output: AnyPath, options: Mapping[str, Any]
+) -> ConvertConfig:
+    """Return the configuration of a conversion."""
+    place = {"source": Path(source), "output": Path(output)}
+    return ConvertConfig(
+        source=make_config(SourceConfig, options, source=os.fspath(source)),
+        assembly=make_config(AssembleConfig, options, **place),
+    )
+
+
+@takes(DownloadConfig)
+def download(output: AnyPath, *, progress: Progress, **options: Any) -> DownloadSummary:
+    """Get clips of Kinetics into a directory: what is there first, then `source` in order."""
+    from clip_kinetics700_builder.download.download import download as download_clips
+
+    config = make_config(DownloadConfig, options, output=Path(output))
+    return download_clips(config, progress=progress)
+
+
+@takes()
+def verify(
+    source: AnyPath,
+    *,
+    revision: str | None = None,
+    force_download: bool = False,
+    progress: Progress,
+) -> list[Problem]:
+    """Return everything that is wrong with a dataset, a directory or a repository of the Hub.
+
+    Args:
+        source: the directory, or the repository, which is fetched into the Hub's cache.
+        revision: branch, tag or commit of a Hub repository.
+        force_download: fetch again what is damaged in the Hub's cache.
+        progress: True shows bars.
+    """
+    from clip_kinetics700_builder.hub.snapshot import fetch_snapshot, find_repository
+    from clip_kinetics700_builder.verify.dataset import verify_dataset
+
+    place = find_repository(os.fspath(source), revision, repairs=force_download)
+    if place is None:
+        return verify_dataset(Path(source), progress=progress)
+    snapshot = fetch_snapshot(place, repairs=force_download, progress=progress)
+    names = sorted(snapshot.repository.files)
+    return verify_dataset(snapshot.directory, names=names, progress=progress)
+
+
+@takes(PushConfig)
+def push(directory: AnyPath, repository: str, *, progress: Progress, **options: Any) -> Published:
+    """Publish a finished dataset as a repository of the Hub, in one commit."""
+    from clip_kinetics700_builder.hub.push import push as push_dataset
+
+    config = make_config(PushConfig, options, directory=Path(directory), repository=repository)
+    return push_dataset(config, progress=progress)
+
+
+@takes()
+def write_card(directory: AnyPath, *, evaluations: Iterable[AnyPath] = ()) -> Path:
+    """Write README.md of a dataset again, with results of evaluations; return its path."""
+    from clip_kinetics700_builder.card.render import write_card as write_readme
+
+    return write_readme(Path(directory), [Path(file) for file in evaluations])
+
+
+@takes(TextConfig)
+def embed_classes(directory: AnyPath, *, progress: Progress, **options: Any) -> ClassTexts:
+    """Write the text embeddings of the classes into a dataset, and return them."""
+    from clip_kinetics700_builder.evaluate.class_texts import embed_classes as embed_names
+
+    return embed_names(Path(directory), make_config(TextConfig, options), progress=progress)
+
+
+@takes(ZeroShotConfig)
+def evaluate_zero_shot(source: AnyPath, *, progress: Progress, **options: Any) -> Evaluation:
+    """Take for each clip the class whose text is nearest, and count."""
+    from clip_kinetics700_builder.evaluate.zero_shot import evaluate_zero_shot as evaluate
+
+    config = make_config(ZeroShotConfig, {**options, "source": os.fspath(source)})
+    return evaluate(config, progress=progress)
+
+
+@takes(ProbeConfig)
+def evaluate_linear_probe(source: AnyPath, *, progress: Progress, **options: Any) -> Evaluation:
+    """Train a linear classifier on the frames of train, and count on another split."""
+    from clip_kinetics700_builder.evaluate.linear_probe import evaluate_linear_probe as evaluate
+
+    config = make_config(ProbeConfig, {**options, "source": os.fspath(source)})
+    return evaluate(config, progress=progress)
+
+
+@takes(SearchConfig, leave_out=("prompts",))
+def search(
+    source: AnyPath, texts: Sequence[str], *, progress: Progress, **options: Any
+) -> list[list[Hit]]:
+    """Return, for each text, the clips that have the frame nearest to it, the best first."""
+    from clip_kinetics700_builder.evaluate.search import search as search_frames
+
+    config = make_config(SearchConfig, {**options, "source": os.fspath(source)})
+    return search_frames(config, texts, progress=progress)
