@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n logical --maxprocesses
 
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
-	@echo "make test           the tests, but for the slow ones: 7 minutes"
+	@echo "make test           the tests, but for the slow ones: 3 minutes"
 	@echo "make test-slow      the slow ones: damage and death by the hundred, 11 minutes"
 	@echo "make torture        the tests of damage and death alone, at full count: about an hour"
 	@echo "make lint           ruff, who may import whom, mypy --strict"

@@ -1,5 +1,6 @@
 """These fixtures are shared by several test modules; videos are made once a session."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tests.support.processes.checkout import SOURCE_PATHS
 # Machines that run tests stall now and then, so there is no deadline; a red run is repeatable.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+# The server that decode workers are forked from imports them before it knows this process's path.
+os.environ["PYTHONPATH"] = SOURCE_PATHS
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

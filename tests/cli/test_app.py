@@ -252,7 +252,7 @@ def test_debug_shows_the_traceback(inputs: dict[str, str]) -> None:
     """A traceback comes with --debug and only then."""
     words = build_words({**inputs, "--videos": "/nowhere"})
     assert "Traceback" in run_cli_process(*words, "--debug").stderr
-    assert "Traceback" not in run_cli_process(*words).stderr
+    assert "Traceback" not in run_cli(*words).stderr
 
 
 def test_no_words_at_all_is_misuse() -> None:

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from clip_kinetics700_builder.decode.pool import DecodePool
@@ -203,19 +204,40 @@ list(pool.decode([DecodeTask(0, "hang", 0, Decoding(1.0, UNCHANGED))]))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
-def test_a_killed_parent_leaves_no_worker() -> None:
-    """A worker in a hang ends with its parent, even where that one had no time to say so."""
+@contextmanager
+def open_hanging() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start a program whose only worker hangs; yield it and the id of the worker."""
     environment = {**os.environ, "PYTHONPATH": SOURCE_PATHS}
     command = [sys.executable, "-c", ABANDONED]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert parent.stdout.readline() == "hanging\n"
-        parent.kill()
         try:
-            # The parent's output ends when the last process that holds it ends.
-            parent.communicate(timeout=60)
+            yield parent, pid
         finally:
+            parent.kill()
+            # The parent's output ends when the last process that holds it ends.
+            with suppress(subprocess.TimeoutExpired):
+                parent.communicate(timeout=60)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
+def test_a_killed_parent_leaves_no_worker() -> None:
+    """A worker in a hang ends with its parent, even where that one had no time to say so."""
+    with open_hanging() as (parent, _):
+        parent.kill()
+        parent.communicate(timeout=60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux workers are forked by a server")
+def test_signals_leave_the_server_of_workers_alone() -> None:
+    """Ctrl-C and the end of a job reach the server as well, and its workers stay."""
+    with open_hanging() as (_, pid):
+        worker = psutil.Process(pid)
+        for number in SIGNALS:
+            os.kill(worker.ppid(), number)
+        with pytest.raises(psutil.TimeoutExpired):
+            worker.wait(0.5)

@@ -1,7 +1,8 @@
 """Runs a process that decodes one task at a time, may die, and is replaced then.
 
 Each worker has a pipe of its own: on a shared one, a worker killed at the wrong moment loses a task
-or stops the others. Workers are spawned: torch's threads hang in a forked child.
+or stops the others. On Linux they are forked from a server that has imported torch and decodes
+nothing: a worker starts at once, and threads of torch, which hang in a forked child, never ran.
 """
 
 import ctypes
@@ -14,13 +15,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from threading import Lock
 
 import numpy as np
 import psutil
 
+from clip_kinetics700_builder.decode import video
 from clip_kinetics700_builder.decode.video import DECODER_ERRORS, DecodeTask
 from clip_kinetics700_builder.system.children import ADVICE, NO_GUARD
 from clip_kinetics700_builder.system.machine import is_out_of_memory
@@ -28,11 +32,23 @@ from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.system.threads import use_one_thread
 from clip_kinetics700_builder.types import BuildError, Failure, Frames, InputError, UInt8Array
 
+Context = ForkServerContext | SpawnContext
+
+
+def open_context() -> Context:
+    """Return how workers start."""
+    # Frameworks of macOS do not bear a fork.
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([video.__name__])
+    return context
+
 
 class SharedPixels:
     """Memory that a worker and its parent share; it has no name and ends with them."""
 
-    def __init__(self, context: SpawnContext, n_bytes: int) -> None:
+    def __init__(self, context: Context, n_bytes: int) -> None:
         """Allocate room for the pixels of one result; pass this to a process when it starts."""
         self._memory = context.RawArray(ctypes.c_uint8, n_bytes)
 
@@ -82,7 +98,7 @@ class DecodeWorker:
     ) -> None:
         """Start the process, without waiting for it to be ready."""
         self._decode = decode
-        self._context = multiprocessing.get_context("spawn")
+        self._context = open_context()
         self._shared = SharedPixels(self._context, result_bytes)
         self._timeout_seconds = timeout_seconds
         self._memory_mib = memory_mib
@@ -121,13 +137,14 @@ class DecodeWorker:
             self._process.kill()
             self._process.join(STOP_SECONDS)
 
-    def _start(self) -> tuple[SpawnProcess, Connection]:
-        # A new process inherits the mask, so that Ctrl-C does not kill it during its imports.
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        # A new process inherits the mask, so that no signal kills it during its imports. The server
+        # that workers are forked from keeps it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             connection, far_end = self._context.Pipe()
             process = self._context.Process(
-                target=serve, args=(far_end, self._shared, self._decode, os.getpid()), daemon=True
+                target=serve, args=(far_end, self._shared, self._decode), daemon=True
             )
             process.start()
         except OSError as error:
@@ -194,13 +211,13 @@ class DecodeWorker:
         return 0.0
 
 
-def serve(connection: Connection, shared: SharedPixels, decode: Decode, parent: int) -> None:
+def serve(connection: Connection, shared: SharedPixels, decode: Decode) -> None:
     """Decode what comes through the pipe until it is closed; the main function of a worker."""
     # A terminal or a job sends signals to all its processes. A worker that ended by itself would
     # cost a clip, so the parent decides what becomes of the workers.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent(parent)
+    end_with_parent()
     use_one_thread()
     with suppress(EOFError, ConnectionError):
         while True:
@@ -209,12 +226,19 @@ def serve(connection: Connection, shared: SharedPixels, decode: Decode, parent: 
             shared.send(connection, decode_or_explain(task, decode, connection))
 
 
-def end_with_parent(parent: int) -> None:
-    """Make Linux kill this process when its parent ends, even in the middle of a hang."""
+def end_with_parent() -> None:
+    """Make Linux kill this process when the build ends, even in the middle of a hang."""
     if sys.platform != "linux":
         return
+    # The server, which is the parent, ends once the build and whoever else holds this pipe have
+    # ended. A worker holds it so as to start processes of its own, which it never does.
+    server = getattr(forkserver, "_forkserver", None)
+    pipe = getattr(server, "_forkserver_alive_fd", None)
+    if pipe is not None:
+        os.close(pipe)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
+    build = multiprocessing.parent_process()
+    if build is None or not build.is_alive():
         sys.exit(1)
 
 
