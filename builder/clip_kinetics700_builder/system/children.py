@@ -1,7 +1,7 @@
 """Processes that decode or draw import the script that started them, which must not start again."""
 
 import multiprocessing
-import sys
+import os
 
 NO_GUARD = 77
 ADVICE = (
@@ -14,4 +14,5 @@ def refuse_children() -> None:
     """End a process that is about to run the script of its parent once more."""
     # multiprocessing marks a process so while it imports the main module.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        sys.exit(NO_GUARD)
+        # The server that forks workers would make another code of SystemExit.
+        os._exit(NO_GUARD)
