@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 import clip_kinetics700_builder
@@ -24,12 +25,14 @@ from clip_kinetics700_builder import (
     write_card,
 )
 from clip_kinetics700_builder.cli.app import cli
+from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
+from clip_kinetics700_builder.option import list_options, read_value
 from tests.support.datasets.builds import SAMPLES_PER_SHARD, published_hashes
 from tests.support.kinetics.miniature import MiniKinetics
 from tests.support.processes.checkout import SOURCE_PATHS
 
 # What the command line has and Python says otherwise: by what is returned, raised or passed on.
-NOT_FOR_PYTHON = {"quiet", "debug", "as_json", "result_file", "figure"}
+NOT_FOR_PYTHON = {"max_failures", "quiet", "debug", "as_json", "result_file", "figure"}
 # Commands of one function each; the other commands print, and their functions are in their rooms.
 COMMAND_OF_FUNCTION = {
     "assemble": "assemble",
@@ -180,6 +183,11 @@ def test_progress_is_shown_by_what_is_given(dataset: Path) -> None:
         ({"batch_size": 1.5}, "batch_size: 1.5; a whole number"),
         ({"figures": "no"}, "figures: 'no'; True or False is needed"),
         ({"model": 7}, "model: 7; text is needed"),
+        ({"model": b"m"}, "model: b'm'; text is needed"),
+        ({"videos": ""}, "videos: ''; text is needed"),
+        ({"formats": ["parquet", "bogus"]}, "formats: 'parquet,bogus': allowed are"),
+        ({"seed": False}, "seed: False; a whole number"),
+        ({"batch_size": 10**10}, "batch_size: 10000000000; a whole number"),
         ({"dtype": "int8"}, "dtype: 'int8'; allowed are auto, float32, bfloat16, float16"),
         ({"splits": "train,nonsense"}, "splits: unknown split 'nonsense'"),
         ({"device": "tpu"}, "device: 'tpu': allowed are auto, cpu, cuda, cuda:N"),
@@ -195,6 +203,37 @@ def test_a_wrong_value_is_one_clear_error(
         build(tmp_path / "out", **given)
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_values_may_be_spelled_as_python_has_them() -> None:
+    """Lists, numpy's numbers and paths become what the command line's words become."""
+    options = list_options(EncodeConfig, AssembleConfig)
+    values = {
+        "splits": (["val", "train"], ("validation", "train")),
+        "formats": (["webdataset", "parquet"], ("parquet", "webdataset")),
+        "annotations": ("a.csv", (Path("a.csv"),)),
+        "retry_errors": ((), ()),
+        "batch_size": (np.int64(8), 8),
+        "frames_per_second": (2, 2.0),
+        "model": (Path("clip"), "clip"),
+        "date": (None, None),
+    }
+    for name, (given, wanted) in values.items():
+        found = read_value(*options[name], given)
+        assert (found, type(found)) == (wanted, type(wanted)), name
+
+
+def test_one_text_is_not_taken_for_its_letters(dataset: Path, tmp_path: Path) -> None:
+    """One result of an evaluation may be given as it is, without a list around it."""
+    with pytest.raises(FileNotFoundError, match=r"probe\.json"):
+        write_card(dataset, evaluations=tmp_path / "probe.json")
+    with pytest.raises(InputError, match="source: None; a path is needed"):
+        verify(None)  # type: ignore[arg-type]
+
+
+def test_names_are_completed() -> None:
+    """`dir` names the functions before the first of them is used."""
+    assert {"build", "search", "InputError"} <= set(dir(clip_kinetics700_builder))
 
 
 def test_errors_are_those_of_the_rooms(tmp_path: Path, dataset: Path) -> None:

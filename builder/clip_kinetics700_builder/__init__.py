@@ -28,7 +28,10 @@ __all__ = [*ERRORS, *FUNCTIONS, "main"]  # noqa: PLE0604
 
 
 class _Package(ModuleType):
-    """Keeps the names of the API for its functions: rooms of the same name are imported by path."""
+    """Keeps the names of the API for its functions.
+
+    A room of the same name is reached by `from clip_kinetics700_builder.verify.dataset import …`.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute, but not a room where a function belongs."""
@@ -45,6 +48,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     room = "types" if name in ERRORS else "api"
     return getattr(importlib.import_module(f"{__name__}.{room}"), name)
+
+
+def __dir__() -> list[str]:
+    """Name what can be imported, so that editors and notebooks complete it."""
+    return sorted({*globals(), *__all__})
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 # Made of the options: python -m clip_kinetics700_builder.cli.reference types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +42,6 @@ def assemble(
     class_list: str | None = None,
     samples_per_shard: int = 10000,
     formats: str | Iterable[str] = ("parquet", "webdataset"),
-    max_failures: float = 0.5,
     date: str | None = None,
     figures: bool = True,
     progress: Bars = False,
@@ -81,7 +80,6 @@ def build(
     ray_cpus: int | None = None,
     samples_per_shard: int = 10000,
     formats: str | Iterable[str] = ("parquet", "webdataset"),
-    max_failures: float = 0.5,
     date: str | None = None,
     figures: bool = True,
     progress: Bars = False,
@@ -96,7 +94,6 @@ def convert(
     class_list: str | None = None,
     samples_per_shard: int = 10000,
     formats: str | Iterable[str] = ("parquet", "webdataset"),
-    max_failures: float = 0.5,
     date: str | None = None,
     figures: bool = True,
     progress: Bars = False,
@@ -209,7 +206,7 @@ def push(
 ) -> Published: ...
 def search(
     source: AnyPath,
-    texts: Sequence[str],
+    texts: str | Iterable[str],
     *,
     index: str | None = None,
     on_error: Literal["raise", "skip"] = "raise",
@@ -231,6 +228,6 @@ def verify(
 def write_card(
     directory: AnyPath,
     *,
-    evaluations: Iterable[AnyPath] = (),
+    evaluations: AnyPath | Iterable[AnyPath] = (),
 ) -> Path: ...
 def main() -> None: ...

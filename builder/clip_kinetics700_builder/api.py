@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import Field
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, get_args
 
 from clip_kinetics700_builder.config import (
     AssembleConfig,
@@ -29,7 +29,7 @@ from clip_kinetics700_builder.config import (
 )
 from clip_kinetics700_builder.option import Option, list_options, make_config, read_value
 from clip_kinetics700_builder.system.children import refuse_children
-from clip_kinetics700_builder.types import BuildError
+from clip_kinetics700_builder.types import BuildError, InputError
 
 if TYPE_CHECKING:
     from clip_kinetics700.texts import ClassTexts
@@ -68,32 +68,36 @@ def takes(
     options = list_options(*kinds, leave_out=leave_out)
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
-        parameters = [*inspect.signature(function).parameters.values()]
-        own = [p for p in parameters if p.name not in ("progress", "options")]
-        shows = any(p.name == "progress" for p in parameters)
-        allowed = {*options, *(p.name for p in own)}
+        plain = inspect.signature(function)
+        own = [p for name, p in plain.parameters.items() if name not in ("progress", "options")]
+        shows = "progress" in plain.parameters
+        keywords = {name: (spell_option(*pair), pair[0].default) for name, pair in options.items()}
+        if shows:
+            keywords["progress"] = "Bars", False
+        kind = inspect.Parameter.KEYWORD_ONLY
+        added = [
+            inspect.Parameter(name, kind, default=default, annotation=text)
+            for name, (text, default) in keywords.items()
+        ]
+        shape = plain.replace(parameters=[*own, *added])
 
         @wraps(function)
         def call(*args: Any, **values: Any) -> Result:
             refuse_children()
-            if shows:
-                values["progress"] = choose_progress(values.get("progress", False))
-            for name in values.keys() - {*allowed, "progress" if shows else ""}:
-                known = ", ".join(sorted(allowed))
+            for name in values.keys() - shape.parameters.keys():
+                known = ", ".join(sorted(shape.parameters))
                 raise TypeError(f"{function.__name__}() has no option {name!r}; it has {known}")
-            for name in values.keys() & options.keys():
-                values[name] = read_value(*options[name], values[name])
-            return function(*args, **values)
+            given = shape.bind(*args, **values).arguments
+            for name, value in given.items():
+                if name in options:
+                    given[name] = read_value(*options[name], value)
+                elif shape.parameters[name].annotation == "AnyPath":
+                    check_path(name, value)
+            if shows:
+                given["progress"] = choose_progress(given.get("progress", False))
+            return function(**given)
 
-        keywords = {name: (narrow(*pair), pair[0].default) for name, pair in options.items()}
-        if shows:
-            keywords["progress"] = "Bars", False
-        kind = inspect.Parameter.KEYWORD_ONLY
-        own += [
-            inspect.Parameter(name, kind, default=default, annotation=hint)
-            for name, (hint, default) in keywords.items()
-        ]
-        call.__dict__["__signature__"] = inspect.signature(function).replace(parameters=own)
+        call.__dict__["__signature__"] = shape
         texts = [f"    {name}: {pair[0].metadata['option'].text}" for name, pair in options.items()]
         if texts:
             call.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Options:", *texts])
@@ -102,25 +106,48 @@ def takes(
     return decorate
 
 
-def narrow(item: Field[Any], hint: Any) -> Any:
-    """Return the type of an option with its choices."""
+# How users may spell values of the types that the fields have.
+SPELLINGS: dict[Any, str] = {
+    Path: "AnyPath",
+    tuple[Path, ...]: "AnyPath | Iterable[AnyPath]",
+    tuple[str, ...]: "str | Iterable[str]",
+    type(None): "None",
+}
+
+
+def spell_option(item: Field[Any], hint: Any) -> str:
+    """Return, as a type in code, what users may give for an option."""
     option: Option = item.metadata["option"]
-    if not option.choices:
-        return hint
-    choices: Any = Literal.__getitem__(option.choices)
-    return choices | None if item.default is None else choices
+    if option.choices:
+        choices = ", ".join(f'"{word}"' for word in option.choices)
+        return f"Literal[{choices}]" + " | None" * (item.default is None)
+    kinds = [hint] if hint in SPELLINGS or isinstance(hint, type) else get_args(hint)
+    return " | ".join(SPELLINGS.get(kind) or kind.__name__ for kind in kinds)
 
 
-def choose_progress(progress: Bars) -> Progress:
+def check_path(name: str, value: Any) -> None:
+    """Refuse what is no path."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InputError(f"{name}: {value!r}; a path is needed")
+
+
+def list_values(values: Any) -> list[Any]:
+    """Return several values as a list, and one text or path as a list of it."""
+    return [values] if isinstance(values, str | os.PathLike) else list(values)
+
+
+def choose_progress(progress: Bars | None) -> Progress:
     """Return what shows the progress."""
     from clip_kinetics700_builder.system.progress import no_progress, track_progress
 
-    if isinstance(progress, bool):
+    if progress is None or isinstance(progress, bool):
         return track_progress if progress else no_progress
+    if not callable(progress):
+        raise InputError(f"progress: {progress!r}; True, False or a function is needed")
     return progress
 
 
-@takes(EncodeConfig, AssembleConfig)
+@takes(EncodeConfig, AssembleConfig, leave_out=("max_failures",))
 def build(output: AnyPath, *, progress: Progress, **options: Any) -> Built:
     """Encode videos and assemble the dataset in `output`: `encode` and `assemble` in one.
 
@@ -151,7 +178,7 @@ def encode(output: AnyPath, *, progress: Progress, **options: Any) -> EncodeSumm
     return encode_parts(make_config(EncodeConfig, options, work=Path(output)), progress=progress)
 
 
-@takes(AssembleConfig)
+@takes(AssembleConfig, leave_out=("max_failures",))
 def assemble(source: AnyPath, output: AnyPath, *, progress: Progress, **options: Any) -> Manifest:
     """Assemble parts, or a processed dataset, into the published layout; return its manifest."""
     from clip_kinetics700_builder.assemble.assemble import assemble_directory
@@ -160,7 +187,7 @@ def assemble(source: AnyPath, output: AnyPath, *, progress: Progress, **options:
     return assemble_directory(config, progress=progress)
 
 
-@takes(ConvertConfig, leave_out=("seed",))
+@takes(ConvertConfig, leave_out=("seed", "max_failures"))
 def convert(source: AnyPath, output: AnyPath, *, progress: Progress, **options: Any) -> Manifest:
     """Rewrite a dataset of any dialect into the published layout; return its manifest.
 
@@ -235,11 +262,11 @@ def push(directory: AnyPath, repository: str, *, progress: Progress, **options: 
 
 
 @takes()
-def write_card(directory: AnyPath, *, evaluations: Iterable[AnyPath] = ()) -> Path:
+def write_card(directory: AnyPath, *, evaluations: AnyPath | Iterable[AnyPath] = ()) -> Path:
     """Write README.md of a dataset again, with results of evaluations; return its path."""
     from clip_kinetics700_builder.card.render import write_card as write_readme
 
-    return write_readme(Path(directory), [Path(file) for file in evaluations])
+    return write_readme(Path(directory), list(map(Path, list_values(evaluations))))
 
 
 @takes(TextConfig)
@@ -270,10 +297,10 @@ def evaluate_linear_probe(source: AnyPath, *, progress: Progress, **options: Any
 
 @takes(SearchConfig, leave_out=("prompts",))
 def search(
-    source: AnyPath, texts: Sequence[str], *, progress: Progress, **options: Any
+    source: AnyPath, texts: str | Iterable[str], *, progress: Progress, **options: Any
 ) -> list[list[Hit]]:
     """Return, for each text, the clips that have the frame nearest to it, the best first."""
     from clip_kinetics700_builder.evaluate.search import search as search_frames
 
     config = make_config(SearchConfig, {**options, "source": os.fspath(source)})
-    return search_frames(config, texts, progress=progress)
+    return search_frames(config, list_values(texts), progress=progress)

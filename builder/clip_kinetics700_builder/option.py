@@ -1,9 +1,11 @@
 """An `Option` says how users spell a field of a configuration, and what they may give for it."""
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import date
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -98,41 +100,47 @@ def read_value(item: "Field[Any]", hint: Any, value: Any) -> Any:
         InputError: it is not among the choices, out of the range, or cannot be read.
     """
     option: Option = item.metadata["option"]
-    kinds = (hint, *get_args(hint))
-    if value == item.default:
+    name, kinds = name_option(item), (hint, *get_args(hint))
+    is_list = any(get_origin(kind) is tuple for kind in kinds)
+    if value is None and item.default is None:
+        return None
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise InputError(f"{name}: {value!r}; True or False is needed")
         return value
-    if option.parse is not None and isinstance(value, str):
-        try:
-            return option.parse(value)
-        except ValueError as error:
-            raise InputError(f"{name_option(item)}: {error}") from error
-    if option.choices and value not in option.choices:
-        allowed = ", ".join(option.choices)
-        raise InputError(f"{name_option(item)}: {value!r}; allowed are {allowed}")
     if not {int, float}.isdisjoint(kinds):
-        check_number(item, value, int if int in kinds else float)
-    if hint is bool and not isinstance(value, bool):
-        raise InputError(f"{name_option(item)}: {value!r}; True or False is needed")
+        return read_number(item, value, int if int in kinds else float)
+    words = [value] if isinstance(value, str | os.PathLike) or not is_list else value
     try:
-        if any(get_origin(kind) is tuple for kind in kinds):
-            read = Path if tuple[Path, ...] in kinds else os.fspath
-            return tuple(map(read, (value,) if isinstance(value, str | os.PathLike) else value))
-        return Path(value) if Path in kinds else os.fspath(value) if str in kinds else value
-    except TypeError as error:
-        raise InputError(f"{name_option(item)}: {value!r}; text is needed") from error
+        texts = [os.fspath(word) for word in words]
+    except TypeError:
+        texts = [b""]
+    if not all(isinstance(text, str) and (text or option.bare == "") for text in texts):
+        raise InputError(f"{name}: {value!r}; text is needed")
+    if option.parse is not None:
+        try:
+            return option.parse(",".join(texts))
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from error
+    if option.choices and texts[0] not in option.choices:
+        raise InputError(f"{name}: {value!r}; allowed are {', '.join(option.choices)}")
+    read = Path if {Path, tuple[Path, ...]} & {*kinds} else str
+    return tuple(map(read, texts)) if is_list else read(texts[0])
 
 
-def check_number(item: "Field[Any]", value: Any, kind: type) -> None:
-    """Refuse what is no number of this kind, or beyond the range of an option."""
+def read_number(item: "Field[Any]", value: Any, kind: type) -> Any:
+    """Return a number of this kind, numpy's too, that lies within the range of an option."""
     option: Option = item.metadata["option"]
     low, high = option.low, option.high
-    is_number = isinstance(value, int | kind) and not isinstance(value, bool)
-    is_low = low is not None and is_number and (value <= low if option.is_open else value < low)
-    if not is_number or is_low or not (value - value == 0 and (high is None or value <= high)):
-        over = "" if low is None else f" {'over' if option.is_open else 'from'} {low:g}"
-        up_to = "" if high is None else f" up to {high:g}"
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"{name_option(item)}: {value!r}; {what}{over}{up_to} is needed")
+    is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if is_number and math.isfinite(value):
+        is_low = low is not None and (value <= low if option.is_open else value < low)
+        if not is_low and (high is None or value <= high):
+            return kind(value)
+    over = "" if low is None else f" {'over' if option.is_open else 'from'} {low:g}"
+    up_to = "" if high is None else f" up to {high:g}"
+    what = "a whole number" if kind is int else "a number"
+    raise InputError(f"{name_option(item)}: {value!r}; {what}{over}{up_to} is needed")
 
 
 def parse_words(text: str) -> tuple[str, ...]:
@@ -147,7 +155,7 @@ def parse_splits(text: str) -> tuple[str, ...]:
 
 def parse_formats(text: str) -> tuple[str, ...]:
     """Read `parquet,webdataset`, in any order."""
-    words = set(text.split(","))
+    words = {word.strip() for word in text.split(",")}
     if words - set(FORMATS):
         raise ValueError(f"{text!r}: allowed are {', '.join(FORMATS)}")
     return tuple(name for name in FORMATS if name in words)

@@ -40,7 +40,9 @@ output_option = click.option("--output", type=PATH, required=True, help="Directo
 @options_of(EncodeConfig, AssembleConfig)
 @dry_run_option
 @general_options
-def build_command(output: Path, *, dry_run: bool, quiet: bool, **options: Any) -> int:
+def build_command(
+    output: Path, *, max_failures: float, dry_run: bool, quiet: bool, **options: Any
+) -> int:
     """Encode videos and assemble the dataset: encode and assemble in one."""
     if dry_run:
         from clip_kinetics700_builder.dataset.layout import WORK_NAME
@@ -51,7 +53,7 @@ def build_command(output: Path, *, dry_run: bool, quiet: bool, **options: Any) -
         n_left = encoded.n_parts_left
         log.info("%d parts are left for other ranks; the last one to finish assembles", n_left)
         return 0
-    return print_assembled(manifest, output, options, encoded, quiet=quiet)
+    return print_assembled(manifest, output, max_failures, encoded, quiet=quiet)
 
 
 @click.command("encode")
@@ -76,13 +78,15 @@ def encode_command(output: Path, *, dry_run: bool, quiet: bool, **options: Any) 
 @output_option
 @options_of(AssembleConfig)
 @general_options
-def assemble_command(source: Path, output: Path, *, quiet: bool, **options: Any) -> int:
+def assemble_command(
+    source: Path, output: Path, *, max_failures: float, quiet: bool, **options: Any
+) -> int:
     """Assemble SOURCE, parts or a processed dataset, into the published layout.
 
     --seed and --class-list are for a processed dataset; the plan of parts has both already.
     """
     manifest = api.assemble(source, output, progress=not quiet, **options)
-    return print_assembled(manifest, output, options, quiet=quiet)
+    return print_assembled(manifest, output, max_failures, quiet=quiet)
 
 
 @click.command("verify")
@@ -126,7 +130,13 @@ def verify_command(source: str, *, revision: str | None, force_download: bool, q
 @dry_run_option
 @general_options
 def convert_command(
-    source: str, output: Path, *, dry_run: bool, quiet: bool, **options: Any
+    source: str,
+    output: Path,
+    *,
+    max_failures: float,
+    dry_run: bool,
+    quiet: bool,
+    **options: Any,
 ) -> int:
     """Rewrite SOURCE, a dataset of any dialect, into the published layout in DIR.
 
@@ -140,7 +150,7 @@ def convert_command(
         tables.print_conversion(convert.describe_plan(config), source, output)
         return 0
     manifest, problems = convert.convert(config, progress=api.choose_progress(not quiet))
-    code = print_assembled(manifest, output, options, quiet=quiet)
+    code = print_assembled(manifest, output, max_failures, quiet=quiet)
     return print_problems(output, problems) if problems else code
 
 
@@ -275,7 +285,7 @@ def print_problems(title: str | Path, problems: Sequence["Problem"]) -> int:
 def print_assembled(
     manifest: "Manifest",
     output: Path,
-    options: Mapping[str, Any],
+    max_failures: float,
     encoded: "EncodeSummary | None" = None,
     *,
     quiet: bool,
@@ -285,7 +295,6 @@ def print_assembled(
         from clip_kinetics700_builder.cli import tables
 
         tables.print_manifest(manifest, output, encoded)
-    max_failures = options["max_failures"]
     totals = manifest.totals
     share = totals.failures / totals.rows
     if share <= max_failures:

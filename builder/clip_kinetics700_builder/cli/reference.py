@@ -7,8 +7,6 @@ with the word `types` it prints `__init__.pyi`.
 import sys
 from collections.abc import Iterator, Sequence
 from inspect import Parameter, cleandoc, signature
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
 
 import click
 
@@ -78,7 +76,7 @@ def join_lines(text: str) -> str:
 
 
 TYPES_HEADER = """# Made of the options: python -m clip_kinetics700_builder.cli.reference types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -95,13 +93,6 @@ from clip_kinetics700_builder.types import BuildError, InputError
 """
 # Longer defaults are left out of stubs, as typeshed does.
 MOST_LETTERS = 52
-# How users may spell values of the types that the fields have.
-SPELLINGS = {
-    Path: "AnyPath",
-    tuple[Path, ...]: "AnyPath | Iterable[AnyPath]",
-    tuple[str, ...]: "str | Iterable[str]",
-    type(None): "None",
-}
 
 
 def render_types() -> str:
@@ -125,26 +116,11 @@ def render_types() -> str:
 
 def spell_parameter(parameter: Parameter) -> str:
     """Return one parameter of a function of the API as it stands in the stub."""
-    hint = parameter.annotation
-    text = hint if isinstance(hint, str) else spell_type(hint)
+    text = f"{parameter.name}: {parameter.annotation}"
     if parameter.default is Parameter.empty:
-        return f"{parameter.name}: {text}"
-    default = parameter.default
-    shown = repr(default).replace("'", '"')
-    if len(shown) > MOST_LETTERS:
-        shown = "..."
-    return f"{parameter.name}: {text} = {shown}"
-
-
-def spell_type(hint: Any) -> str:
-    """Return what users may give for an option of this type."""
-    if hint in SPELLINGS:
-        return SPELLINGS[hint]
-    if get_origin(hint) is Literal:
-        return f"Literal[{', '.join(f'{word!r}' for word in get_args(hint))}]".replace("'", '"')
-    if isinstance(hint, type):
-        return hint.__name__
-    return " | ".join(map(spell_type, get_args(hint)))
+        return text
+    shown = repr(parameter.default).replace("'", '"')
+    return f"{text} = {shown if len(shown) <= MOST_LETTERS else '...'}"
 
 
 if __name__ == "__main__":
