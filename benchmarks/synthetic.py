@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from clip_kinetics700.classes import class_names
 from clip_kinetics700.schema import KEY_NAME, Sample
 from clip_kinetics700_builder.assemble.assemble import assemble
-from clip_kinetics700_builder.assemble.shard_files import open_parquet_writer
+from clip_kinetics700_builder.assemble.tables import open_parquet_writer
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.types import FORMATS
@@ -46,6 +46,7 @@ class SyntheticRows:
         self.configuration = {"clips": "kinetics", "embedding_width": WIDTH}
         self.class_names = list(class_names("700"))
         self.canary = None
+        self.fingerprint = "synthetic"
         self.width = WIDTH
         self.totals = {
             split: Totals(rows=count, samples=count, frames=N_FRAMES * count)

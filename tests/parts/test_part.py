@@ -1,14 +1,13 @@
 """A part that is read back is the part that was written; its report alone says that it is done."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clip_kinetics700_builder.parts.part import PartReport, finish_part, is_done, write_results
-from clip_kinetics700_builder.parts.part_reader import PartFiles, PartReader
+from clip_kinetics700_builder.parts.part_reader import make_results, read_part
 from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Part, VideoInfo
 
 WIDTH = 4
@@ -38,12 +37,16 @@ def write(directory: Path, part: Part = PART) -> PartReport:
     return finish_part(directory, report)
 
 
+def read_results(directory: Path) -> list[EncodedClip | Failure]:
+    """Return the results of the part."""
+    part = read_part(directory, PART.name)
+    return list(make_results(part.rows, [directory / f"{PART.name}.arrow"], part.width))
+
+
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     """Samples keep every bit and field, failures theirs, in the order of the rows."""
     write(tmp_path)
-    reader = PartReader(tmp_path, PART.name)
-    for index, expected in enumerate(RESULTS):
-        result = reader.result(index)
+    for result, expected in zip(read_results(tmp_path), RESULTS, strict=True):
         if isinstance(expected, Failure):
             assert result == expected
             continue
@@ -59,7 +62,7 @@ def test_the_report_counts(tmp_path: Path) -> None:
     assert (report.rows, report.n_samples, report.n_failures) == ([3, 4, 9, 10], 2, 2)
     assert report.n_frames == 4
     assert report.canary == CANARY.tolist()
-    reasons = PartReader(tmp_path, PART.name).list_reasons()
+    reasons = read_part(tmp_path, PART.name).rows["reason"].to_pylist()
     assert reasons == ["missing", None, None, "unreadable"]
 
 
@@ -67,8 +70,7 @@ def test_many_record_batches_read_as_one(tmp_path: Path, monkeypatch: pytest.Mon
     """A part of long videos is written in pieces and read by row all the same."""
     monkeypatch.setattr("clip_kinetics700_builder.parts.part.BATCH_BYTES", 1)
     write(tmp_path)
-    reader = PartReader(tmp_path, PART.name)
-    assert [reader.result(i).row for i in range(4)] == [3, 4, 9, 10]
+    assert [result.row for result in read_results(tmp_path)] == [3, 4, 9, 10]
 
 
 def test_without_its_report_a_part_is_not_done(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     arrow = tmp_path / f"{PART.name}.arrow"
     arrow.write_bytes(arrow.read_bytes()[:-1])
     with pytest.raises(BuildError, match=r"train-00001: .* bytes, its report says"):
-        PartReader(tmp_path, PART.name)
+        read_part(tmp_path, PART.name)
 
 
 def test_the_report_is_plain_json(tmp_path: Path) -> None:
@@ -104,28 +106,11 @@ def test_the_report_is_plain_json(tmp_path: Path) -> None:
     assert document["name"] == PART.name
 
 
-def test_few_of_many_files_are_open_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows that lie all over many parts are read, whatever file they are in."""
-    monkeypatch.setattr("clip_kinetics700_builder.parts.part_reader.MAX_OPEN_FILES", 2)
-    names = [f"train-{number:05d}" for number in range(5)]
-    rows = []
-    for name in names:
-        write(tmp_path, replace(PART, name=name))
-        rows.append(PartReader(tmp_path, name).rows)
-    files = PartFiles(tmp_path, names, WIDTH)
-    for turn in range(3):
-        for number in (4, 0, 3, turn, 1, 2):
-            begin, n_rows = rows[number][1][["begin", "n_embedded"]].tolist()
-            expected = make_clip(4, 3).embeddings
-            assert files.read(number, begin, n_rows).tobytes() == expected.tobytes()
-
-
 def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
     """Embeddings that are gone since the part was opened are an error with the part's name."""
     write(tmp_path)
-    reader = PartReader(tmp_path, PART.name)
-    (tmp_path / f"{PART.name}.arrow").write_bytes(b"ARROW1")
+    part = read_part(tmp_path, PART.name)
+    path = tmp_path / f"{PART.name}.arrow"
+    path.write_bytes(b"ARROW1")
     with pytest.raises(BuildError, match=r"part train-00001: train-00001\.arrow is damaged"):
-        reader.result(1)
+        list(make_results(part.rows, [path], WIDTH))

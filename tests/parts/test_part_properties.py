@@ -16,7 +16,7 @@ from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.assemble.part_rows import PartRows
 from clip_kinetics700_builder.clips.plan import cut_parts, write_plan
 from clip_kinetics700_builder.parts.part import finish_part, name_try, write_results
-from clip_kinetics700_builder.parts.part_reader import PartReader
+from clip_kinetics700_builder.parts.part_reader import make_results, read_part
 from clip_kinetics700_builder.parts.work import (
     CONFIG_NAME,
     PLAN_NAME,
@@ -161,9 +161,9 @@ def test_a_part_gives_back_what_was_written(rows: DrawnRows, random: Random) -> 
     with temporary_path() as path:
         report = write_results(path, part, outcomes, width=rows.width, canary=canary)
         finish_part(path, report)
-        reader = PartReader(path, part.name)
-        assert reader.report == report
-        found = [reader.result(index) for index in range(len(outcomes))]
+        finished = read_part(path, part.name)
+        assert finished.report == report
+        found = list(make_results(finished.rows, [path / f"{part.name}.arrow"], rows.width))
         assert list(map(describe, found)) == list(map(describe, outcomes))
     lengths = [len(o.embeddings) if isinstance(o, EncodedClip) else None for o in outcomes]
     assert report.n_failures == lengths.count(None)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from clip_kinetics700_builder.system.files import (
-    GrowingHash,
     atomic_path,
     hash_file,
     write_json,
@@ -52,15 +51,3 @@ def test_hash_file_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert hash_file(tmp_path / "a") == digest
-
-
-def test_a_growing_file_is_hashed_as_it_grows(tmp_path: Path) -> None:
-    """Each appended piece is hashed once, and the digest at the end is that of the whole file."""
-    path = tmp_path / "a"
-    path.write_bytes(b"")
-    growing = GrowingHash(path)
-    for piece in (b"first", b"", b"x" * 3_000_000, b"last"):
-        with path.open("ab") as stream:
-            stream.write(piece)
-        growing.follow()
-    assert growing.hexdigest() == hash_file(path)

@@ -7,34 +7,32 @@ and however parts were cut, because their order and their cuts come from the pla
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clip_kinetics700.features import FAILURES_SCHEMA, INDEX_SCHEMA, data_schema
-from clip_kinetics700.schema import (
-    FAILURES_NAME,
-    INDEX_NAME,
-    MANIFEST_NAME,
-    SPLITS,
-    SPLITS_CSV_NAME,
-    Sample,
-)
+import pyarrow as pa
+
+from clip_kinetics700 import __version__
+from clip_kinetics700.features import FAILURES_SCHEMA, INDEX_SCHEMA
+from clip_kinetics700.schema import FAILURES_NAME, INDEX_NAME, MANIFEST_NAME, SPLITS_CSV_NAME
 from clip_kinetics700_builder.assemble.part_rows import PartRows
 from clip_kinetics700_builder.assemble.processed_rows import ProcessedRows, is_processed_dataset
-from clip_kinetics700_builder.assemble.rows import Rows, number_results
-from clip_kinetics700_builder.assemble.shard_files import TableFile, open_table_file, splits_csv
-from clip_kinetics700_builder.assemble.shard_reports import ShardReports
-from clip_kinetics700_builder.assemble.shards import SampleIndex, ShardLine, open_shard_line
+from clip_kinetics700_builder.assemble.rows import Rows
+from clip_kinetics700_builder.assemble.shards import (
+    SampleWriter,
+    ShardReports,
+    make_ahead,
+    write_parquet,
+)
+from clip_kinetics700_builder.assemble.tables import open_table_file
 from clip_kinetics700_builder.card.figures import require_drawing, write_figures
 from clip_kinetics700_builder.card.render import render_card
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.layout import (
     README_NAME,
-    SHARDS_NAME,
     WORK_NAME,
     lock_dataset,
     refuse_foreign,
@@ -44,11 +42,12 @@ from clip_kinetics700_builder.dataset.manifest import (
     FileEntry,
     Manifest,
     describe_file,
+    hash_json,
     make_manifest,
     read_manifest,
     write_manifest,
 )
-from clip_kinetics700_builder.dataset.shards import Shard, plan_shards
+from clip_kinetics700_builder.dataset.shards import plan_shards, splits_csv
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.work import is_work_directory, refuse_differences
 from clip_kinetics700_builder.system.files import check_directory, write_text
@@ -56,25 +55,6 @@ from clip_kinetics700_builder.system.progress import Advance, Progress, no_progr
 from clip_kinetics700_builder.types import InputError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Assembly:
-    """State of one assembly: what was numbered and written so far."""
-
-    rows: Rows
-    config: AssembleConfig
-    advance: Advance
-    index: SampleIndex
-    failures: TableFile
-    reports: ShardReports
-    line: ShardLine
-    label_ids: Mapping[str, int]
-    files: dict[str, FileEntry]
-    """The manifest's entry of each file that is finished."""
-    n_samples: int = 0
-    n_kept: int = 0
-    """Shards that an earlier run had finished."""
 
 
 def assemble(rows: Rows, config: AssembleConfig, *, advance: Advance = lambda _: None) -> Manifest:
@@ -90,9 +70,8 @@ def assemble(rows: Rows, config: AssembleConfig, *, advance: Advance = lambda _:
     date = resolve_date(config)
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / MANIFEST_NAME).unlink(missing_ok=True)
-    schema = data_schema(rows.width, rows.class_names)
-    place = config.output / WORK_NAME / SHARDS_NAME
-    reports = ShardReports(place, output=config.output, schema=schema)
+    made_of = [__version__, pa.__version__, configuration, rows.class_names, rows.fingerprint]
+    reports = ShardReports(config.output, hash_json(made_of))
     files, totals = write_files(rows, config, reports, advance)
     if config.figures:
         files |= write_figures(config.output, totals, rows.class_names)
@@ -161,97 +140,38 @@ def write_files(
 ) -> tuple[dict[str, FileEntry], dict[str, Totals]]:
     """Write all the data; return the manifest's entry of each file, and the counts of splits."""
     output = config.output
-    files: dict[str, FileEntry] = {}
-
-    def keep(shard: Shard, samples_sha256: str, entries: dict[str, FileEntry]) -> None:
-        reports.write(shard, samples_sha256, entries)
-        files.update(entries)
-
-    schema = data_schema(rows.width, rows.class_names)
+    counts = {split: totals.samples for split, totals in rows.totals.items()}
     shards = [
-        *plan_shards(
-            {split: totals.samples for split, totals in rows.totals.items()},
-            samples_per_shard=config.samples_per_shard,
-            formats=config.formats,
-        )
+        *plan_shards(counts, samples_per_shard=config.samples_per_shard, formats=config.formats)
     ]
+    kept = reports.keep(shards)
+    if kept:
+        log.info("%d shards were finished before", len(kept))
+    files = {name: entry for entries in kept.values() for name, entry in entries.items()}
     with (
-        open_table_file(output / INDEX_NAME, INDEX_SCHEMA) as index_table,
+        open_table_file(output / INDEX_NAME, INDEX_SCHEMA) as index,
         open_table_file(output / FAILURES_NAME, FAILURES_SCHEMA) as failures,
-        open_shard_line(output, schema, keep) as line,
     ):
-        assembly = _Assembly(
-            rows=rows,
-            config=config,
-            advance=advance,
-            index=SampleIndex(index_table, rows.class_names),
-            failures=failures,
-            reports=reports,
-            line=line,
-            label_ids={name: index for index, name in enumerate(rows.class_names or [])},
-            files=files,
-        )
-        for split in SPLITS:
-            if split in rows.totals:
-                write_split(assembly, split, [s for s in shards if s.split == split])
-    if assembly.n_kept:
-        log.info("%d shards were finished before", assembly.n_kept)
-    n_failures = sum(counts.failures for counts in rows.totals.values())
-    files[INDEX_NAME] = describe_file(output / INDEX_NAME, assembly.n_samples)
+        writer = SampleWriter(rows, output, index=index, failures=failures, advance=advance)
+        with make_ahead(writer.make_groups(shards, kept)) as groups:
+            for shard in shards:
+                of_shard = iter(partial(next, groups), None)
+                if shard in kept:
+                    deque(of_shard, maxlen=0)
+                else:
+                    entries = write_parquet(output, shard, of_shard, writer.schema)
+                    entries |= writer.tars.get(shard, {})
+                    reports.write(shard, entries)
+                    files |= entries
+            # The last rows may be failures.
+            deque(groups, maxlen=0)
+    n_failures = sum(totals.failures for totals in rows.totals.values())
+    files[INDEX_NAME] = describe_file(output / INDEX_NAME, sum(counts.values()))
     files[FAILURES_NAME] = describe_file(output / FAILURES_NAME, n_failures)
     if "webdataset" in config.formats:
         write_text(output / SPLITS_CSV_NAME, splits_csv(shards))
         files[SPLITS_CSV_NAME] = describe_file(output / SPLITS_CSV_NAME, len(shards))
-    return files, assembly.index.complete(rows.totals)
-
-
-def write_split(assembly: _Assembly, split: str, shards: Sequence[Shard]) -> None:
-    """Write the shards of one split; failed rows go to their table as they come."""
-    samples = take_samples(assembly, split)
-    for shard in shards:
-        finish_shard(assembly, shard, islice(samples, shard.n_samples))
-    # What follows the last sample can only be failures.
-    deque(samples, maxlen=0)
-
-
-def take_samples(assembly: _Assembly, split: str) -> Iterator[Sample]:
-    """Yield the samples of a split under their keys, and put its failures into their table."""
-    first = assembly.n_samples
-    for row in number_results(assembly.rows, split, first=first, label_ids=assembly.label_ids):
-        assembly.advance(1)
-        if isinstance(row, Sample):
-            assembly.n_samples += 1
-            yield row
-        else:
-            assembly.failures.add(row)
-
-
-def finish_shard(assembly: _Assembly, shard: Shard, samples: Iterator[Sample]) -> None:
-    """Write a shard, or keep it where its report tells that it holds these very samples.
-
-    Args:
-        assembly: the state of it.
-        shard: what is to be finished.
-        samples: those of the shard.
-    """
-    report = assembly.reports.find(shard)
-    if report is None:
-        assembly.line.write(shard, samples, assembly.index)
-    elif report.samples_sha256 == assembly.line.digest(shard, samples, assembly.index):
-        assembly.files |= report.files
-        assembly.n_kept += 1
-    else:
-        assembly.reports.drop_from(shard)
-        assembly.line.write(shard, read_again(assembly, shard), None)
-
-
-def read_again(assembly: _Assembly, shard: Shard) -> Iterator[Sample]:
-    """Yield the samples of one shard from the source anew: no shard is held in memory."""
-    before = shard.number * assembly.config.samples_per_shard
-    first = shard.first - before
-    rows = number_results(assembly.rows, shard.split, first=first, label_ids=assembly.label_ids)
-    samples = (row for row in rows if isinstance(row, Sample))
-    return islice(samples, before, before + shard.n_samples)
+    return files, writer.complete(rows.totals)
 
 
 def assemble_directory(

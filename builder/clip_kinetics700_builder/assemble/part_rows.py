@@ -4,6 +4,7 @@ A row may lie in several parts: in that of the videos directory, in two archives
 Which of them counts follows from what they hold, never from when they were made.
 """
 
+import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from clip_kinetics700_builder.clips.plan import PlanTable, cut_splits
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary, compare_canaries
 from clip_kinetics700_builder.parts.part import PartReport, is_done, report_path, split_name
 from clip_kinetics700_builder.parts.part_reader import (
-    NO_FAILURE,
-    ROW_TYPE,
-    PartFiles,
-    PartReader,
-    Shared,
+    ROW_SCHEMA,
+    FinishedPart,
     damaged_part,
-    make_result,
+    make_results,
+    read_part,
 )
 from clip_kinetics700_builder.parts.work import (
     PLAN_NAME,
@@ -45,7 +46,6 @@ from clip_kinetics700_builder.types import (
 )
 
 ROWS_PER_PIECE = 1000
-NO_PART = -1
 MAX_RANK = 1 << 20
 
 
@@ -84,27 +84,24 @@ class PartRows:
             return order[first], number
 
         names = sorted(list_reports(work), key=rank_try)
-        self.newest_report_ns = max(
-            report_path(self._directory, name).stat().st_mtime_ns for name in names
-        )
+        reports = [report_path(self._directory, name) for name in names]
+        self.newest_report_ns = max(report.stat().st_mtime_ns for report in reports)
+        self.fingerprint = hash_reports(reports)
         self.configuration: dict[str, Any] = config.configuration
         self.class_names = config.class_names
         self.width = int(config.configuration["embedding_width"])
-        self._shared = Shared()
-        self._files = PartFiles(self._directory, names, self.width)
-        self._rows = np.zeros(len(self.clips), ROW_TYPE)
-        self._rows["part"] = NO_PART
+        self._paths = [self._directory / f"{name}.arrow" for name in names]
         self.reports: list[PartReport] = []
         """Reports of all parts, in the order in which they are preferred."""
-        self._failures: list[npt.NDArray[np.int32]] = []
-        self._open_parts(names, units)
+        self._reasons: list[pa.ChunkedArray] = []
+        self._rows = self._choose_rows(names, units)
         self.canary: Canary | None = compare_canaries(self.reports)
         self.totals = self._count()
 
     def list_results(self) -> Iterator[tuple[PartReport, list[str | None]]]:
         """Yield the report of each part and why its rows failed, None where they did not."""
-        for report, failures in zip(self.reports, self._failures, strict=True):
-            yield report, self._shared.list_reasons(failures)
+        for report, reasons in zip(self.reports, self._reasons, strict=True):
+            yield report, reasons.to_pylist()
 
     def list_reasons(self, *, missing: str) -> list[str | None]:
         """Return for each row of the plan why it failed, None where it did not.
@@ -112,63 +109,68 @@ class PartRows:
         Args:
             missing: what is said of rows that no part holds.
         """
-        reasons = self._shared.list_reasons(self._rows["failure"])
-        in_none = (self._rows["part"] == NO_PART).tolist()
-        return [missing if n else reason for n, reason in zip(in_none, reasons, strict=True)]
+        is_nowhere = pc.is_null(self._rows["part"])
+        return list(pc.if_else(is_nowhere, missing, self._rows["reason"]).to_pylist())
 
     def results(self, split: str) -> Iterator[tuple[Clip, EncodedClip | Failure]]:
         """Yield every row of a split in plan order."""
         span = self.clips.spans.get(split, range(0))
         for piece in (span[at : at + ROWS_PER_PIECE] for at in range(0, len(span), ROWS_PER_PIECE)):
-            clips = self.clips.take(piece)
-            values = self._rows[piece.start : piece.stop].tolist()
-            for row, clip, of_row in zip(piece, clips, values, strict=True):
-                if of_row[0] == NO_PART:
-                    yield clip, Failure(row, "source", "missing", NO_FILE)
-                    continue
-                result = make_result(row, of_row, self._shared, self._files)
+            rows = self._rows.slice(piece.start, len(piece))
+            results = make_results(rows, self._paths, self.width)
+            for row, clip, result in zip(piece, self.clips.take(piece), results, strict=True):
                 if isinstance(result, Failure) and result.reason == "missing":
-                    result = Failure(row, "source", "missing", NO_FILE)
-                yield clip, result
+                    yield clip, Failure(row, "source", "missing", NO_FILE)
+                else:
+                    yield clip, result
 
-    def _open_parts(self, names: Sequence[str], units: Mapping[str, Unit]) -> None:
-        """Read the parts, which must be sorted, and keep of every row the result that counts."""
+    def _choose_rows(self, names: Sequence[str], units: Mapping[str, Unit]) -> pa.Table:
+        """Read the parts, which must be sorted; return for each row the result that counts."""
         best = np.full(len(self.clips), np.iinfo(np.int64).max)
+        places = np.full(len(self.clips), -1)
+        tables = [ROW_SCHEMA.append(pa.field("part", pa.int64())).empty_table()]
+        n_rows = 0
         for number, name in enumerate(names):
-            reader = PartReader(self._directory, name, shared=self._shared)
-            check_report(reader, units.get(name), len(self.clips), self.width)
+            part = read_part(self._directory, name)
+            check_part(part, units.get(name), len(self.clips), self.width)
             first, attempt = split_name(name)
-            rows = np.asarray(reader.report.rows, np.int64)
-            found = reader.rows
-            found["part"] = number
-            rank = rank_results(found["failure"], self._shared, units[first].rank, attempt)
+            rows = np.asarray(part.report.rows, np.int64)
+            rank = rank_results(part.rows["reason"], units[first].rank, attempt)
             # Between equal ones the earlier part's is taken.
             is_better = rank < best[rows]
             best[rows[is_better]] = rank[is_better]
-            self._rows[rows[is_better]] = found[is_better]
-            self.reports.append(shrink_report(reader.report, self.reports))
-            self._failures.append(found["failure"].copy())
+            places[rows[is_better]] = n_rows + np.flatnonzero(is_better)
+            tables.append(part.rows.append_column("part", pa.array(np.full(len(rows), number))))
+            n_rows += len(rows)
+            self.reports.append(shrink_report(part.report, self.reports))
+            self._reasons.append(part.rows["reason"])
+        found = pa.concat_tables(tables).combine_chunks()
+        chosen = found.take(pa.array(places, mask=places < 0))
+        reasons = pc.if_else(pc.is_null(chosen["part"]), "missing", chosen["reason"])
+        return chosen.set_column(chosen.column_names.index("reason"), "reason", reasons)
 
     def _count(self) -> dict[str, Totals]:
         totals: dict[str, Totals] = {}
-        all_reasons = self.list_reasons(missing="missing")
         for split, span in self.clips.spans.items():
-            rows = self._rows[span.start : span.stop]
-            of_split = all_reasons[span.start : span.stop]
-            reasons = Counter(reason for reason in of_split if reason is not None)
-            n_samples = of_split.count(None)
-            is_sample = (rows["failure"] == NO_FAILURE) & (rows["part"] != NO_PART)
-            totals[split] = Totals(
-                len(rows), n_samples, frames=int(rows["n_frames"][is_sample].sum())
-            )
+            rows = self._rows.slice(span.start, len(span))
+            reasons = Counter(rows["reason"].drop_null().to_pylist())
+            # Failures have no frames.
+            n_frames = pc.sum(rows["n_frames"]).as_py() or 0
+            totals[split] = Totals(len(rows), rows["reason"].null_count, frames=n_frames)
             for reason, count in reasons.items():
                 totals[split].add_failures(reason, count)
         return totals
 
 
-def rank_results(
-    failures: npt.NDArray[np.int32], shared: Shared, unit: int, attempt: int
-) -> npt.NDArray[np.int64]:
+def hash_reports(paths: Sequence[Path]) -> str:
+    """Return a digest of reports; a part that is made again has another report, or a later one."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def rank_results(reasons: pa.ChunkedArray, unit: int, attempt: int) -> npt.NDArray[np.int64]:
     """Return (n_rows,) int64 ranks: of several results of one row the least rank counts.
 
     A sample comes before a failure, one that says more than that a source has no file before one
@@ -176,16 +178,15 @@ def rank_results(
     the last try before earlier ones.
 
     Args:
-        failures: of the rows of one part.
-        shared: what their numbers stand for.
+        reasons: why the rows of one part failed, null where they did not.
         unit: rank of the part's unit.
         attempt: number of the try.
     """
-    reasons = shared.list_reasons(failures)
-    kinds = [0 if reason is None else 2 if reason == "missing" else 1 for reason in reasons]
     if max(unit, attempt) >= MAX_RANK:
         raise ValueError(f"more than {MAX_RANK} archives, or tries of one")
-    return (np.asarray(kinds, np.int64) * MAX_RANK + unit) * MAX_RANK + (MAX_RANK - 1 - attempt)
+    kinds = pc.if_else(pc.is_null(reasons), 0, pc.if_else(pc.equal(reasons, "missing"), 2, 1))
+    ranks: npt.NDArray[np.int64] = kinds.to_numpy().astype(np.int64)
+    return (ranks * MAX_RANK + unit) * MAX_RANK + (MAX_RANK - 1 - attempt)
 
 
 def shrink_report(report: PartReport, others: Sequence[PartReport]) -> PartReport:
@@ -195,22 +196,22 @@ def shrink_report(report: PartReport, others: Sequence[PartReport]) -> PartRepor
     return replace(report, rows=array("q", report.rows), canary=canary)
 
 
-def check_report(reader: PartReader, unit: Unit | None, n_rows: int, width: int) -> None:
+def check_part(part: FinishedPart, unit: Unit | None, n_rows: int, width: int) -> None:
     """Refuse a part of other rows than the plan's, or of another width.
 
     Raises:
         BuildError: names the part.
     """
-    report = reader.report
+    report = part.report
     rows = np.asarray(report.rows, np.int64)
     is_inside = len(np.unique(rows)) == len(rows) and ((rows >= 0) & (rows < n_rows)).all()
     is_stated = unit is None or unit.rows is None or report.rows == list(unit.rows)
-    if not (is_inside and is_stated and len(rows) == len(reader.rows)):
+    if not (is_inside and is_stated and len(rows) == len(part.rows)):
         raise BuildError(
             f"part {report.name}: its rows are not those of the plan; "
             f"delete {report.name}.json and encode again"
         )
-    if reader.width != width:
+    if part.width != width:
         raise damaged_part(report.name)
 
 

@@ -4,6 +4,7 @@ It holds `train/ val/ test/` directories of `NAME.npy`, `NAME.txt`, `NAME.json` 
 tells what they were made with, and the manifest says so.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,11 +44,13 @@ class ProcessedRows:
         self._files = files
         self.class_names = None if class_names is None else list(class_names)
         self.width = 0
+        self._sha256 = hashlib.sha256()
         self.totals: dict[str, Totals] = {}
         for row, clip in enumerate(self._clips):
             self._count(row, clip)
         if self.width == 0:
             raise InputError(f"{directory}: none of its {len(clips)} npy files holds embeddings")
+        self.fingerprint = self._sha256.hexdigest()
         self.configuration: dict[str, Any] = {
             "provenance": "unknown",
             "clips": "own videos" if any(clip.path for clip in self._clips) else "kinetics",
@@ -72,6 +75,7 @@ class ProcessedRows:
             totals.add_failures(result.reason, 1)
             return
         n_frames, width = result.embeddings.shape
+        self._sha256.update(f"{row} {n_frames} ".encode() + result.embeddings.tobytes())
         if self.width not in (0, width):
             raise InputError(f"{path}: is {width} wide, files before it {self.width}")
         self.width = width

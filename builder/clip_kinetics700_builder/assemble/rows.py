@@ -51,23 +51,26 @@ class Rows(Protocol):
         """Counts of every split, known before the first result is read."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what decides the samples: other ones never have the same."""
+        ...
+
     def results(self, split: str) -> Iterator[Result]:
         """Yield every row of a split in plan order, the same ones whenever it is called."""
         ...
 
 
-def number_results(
-    rows: Rows, split: str, *, first: int, label_ids: Mapping[str, int]
-) -> Iterator[Sample | dict[str, Any]]:
+def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | dict[str, Any]]:
     """Yield the samples of a split under their keys, and the failed rows as their table has them.
 
     Args:
         rows: what is assembled.
         split: `train`, `validation` or `test`.
         first: number of the split's first sample in the whole dataset.
-        label_ids: label id by class name.
     """
     number = first
+    label_ids = {name: label_id for label_id, name in enumerate(rows.class_names or [])}
     for result in rows.results(split):
         key = KEY_NAME.format(number)
         if isinstance(result, Sample):

@@ -172,6 +172,8 @@ class ConvertedRows:
         self.class_names = self._labels.names
         self.canary = None if self._manifest is None else self._manifest.canary
         self.configuration = self._describe(count)
+        # Labels that are missing in a source of ours are filled in from a list that is given.
+        self.fingerprint = f"{class_list} {count.hexdigest()}"
 
     def _describe(self, count: "SourceCount") -> dict[str, Any]:
         """Return what a manifest of ours says the embeddings were made with, or what is known."""
@@ -252,10 +254,9 @@ class SourceCount:
         self._frames[split, width] += n_frames
         self.has_own_videos |= sample.time_start is None
         self._labels.add(sample, split)
-        if self._manifest is None:
-            row = repr((split, sample.caption, sample.meta))
-            self._sha256.update(row.encode("utf-8", "backslashreplace"))
-            self._sha256.update(np.ascontiguousarray(sample.embeddings).data)
+        row = repr((split, sample.caption, sample.meta))
+        self._sha256.update(row.encode("utf-8", "backslashreplace"))
+        self._sha256.update(np.ascontiguousarray(sample.embeddings).data)
 
     def choose_width(self) -> int:
         """Return the width of the dataset: the manifest's, or that of most samples.

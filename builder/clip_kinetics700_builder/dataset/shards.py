@@ -5,10 +5,10 @@ alone, so assembly, card and verification know every name before a file is opene
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from clip_kinetics700.schema import SPLITS, TAR_NAME
+from clip_kinetics700.schema import SPLITS, SPLITS_CSV_WORD, TAR_NAME
 
 PARQUET_NAME = "data/{split}-{number:05d}-of-{n_shards:05d}.parquet"
 # Numbers have more digits than their format asks for once there are that many shards.
@@ -65,3 +65,13 @@ def plan_shards(
             n_tars += 1
             first += min(left, samples_per_shard)
             left -= samples_per_shard
+
+
+def splits_csv(shards: Iterable[Shard]) -> str:
+    """Return splits.csv, which names the split of each tar in upstream's words."""
+    rows = [
+        (shard.tar.removesuffix(".tar"), SPLITS_CSV_WORD[shard.split])
+        for shard in shards
+        if shard.tar is not None
+    ]
+    return "".join(f"{tar},{word}\n" for tar, word in [("tar_file", "split"), *rows])

@@ -1,183 +1,138 @@
-"""Reads finished parts: a few numbers of each row at once, its embeddings when they are asked for.
+"""Reads finished parts: their rows at once, as a table, and embeddings when they are asked for.
 
 Assembly reads gigabytes of parts in the order of the plan. No file stays memory-mapped meanwhile:
 its pages would count as memory of the process.
 """
 
 import os
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from clip_kinetics700_builder.parts.part import PartReport, read_report
+from clip_kinetics700.features import column_list
+from clip_kinetics700_builder.parts.part import (
+    INFO_ATTRIBUTES,
+    PartReport,
+    part_schema,
+    read_report,
+)
 from clip_kinetics700_builder.system.files import naming
 from clip_kinetics700_builder.types import (
     BuildError,
     EncodedClip,
     Failure,
     Float16Array,
-    Float32Array,
     VideoInfo,
 )
 
-Value = TypeVar("Value")
-
-# Archives scatter the rows of a plan over all parts; macOS lets a process open 256 files.
-MAX_OPEN_FILES = 64
-NO_FAILURE = -1
-ROW_TYPE = np.dtype(
+ROW_SCHEMA = pa.schema(
     [
-        ("part", "i4"),  # number of the file that holds the embeddings
-        ("failure", "i4"),  # number in `Shared.failures`, NO_FAILURE for a sample
-        ("begin", "i8"),  # first byte of the embeddings in the file
-        ("n_embedded", "i4"),  # rows of the embeddings
-        ("timestamps", "i4"),  # number in `Shared.timestamps`
-        ("n_frames", "i4"),
-        ("duration", "f8"),
-        ("fps", "f8"),
-        ("width", "i4"),
-        ("height", "i4"),
+        *(field for field in part_schema(1) if field.name != "embeddings"),
+        ("begin", pa.int64()),  # first byte of the embeddings in the file
+        ("n_embedded", pa.int64()),  # rows of the embeddings
     ]
 )
-"""What is kept of a row in memory: 52 bytes, and 33 MB of the whole of Kinetics-700."""
-RowArray = npt.NDArray[Any]
-"""(n_rows,) ROW_TYPE."""
+"""What is kept of the rows of a part: some hundred bytes of each."""
 ITEM_NBYTES = 2
 
 
-class Reason(NamedTuple):
-    """Why rows failed."""
+class FinishedPart(NamedTuple):
+    """What a finished part holds, but for the embeddings."""
 
-    stage: str
-    reason: str
-    message: str
-
-
-class Numbered(Generic[Value]):
-    """Values that occur in many rows, each kept once and known by its number."""
-
-    def __init__(self) -> None:
-        """Hold nothing yet."""
-        self.values: list[Value] = []
-        self._numbers: dict[Value, int] = {}
-
-    def add(self, value: Value) -> int:
-        """Return the number of a value."""
-        number = self._numbers.setdefault(value, len(self.values))
-        if number == len(self.values):
-            self.values.append(value)
-        return number
+    report: PartReport
+    rows: pa.Table
+    """`ROW_SCHEMA`, in the order of `report.rows`."""
+    width: int
+    """Columns of the embeddings."""
 
 
-class Shared:
-    """What many rows of many parts have in common."""
-
-    def __init__(self) -> None:
-        """Hold nothing yet."""
-        self.failures = Numbered[Reason]()
-        self.timestamps = Numbered[bytes]()
-        """Those of float32; clips of one length have the same timestamps."""
-
-    def list_reasons(self, failures: npt.NDArray[np.int32]) -> list[str | None]:
-        """Return why rows failed by their (n_rows,) int32 failures, None for samples."""
-        reasons = [*(failure.reason for failure in self.failures.values), None]
-        # NO_FAILURE finds the last of these, None.
-        return [reasons[number] for number in failures.tolist()]
-
-
-class PartFiles:
-    """Reads embeddings from the Arrow files of parts, few of which are open at a time."""
-
-    def __init__(self, directory: Path, names: Sequence[str], width: int) -> None:
-        """Open no file yet."""
-        self._paths = [directory / f"{name}.arrow" for name in names]
-        self._width = width
-        self._open: OrderedDict[int, int] = OrderedDict()
-
-    def read(self, part: int, begin: int, n_rows: int) -> Float16Array:
-        """Return (n_rows, width) float16 embeddings.
-
-        Args:
-            part: number of the part among the names.
-            begin: first byte of the embeddings in its file.
-            n_rows: how many rows they have.
-        """
-        path, nbytes = self._paths[part], n_rows * self._width * ITEM_NBYTES
-        with naming(path):
-            descriptor = self._open.get(part)
-            if descriptor is None:
-                if len(self._open) == MAX_OPEN_FILES:
-                    os.close(self._open.popitem(last=False)[1])
-                descriptor = self._open[part] = os.open(path, os.O_RDONLY)
-            data = os.pread(descriptor, nbytes, begin)
-            while len(data) < nbytes:
-                # The system reads at most 2 GB at a time.
-                more = os.pread(descriptor, nbytes - len(data), begin + len(data))
-                if not more:
-                    raise damaged_part(path.stem)
-                data += more
-        return np.frombuffer(data, np.float16).reshape(n_rows, self._width)
-
-    def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
-
-
-class PartReader:
-    """Gives the rows of one finished part, and the result of each."""
-
-    def __init__(self, directory: Path, name: str, *, shared: Shared | None = None) -> None:
-        """Open a part whose report is there.
-
-        Args:
-            directory: the parts directory.
-            name: the part's.
-            shared: what it shares with other parts that are read together.
-
-        Raises:
-            BuildError: a file of the part is damaged.
-        """
-        self.report: PartReport = read_report(directory, name)
-        self._shared = Shared() if shared is None else shared
-        try:
-            with pa.memory_map(str(directory / f"{name}.arrow")) as source:
-                self.rows, self.width = _read_rows(source, self._shared)
-        except pa.ArrowInvalid as error:
-            raise damaged_part(name) from error
-        self._files = PartFiles(directory, [name], self.width)
-
-    def result(self, index: int) -> EncodedClip | Failure:
-        """Return the result at an index of `report.rows`."""
-        values = self.rows[index].tolist()
-        return make_result(self.report.rows[index], values, self._shared, self._files)
-
-    def list_reasons(self) -> list[str | None]:
-        """Return why each row failed, in the order of `report.rows`; None if it did not."""
-        return self._shared.list_reasons(self.rows["failure"])
-
-
-def make_result(
-    row: int, values: tuple[Any, ...], shared: Shared, files: PartFiles
-) -> EncodedClip | Failure:
-    """Return the result of a row of the plan.
+def read_part(directory: Path, name: str) -> FinishedPart:
+    """Read a part whose report is there.
 
     Args:
-        row: its index in the plan.
-        values: those of ROW_TYPE.
-        shared: holds the values that have numbers.
-        files: the parts.
+        directory: the parts directory.
+        name: the part's.
+
+    Raises:
+        BuildError: a file of the part is damaged.
     """
-    part, failure, begin, n_embedded, timestamps, *info = values
-    if failure != NO_FAILURE:
-        return Failure(row, *shared.failures.values[failure])
-    embeddings = files.read(part, begin, n_embedded)
-    times: Float32Array = np.frombuffer(shared.timestamps.values[timestamps], np.float32)
-    return EncodedClip(row, embeddings, times, VideoInfo(*info))
+    report = read_report(directory, name)
+    try:
+        with pa.memory_map(str(directory / f"{name}.arrow")) as source:
+            base = source.read_buffer(1).address
+            file = pa.ipc.open_file(source)
+            width = file.schema.field("embeddings").type.value_type.list_size
+            batches = [file.get_batch(number) for number in range(file.num_record_batches)]
+            rows = pa.Table.from_batches([_place(batch, base) for batch in batches], ROW_SCHEMA)
+            rows.validate(full=True)
+            # The copy does not hold the map.
+            return FinishedPart(report, rows.take(np.arange(len(rows))), width)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise damaged_part(name) from error
+
+
+def _place(batch: pa.RecordBatch, base: int) -> pa.RecordBatch:
+    """Return the rows of a record batch with the places of their embeddings in the file.
+
+    Args:
+        batch: its buffers are those of the mapped file.
+        base: address of the file's first byte.
+    """
+    embeddings = batch.column("embeddings")
+    offsets = embeddings.offsets.to_numpy().astype(np.int64)
+    halves = embeddings.values.values.buffers()[1]
+    # An address in the map tells the place in the file, which stays when the map is gone.
+    first = 0 if halves is None else halves.address - base
+    begins = first + offsets[:-1] * (embeddings.type.value_type.list_size * ITEM_NBYTES)
+    columns = [batch.column(name) for name in ROW_SCHEMA.names[:-2]]
+    return pa.RecordBatch.from_arrays(
+        [*columns, pa.array(begins), pa.array(np.diff(offsets))], schema=ROW_SCHEMA
+    )
+
+
+def make_results(
+    rows: pa.Table, paths: Sequence[Path], width: int
+) -> Iterator[EncodedClip | Failure]:
+    """Yield the results of some rows in order.
+
+    Args:
+        rows: those of a part; those of several have a column `part`, the number of their path.
+        paths: of the Arrow files.
+        width: columns of the embeddings.
+
+    Raises:
+        BuildError: a file is shorter than it was.
+    """
+    names = ("row", "stage", "reason", "message", "timestamps", "begin", "n_embedded")
+    columns = [column_list(rows.column(name)) for name in (*names, *INFO_ATTRIBUTES)]
+    parts = column_list(rows.column("part")) if "part" in rows.column_names else [0] * len(rows)
+    for part, values in zip(parts, zip(*columns, strict=True), strict=True):
+        row, stage, reason, message, timestamps, begin, n_embedded, *info = values
+        if reason is not None:
+            yield Failure(row, stage, reason, message)
+            continue
+        embeddings = read_embeddings(paths[part], begin, (n_embedded, width))
+        yield EncodedClip(row, embeddings, timestamps, VideoInfo(*info))
+
+
+def read_embeddings(path: Path, begin: int, shape: tuple[int, int]) -> Float16Array:
+    """Return (n_frames, width) float16 embeddings that begin at a byte of a part's Arrow file."""
+    nbytes, data = shape[0] * shape[1] * ITEM_NBYTES, b""
+    with naming(path):
+        # Half the time of `np.fromfile`.
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            # The system reads at most 2 GB at a time.
+            while more := os.pread(descriptor, nbytes - len(data), begin + len(data)):
+                data += more
+        finally:
+            os.close(descriptor)
+    if len(data) < nbytes:
+        raise damaged_part(path.stem)
+    return np.frombuffer(data, np.float16).reshape(shape)
 
 
 def damaged_part(name: str) -> BuildError:
@@ -185,45 +140,3 @@ def damaged_part(name: str) -> BuildError:
     return BuildError(
         f"part {name}: {name}.arrow is damaged; delete {name}.json and run encode again"
     )
-
-
-def _read_rows(source: pa.MemoryMappedFile, shared: Shared) -> tuple[RowArray, int]:
-    """Return the rows of an Arrow file and its width, without reading any embeddings."""
-    base = source.read_buffer(1).address
-    file = pa.ipc.open_file(source)
-    batches = [file.get_batch(number) for number in range(file.num_record_batches)]
-    rows = [_read_batch(batch, base, shared) for batch in batches]
-    width: int = file.schema.field("embeddings").type.value_type.list_size
-    return np.concatenate([np.zeros(0, ROW_TYPE), *rows]), width
-
-
-def _read_batch(batch: pa.RecordBatch, base: int, shared: Shared) -> RowArray:
-    """Return the rows of a record batch, the inverse of `record_batch`.
-
-    Args:
-        batch: its buffers are those of the mapped file.
-        base: address of the file's first byte.
-        shared: takes what rows have in common.
-    """
-    rows = np.zeros(batch.num_rows, ROW_TYPE)
-    embeddings, halves = batch.column("embeddings"), batch.column("embeddings").values.values
-    offsets = embeddings.offsets.to_numpy()
-    rows["n_embedded"] = np.diff(offsets)
-    row_nbytes = embeddings.type.value_type.list_size * ITEM_NBYTES
-    if len(halves):
-        # An address in the map tells the place in the file, which stays when the map is gone.
-        rows["begin"] = halves.buffers()[1].address - base + offsets[:-1] * np.int64(row_nbytes)
-    for name in ("n_frames", "duration", "fps", "width", "height"):
-        dtype = pa.from_numpy_dtype(ROW_TYPE[name])
-        # The cast refuses what does not fit.
-        rows[name] = batch.column(name).fill_null(0).cast(dtype).to_numpy(zero_copy_only=False)
-    rows["failure"] = NO_FAILURE
-    has_failed = batch.column("reason").is_valid().to_numpy(zero_copy_only=False)
-    failed = batch.filter(pa.array(has_failed)).select(Reason._fields).to_pylist()
-    rows["failure"][has_failed] = [shared.failures.add(Reason(**texts)) for texts in failed]
-    times = batch.column("timestamps")
-    ends = 4 * times.offsets.to_numpy()
-    data = times.values.to_numpy().tobytes()
-    spans = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
-    rows["timestamps"] = [shared.timestamps.add(data[begin:end]) for begin, end in spans]
-    return rows

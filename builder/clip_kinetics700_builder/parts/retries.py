@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clip_kinetics700_builder.parts.part import name_try
-from clip_kinetics700_builder.parts.part_reader import PartReader
+from clip_kinetics700_builder.parts.part_reader import FinishedPart, read_part
 from clip_kinetics700_builder.sources.ledger import check_reasons
 from clip_kinetics700_builder.types import Part
 
@@ -26,11 +26,11 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
         At most one part for each, with the rows that no try has made a sample of.
     """
     check_reasons(reasons)
-    readers = {path.stem: PartReader(directory, path.stem) for path in directory.glob("*.json")}
-    got = {row for reader in readers.values() for row, reason in list_reasons(reader) if not reason}
+    done = {path.stem: read_part(directory, path.stem) for path in directory.glob("*.json")}
+    got = {row for part in done.values() for row, reason in list_reasons(part) if not reason}
     retries = []
     for part in parts:
-        tries = list_tries(readers, part.name)
+        tries = list_tries(done, part.name)
         if not tries:
             continue
         name = name_try(part.name, len(tries))
@@ -38,21 +38,21 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
         if error is not None:
             retries += [replace(part, name=name)] if not reasons or error[0] in reasons else []
             continue
-        last = dict(pair for reader in tries for pair in list_reasons(reader))
+        last = dict(pair for attempt in tries for pair in list_reasons(attempt))
         rows = [row for row, reason in last.items() if not reasons or reason in reasons]
         if set(rows) - got:
             retries.append(replace(part, name=name, rows=sorted(set(rows) - got)))
     return retries
 
 
-def list_tries(readers: Mapping[str, PartReader], name: str) -> list[PartReader]:
+def list_tries(done: Mapping[str, FinishedPart], name: str) -> list[FinishedPart]:
     """Return the finished tries of a part, the first one first."""
-    tries: list[PartReader] = []
-    while (reader := readers.get(name_try(name, len(tries)))) is not None:
-        tries.append(reader)
+    tries: list[FinishedPart] = []
+    while (part := done.get(name_try(name, len(tries)))) is not None:
+        tries.append(part)
     return tries
 
 
-def list_reasons(reader: PartReader) -> Iterator[tuple[int, str | None]]:
+def list_reasons(part: FinishedPart) -> Iterator[tuple[int, str | None]]:
     """Yield each row of a part with why it failed, None where it did not."""
-    return zip(reader.report.rows, reader.list_reasons(), strict=True)
+    return zip(part.report.rows, part.rows["reason"].to_pylist(), strict=True)

@@ -12,10 +12,10 @@ from clip_kinetics700.index import scan_pieces
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import is_remote
 from clip_kinetics700.schema import INDEX_NAME, SPLITS
-from clip_kinetics700_builder.assemble.shard_files import open_parquet_writer
+from clip_kinetics700_builder.assemble.tables import open_table_file
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.read.rows import open_source, read_own_manifest
-from clip_kinetics700_builder.system.files import atomic_path, check_directory
+from clip_kinetics700_builder.system.files import check_directory
 from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
 from clip_kinetics700_builder.types import InputError
 
@@ -45,14 +45,13 @@ def index_source(
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         progress("index", len(places), "files") as advance,
-        atomic_path(path) as partial,
-        open_parquet_writer(partial, INDEX_SCHEMA) as writer,
+        open_table_file(path, INDEX_SCHEMA) as index,
     ):
         n_done = 0
         for piece in scan_pieces(layout, on_error=config.on_error):
             if piece.num_rows == 0:
                 continue
-            writer.write_table(piece)
+            index.write(piece)
             counts.update(piece.column("split").to_pylist())
             n_done = advance_to(places[piece.column("tar_file")[-1].as_py()] - 1, n_done, advance)
         advance_to(len(places), n_done, advance)

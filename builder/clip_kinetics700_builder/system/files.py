@@ -83,36 +83,16 @@ def sync_directory(directory: Path) -> None:
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
-    return GrowingHash(path).hexdigest()
+    sha256, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER_NBYTES))
+    with path.open("rb", buffering=0) as stream:
+        while nbytes := stream.readinto(buffer):
+            sha256.update(buffer[:nbytes])
+    return sha256.hexdigest()
 
 
 def hash_blob(data: bytes) -> str:
     """Return git's name of a small file's content, by which the Hub compares files."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-class GrowingHash:
-    """The sha256 of a file that somebody else still writes."""
-
-    def __init__(self, path: Path) -> None:
-        """Begin with a file that exists."""
-        self._path = path
-        self._sha256 = hashlib.sha256()
-        self._nbytes = 0
-        self._buffer = memoryview(bytearray(BUFFER_NBYTES))
-
-    def follow(self) -> None:
-        """Hash what was written since the last call."""
-        with self._path.open("rb", buffering=0) as stream:
-            stream.seek(self._nbytes)
-            while nbytes := stream.readinto(self._buffer):
-                self._sha256.update(self._buffer[:nbytes])
-                self._nbytes += nbytes
-
-    def hexdigest(self) -> str:
-        """Return the digest of the whole file."""
-        self.follow()
-        return self._sha256.hexdigest()
 
 
 def take_lock(file: Path, taken: str, *, waits: bool = False) -> AbstractContextManager[object]:

@@ -18,11 +18,10 @@ from clip_kinetics700.schema import (
     SPLITS_CSV_NAME,
 )
 from clip_kinetics700.texts import decode_class_texts
-from clip_kinetics700_builder.assemble.shard_files import splits_csv
 from clip_kinetics700_builder.dataset.layout import README_NAME
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.dataset.problems import DamagedFileError, Problems
-from clip_kinetics700_builder.dataset.shards import SHARD_NAME
+from clip_kinetics700_builder.dataset.shards import SHARD_NAME, splits_csv
 from clip_kinetics700_builder.system.files import hash_file
 from clip_kinetics700_builder.verify.tables import count_failures
 

@@ -44,6 +44,7 @@ class SmallRows:
     class_names: list[str] | None = CLASS_NAMES
     canary: Canary | None = None
     width = WIDTH
+    fingerprint = "small"
 
     def __init__(self) -> None:
         self.totals: dict[str, Totals] = {}

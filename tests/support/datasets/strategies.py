@@ -111,6 +111,7 @@ class DrawnRows:
     width: int
     class_names: list[str] | None = field(default_factory=lambda: [*CLASS_NAMES])
     canary: Canary | None = None
+    fingerprint: str = "drawn"
 
     @property
     def configuration(self) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Assembly goes on where it stopped: it keeps finished shards that hold these very samples."""
+"""Assembly goes on where it stopped: it keeps finished shards that were made of the same."""
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +11,12 @@ import pytest
 
 from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.assemble.rows import Result
+from clip_kinetics700_builder.assemble.shards import ROWS_PER_GROUP
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.system.files import write_json
-from clip_kinetics700_builder.types import Clip, EncodedClip
+from clip_kinetics700_builder.types import BuildError, Clip, EncodedClip
 from clip_kinetics700_builder.verify.dataset import verify_dataset
 from tests.support.damage.datasets import ROWS, SmallRows
 from tests.support.datasets.builds import published_hashes
@@ -113,6 +114,8 @@ def test_reports_go_when_the_dataset_is_complete(tmp_path: Path) -> None:
 class ChangedRows(SmallRows):
     """The same rows, but one of them has another embedding."""
 
+    fingerprint = "changed"
+
     def result(self, split: str, row: int) -> Any:
         """Return what became of one row."""
         result = super().result(split, row)
@@ -125,17 +128,23 @@ class ChangedRows(SmallRows):
 
 
 def test_other_samples_are_written_anew(tmp_path: Path) -> None:
-    """The first shard whose samples changed meanwhile, and all after it, are written again."""
+    """Where samples have changed meanwhile no shard is kept."""
     assemble_part(tmp_path / "a", n_rows=20)
-    reports = list_reports(tmp_path / "a")
-    before = read_states(tmp_path / "a")
-    assert len(reports) == 3
+    assert len(list_reports(tmp_path / "a")) == 3
     assemble(ChangedRows(), config_of(tmp_path / "a"))
-    after = read_states(tmp_path / "a")
-    kept = {name for name in before if after[name] == before[name]}
-    assert kept == {"ds_000000.tar", "train-00000-of-00003.parquet"}
     assemble(ChangedRows(), config_of(tmp_path / "b"))
     assert published_hashes(tmp_path / "a") == published_hashes(tmp_path / "b")
+
+
+def test_samples_that_change_back_are_written_anew(
+    tmp_path: Path, expected: dict[str, str]
+) -> None:
+    """A run of other samples between two of the same leaves nothing that the last one keeps."""
+    assemble_part(tmp_path, n_rows=20)
+    with pytest.raises(StoppedError):
+        assemble(ChangedRows(), config_of(tmp_path), advance=stop_at(12))
+    assemble(SmallRows(), config_of(tmp_path))
+    assert published_hashes(tmp_path) == expected
 
 
 class RenamedRows(SmallRows):
@@ -200,14 +209,34 @@ def test_another_shard_size_keeps_nothing(tmp_path: Path) -> None:
     assert published_hashes(tmp_path / "a") == published_hashes(tmp_path / "b")
 
 
+class FewerRows(SmallRows):
+    """The same rows, but the last sample that the totals count is not there."""
+
+    def results(self, split: str) -> Iterator[Any]:
+        """Yield the rows of a split."""
+        rows = list(super().results(split))
+        yield from rows[:-1] if split == "test" else rows
+
+
+def test_other_samples_than_were_counted_are_an_error(tmp_path: Path) -> None:
+    """A source that changed after it was counted gives no dataset with a hole."""
+    rows = SmallRows()
+    fewer = FewerRows()
+    fewer.totals = rows.totals
+    with pytest.raises(BuildError, match="test: other samples were read"):
+        assemble(fewer, config_of(tmp_path))
+    assert not (tmp_path / "manifest.json").exists()
+
+
 class CountedRows:
     """Many samples of one shard; counts how many of their arrays are alive at a time."""
 
     configuration: Mapping[str, Any] = {"embedding_width": 4}
     class_names: list[str] | None = None
     canary: Canary | None = None
+    fingerprint = "counted"
     width = 4
-    n_rows = 5000
+    n_rows = 9000
 
     def __init__(self) -> None:
         self.totals = {"train": Totals(rows=self.n_rows, samples=self.n_rows, frames=self.n_rows)}
@@ -226,15 +255,12 @@ class CountedRows:
         self.n_alive -= 1
 
 
-def test_a_kept_shard_is_never_held_in_memory(tmp_path: Path) -> None:
-    """Shards are written and checked one sample at a time; nothing holds on to arrays."""
-    config = AssembleConfig(source=tmp_path, output=tmp_path, samples_per_shard=4000, figures=False)
-    rows = CountedRows()
-    with pytest.raises(StoppedError):
-        assemble(rows, config, advance=stop_at(4500))
-    assert rows.most_alive <= 2
-    rows = CountedRows()
-    with pytest.raises(StoppedError):
-        assemble(rows, config, advance=stop_at(3999))
-    assert rows.most_alive <= 2
+def test_no_shard_is_held_in_memory(tmp_path: Path) -> None:
+    """Of a shard that is written or kept, the arrays of two row groups are alive at a time."""
+    config = AssembleConfig(source=tmp_path, output=tmp_path, samples_per_shard=8000, figures=False)
+    for n_rows in (8500, 7999):
+        rows = CountedRows()
+        with pytest.raises(StoppedError):
+            assemble(rows, config, advance=stop_at(n_rows))
+        assert rows.most_alive <= 2 * ROWS_PER_GROUP + 2
     assert list_reports(tmp_path) == ["train-00000.json"]
