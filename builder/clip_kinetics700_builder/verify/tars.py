@@ -1,12 +1,11 @@
-"""A `TarReader` gives the samples of one of our tars and checks every byte around them.
+"""Gives the samples of one of our tars and checks every byte around them.
 
 What the reader's strict parser makes of a sample is spelled again: the tar must hold these very
 bytes, because the same plan gives the same bytes.
 """
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ from clip_kinetics700_builder.dataset.problems import DamagedFileError
 
 # A batch of very long videos is closed early, so that memory stays bounded.
 BYTES_PER_BATCH = 64 << 20
+ROWS_PER_BATCH = 1000
 EXTENSIONS = ("json", "npy", "txt")
 # Bytes that are shown before and after the first one that differs.
 SHOWN_BEFORE, SHOWN_AFTER = 20, 20
@@ -46,79 +46,77 @@ class RecordedStream:
         return data
 
 
-class TarReader:
-    """Reads the samples of one tar in order, as far as they are what they must be."""
+def read_tar(path: Path, *, first: int, n_samples: int, width: int) -> Iterator[pa.RecordBatch]:
+    """Yield the samples of a tar, and where their arrays lie.
 
-    def __init__(self, stream: io.BufferedIOBase, *, first: int, width: int) -> None:
-        """Read from the start of an open tar, whose first sample has that number."""
-        self._stream = RecordedStream(stream)
-        self._members = read_members(self._stream)
-        self._number = first
-        self._width = width
-        self._offset = 0
+    Args:
+        path: of the file.
+        first: number of its first sample in the dataset.
+        n_samples: how many it must hold.
+        width: columns that its embeddings must have.
 
-    def next(self, limit: int) -> pa.RecordBatch:
-        """Return the next samples, at least one and at most `limit`.
-
-        Raises:
-            DamagedFileError: the next one is not what it must be, or there is none.
-        """
+    Raises:
+        DamagedFileError: a sample is not what it must be or not there, or something else is.
+    """
+    with io.BufferedReader(io.FileIO(path), BUFFER_SIZE) as file:
+        stream = RecordedStream(file)
+        members = read_strictly(stream)
         samples: list[Sample] = []
         places: list[tuple[int, int]] = []
-        begin = self._offset
-        while len(samples) < limit and self._offset - begin < BYTES_PER_BATCH:
-            key = KEY_NAME.format(self._number)
-            members = {
-                extension: self._read_member(f"{key}.{extension}") for extension in EXTENSIONS
-            }
-            samples.append(read_sample(key, members, self._width, self._stream.take()))
-            npy = members["npy"]
-            places.append((npy.offset, len(npy.data)))
-            txt = members["txt"]
-            self._offset = txt.offset + len(txt.data) + -len(txt.data) % BLOCK
-            self._number += 1
-        columns = {
-            "embeddings": embeddings_array([sample.embeddings for sample in samples], self._width),
-            "caption": pa.array([sample.caption for sample in samples], pa.string()),
-            "meta": pa.array([sample.meta for sample in samples], META_TYPE),
-            "npy_offset": pa.array([offset for offset, _ in places], pa.int64()),
-            "npy_nbytes": pa.array([nbytes for _, nbytes in places], pa.int64()),
-        }
-        return pa.RecordBatch.from_pydict(columns)
-
-    def finish(self) -> None:
-        """Check that nothing but the end mark follows.
-
-        Raises:
-            DamagedFileError: something else does.
-        """
-        if self._take_member() is not None:
-            raise DamagedFileError(f"holds more than its samples from byte {self._offset} on")
-        if self._stream.take() != spell_end(self._offset):
-            raise DamagedFileError(f"does not end as a tar of ours does after byte {self._offset}")
-
-    def _read_member(self, name: str) -> Member:
-        """Return the next member, which must have this name."""
-        member = self._take_member()
-        if member is None:
-            raise DamagedFileError(f"ends before {name}")
-        if member.name != name:
-            at = member.offset - BLOCK
-            raise DamagedFileError(f"member {member.name!r} at byte {at}, where {name} belongs")
-        return member
-
-    def _take_member(self) -> Member | None:
-        try:
-            return next(self._members, None)
-        except ValueError as error:
-            raise DamagedFileError(str(error)) from error
+        begin = offset = 0
+        for number in range(first, first + n_samples):
+            key = KEY_NAME.format(number)
+            found = {name: require_member(members, f"{key}.{name}") for name in EXTENSIONS}
+            data = stream.take()
+            samples.append(read_sample(key, found, width, data))
+            places.append((found["npy"].offset, len(found["npy"].data)))
+            offset += len(data)
+            if len(samples) == ROWS_PER_BATCH or offset - begin >= BYTES_PER_BATCH:
+                yield make_batch(samples, places, width)
+                samples, places, begin = [], [], offset
+        if samples:
+            yield make_batch(samples, places, width)
+        if next(members, None) is not None:
+            raise DamagedFileError(f"holds more than its samples from byte {offset} on")
+        if stream.take() != spell_end(offset):
+            raise DamagedFileError(f"does not end as a tar of ours does after byte {offset}")
 
 
-@contextmanager
-def open_tar_reader(path: Path, *, first: int, width: int) -> Iterator[TarReader]:
-    """Open a tar whose first sample has that number in the dataset."""
-    with io.BufferedReader(io.FileIO(path), BUFFER_SIZE) as stream:
-        yield TarReader(stream, first=first, width=width)
+def make_batch(
+    samples: Sequence[Sample], places: Sequence[tuple[int, int]], width: int
+) -> pa.RecordBatch:
+    """Return samples as rows."""
+    columns = {
+        "embeddings": embeddings_array([sample.embeddings for sample in samples], width),
+        "caption": pa.array([sample.caption for sample in samples], pa.string()),
+        "meta": pa.array([sample.meta for sample in samples], META_TYPE),
+        "npy_offset": pa.array([offset for offset, _ in places], pa.int64()),
+        "npy_nbytes": pa.array([nbytes for _, nbytes in places], pa.int64()),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def read_strictly(stream: RecordedStream) -> Iterator[Member]:
+    """Yield the members of a tar.
+
+    Raises:
+        DamagedFileError: the strict parser says of what.
+    """
+    try:
+        yield from read_members(stream)
+    except ValueError as error:
+        raise DamagedFileError(str(error)) from error
+
+
+def require_member(members: Iterator[Member], name: str) -> Member:
+    """Return the next member, which must have this name."""
+    member = next(members, None)
+    if member is None:
+        raise DamagedFileError(f"ends before {name}")
+    if member.name != name:
+        at = member.offset - BLOCK
+        raise DamagedFileError(f"member {member.name!r} at byte {at}, where {name} belongs")
+    return member
 
 
 def read_sample(key: str, members: dict[str, Member], width: int, found: bytes) -> Sample:
