@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from clip_kinetics700.classes import class_names
 from clip_kinetics700.schema import KEY_NAME, Sample
 from clip_kinetics700_builder.assemble.assemble import assemble
-from clip_kinetics700_builder.assemble.tables import open_parquet_writer
+from clip_kinetics700_builder.assemble.tables import open_table_file
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.types import FORMATS
@@ -112,6 +112,6 @@ def copy_without_features(directory: Path, copy: Path) -> None:
     for path in sorted(directory.glob("data/*.parquet")):
         file = pq.ParquetFile(path)
         schema = file.schema_arrow.remove_metadata()
-        with open_parquet_writer(copy / path.name, schema, plain=("embeddings",)) as writer:
+        with open_table_file(copy / path.name, schema, plain=("embeddings",)) as table:
             for group in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(group).replace_schema_metadata(None))
+                table.write(file.read_row_group(group).replace_schema_metadata(None))

@@ -5,10 +5,8 @@ Which of them counts follows from what they hold, never from when they were made
 """
 
 import hashlib
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,7 +140,7 @@ class PartRows:
             places[rows[is_better]] = n_rows + np.flatnonzero(is_better)
             tables.append(part.rows.append_column("part", pa.array(np.full(len(rows), number))))
             n_rows += len(rows)
-            self.reports.append(shrink_report(part.report, self.reports))
+            self.reports.append(part.report)
             self._reasons.append(part.rows["reason"])
         found = pa.concat_tables(tables).combine_chunks()
         chosen = found.take(pa.array(places, mask=places < 0))
@@ -187,13 +185,6 @@ def rank_results(reasons: pa.ChunkedArray, unit: int, attempt: int) -> npt.NDArr
     kinds = pc.if_else(pc.is_null(reasons), 0, pc.if_else(pc.equal(reasons, "missing"), 2, 1))
     ranks: npt.NDArray[np.int64] = kinds.to_numpy().astype(np.int64)
     return (ranks * MAX_RANK + unit) * MAX_RANK + (MAX_RANK - 1 - attempt)
-
-
-def shrink_report(report: PartReport, others: Sequence[PartReport]) -> PartReport:
-    """Return a report that takes less memory: thousands of them are kept."""
-    first = others[0].canary if others else None
-    canary = first if first is not None and report.canary == first else report.canary
-    return replace(report, rows=array("q", report.rows), canary=canary)
 
 
 def check_part(part: FinishedPart, unit: Unit | None, n_rows: int, width: int) -> None:

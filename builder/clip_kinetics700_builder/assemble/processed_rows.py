@@ -11,13 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clip_kinetics700.schema import (
-    SPLIT_OF_WORD,
-    decode_npy,
-    find_not_finite,
-    parse_time,
-    to_float16,
-)
+from clip_kinetics700.schema import SPLIT_OF_WORD, decode_npy, parse_time
+from clip_kinetics700_builder.assemble.rows import judge_array
 from clip_kinetics700_builder.clips.classes import resolve_class_list
 from clip_kinetics700_builder.clips.plan import order_clips, plan_digest
 from clip_kinetics700_builder.dataset.totals import Totals
@@ -158,15 +153,7 @@ def read_embeddings(path: Path, row: int) -> EncodedClip | Failure:
         array = decode_npy(path.read_bytes())
     except (ValueError, OSError):
         return Failure(row, "source", "unreadable", "the npy file cannot be read")
-    if array.ndim != 2 or array.dtype.kind != "f":
-        message = (
-            f"the array has shape {array.shape} and dtype {array.dtype}, not (n, width) floats"
-        )
-        return Failure(row, "source", "unreadable", message)
-    if len(array) == 0:
-        return Failure(row, "source", "no_frames", "the array has 0 rows")
-    halves = to_float16(array)
-    if len(find_not_finite(halves)):
-        message = "the array holds values that are not finite in float16"
-        return Failure(row, "source", "unreadable", message)
-    return EncodedClip(row, halves, None, None)
+    judged = judge_array(array)
+    if isinstance(judged, tuple):
+        return Failure(row, "source", *judged)
+    return EncodedClip(row, judged, None, None)

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from clip_kinetics700.schema import KEY_NAME, Sample
+from clip_kinetics700.schema import KEY_NAME, Float16Array, Sample, find_not_finite, to_float16
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.types import Clip, EncodedClip, Failure
@@ -140,6 +141,19 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def judge_array(array: npt.NDArray[Any]) -> Float16Array | tuple[str, str]:
+    """Return an array as float16 embeddings, or the reason and the message of why it is none."""
+    if array.ndim != 2 or array.dtype.kind != "f":
+        text = f"the array has shape {array.shape} and dtype {array.dtype}, not (n, width) floats"
+        return "unreadable", text
+    if len(array) == 0:
+        return "no_frames", "the array has 0 rows"
+    halves = to_float16(array)
+    if len(find_not_finite(halves)):
+        return "unreadable", "the array holds values that are not finite in float16"
+    return halves
 
 
 def find_misfit(sample: Sample) -> str | None:

@@ -20,9 +20,24 @@ class TableFile:
     """A Parquet file that is open: whole row groups are written to it, or single rows."""
 
     def __init__(self, path: Path, schema: pa.Schema, plain: Sequence[str] = ()) -> None:
-        """Open a file; columns under the names in `plain` are neither compressed nor encoded."""
+        """Open a file; columns under the names in `plain` are neither compressed nor encoded.
+
+        Random bits do not shrink; page index and content-defined chunks let readers and the
+        Hub's storage move only what they need.
+        """
         self._path = path
-        self._writer = open_parquet_writer(path, schema, plain=plain)
+        leaves = [leaf for field in schema for leaf in list_leaves(field.name, field.type)]
+        packed = [leaf for leaf in leaves if leaf.split(".")[0] not in plain]
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression={leaf: "zstd" if leaf in packed else "none" for leaf in leaves},
+            use_dictionary=packed,
+            # Nobody looks for rows by the least number of their embeddings: a quarter of the time.
+            write_statistics=packed,
+            write_page_index=True,
+            use_content_defined_chunking=True,
+        )
         self._rows: list[Mapping[str, Any]] = []
 
     def write(self, group: pa.Table) -> None:
@@ -66,28 +81,6 @@ def open_table_file(
         except BaseException:
             table.abandon()
             raise
-
-
-def open_parquet_writer(
-    path: Path, schema: pa.Schema, *, plain: Sequence[str] = ()
-) -> pq.ParquetWriter:
-    """Open a writer; columns under the names in `plain` are neither compressed nor encoded.
-
-    Random bits do not shrink; page index and content-defined chunks let readers and the
-    Hub's storage move only what they need.
-    """
-    leaves = [path for field in schema for path in list_leaves(field.name, field.type)]
-    packed = [leaf for leaf in leaves if leaf.split(".")[0] not in plain]
-    return pq.ParquetWriter(
-        path,
-        schema,
-        compression={leaf: "zstd" if leaf in packed else "none" for leaf in leaves},
-        use_dictionary=packed,
-        # Nobody looks for rows by the least number of their embeddings: a quarter of the time.
-        write_statistics=packed,
-        write_page_index=True,
-        use_content_defined_chunking=True,
-    )
 
 
 def list_leaves(path: str, dtype: pa.DataType) -> list[str]:

@@ -25,10 +25,14 @@ from clip_kinetics700.schema import (
     REASONS,
     SPLITS,
     Sample,
-    find_not_finite,
-    to_float16,
 )
-from clip_kinetics700_builder.assemble.rows import Result, find_misfit, is_integer, is_utf8
+from clip_kinetics700_builder.assemble.rows import (
+    Result,
+    find_misfit,
+    is_integer,
+    is_utf8,
+    judge_array,
+)
 from clip_kinetics700_builder.convert.labels import SourceLabels
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.dataset.totals import Totals
@@ -307,15 +311,10 @@ def judge_row(row: Row) -> Sample | Fault:
     if isinstance(row, Damage):
         place = "" if row.error.key is None else f"sample {row.error.key}: "
         return Fault("unreadable", make_printable(f"{place}{row.error.reason}"))
-    array = row.embeddings
-    if len(array) == 0:
-        return fault_of(row, "no_frames", "the array has 0 rows")
-    if array.dtype.kind != "f":
-        return fault_of(row, "unreadable", f"the array is of type {array.dtype}, not of floats")
-    halves = to_float16(array)
-    if len(find_not_finite(halves)):
-        return fault_of(row, "unreadable", "the array holds values that are not finite in float16")
-    return row if halves is array else replace(row, embeddings=halves)
+    judged = judge_array(row.embeddings)
+    if isinstance(judged, tuple):
+        return fault_of(row, *judged)
+    return row if judged is row.embeddings else replace(row, embeddings=judged)
 
 
 def fault_of(sample: Sample, reason: str, text: str) -> Fault:

@@ -194,8 +194,14 @@ def read_manifest(place: Path | str, *, strict: bool = True) -> Manifest | None:
     """
     try:
         data = read_if_there(f"{place}/{MANIFEST_NAME}")
-        if data is None:
-            return None
+    except IsADirectoryError as error:
+        raise ManifestError(place, str(error)) from error
+    return None if data is None else check_manifest(data, place, strict=strict)
+
+
+def check_manifest(data: bytes, place: Path | str, *, strict: bool = True) -> Manifest:
+    """Return the manifest that a file holds; all as `read_manifest` has it."""
+    try:
         manifest = parse_manifest(_parse_json(data))
         # The hash is of what the document says: white space and the last digits of a number are
         # not, so the bytes are compared as well.
@@ -204,7 +210,7 @@ def read_manifest(place: Path | str, *, strict: bool = True) -> Manifest | None:
         fault = next(manifest.find_contradictions(), None) if strict else None
         if fault is not None:
             raise DamagedFileError(fault)
-    except (DamagedFileError, IsADirectoryError) as error:
+    except DamagedFileError as error:
         raise ManifestError(place, str(error)) from error
     return manifest
 

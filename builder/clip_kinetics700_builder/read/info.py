@@ -65,8 +65,6 @@ class Survey:
             for sample in batch:
                 self._add_sample(sample, split)
             self._add_frames(batch)
-        self.keys.merge()
-        self.clips.merge()
 
     def _leave_out_damage(self, rows: Iterator[Row]) -> Iterator[Sample]:
         for row in rows:

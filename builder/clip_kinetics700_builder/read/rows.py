@@ -18,12 +18,13 @@ from clip_kinetics700.arrays import make_samples
 from clip_kinetics700.damage import DamageError, OnError
 from clip_kinetics700.dataset import EmbeddingDataset, OpenSource, open_dataset
 from clip_kinetics700.index import Block, read_parquet_columns
-from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest, read_text
+from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest
 from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode_npy
 from clip_kinetics700.shards import decode_members, group_members, scan_loose, tar_stem
+from clip_kinetics700.streams import read_if_there
 from clip_kinetics700.tars import Member, open_tar, read_members
 from clip_kinetics700_builder.config import SourceConfig
-from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, read_manifest
+from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, check_manifest
 from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import Clip, InputError
 
@@ -222,11 +223,12 @@ def read_own_manifest(layout: Layout) -> Manifest | None:
     Raises:
         ManifestError: it is not as it was written.
     """
-    if not layout.root:
+    data = read_if_there(f"{layout.root}/{MANIFEST_NAME}") if layout.root else None
+    if data is None:
         return None
-    found = parse_manifest(read_text(layout.root, MANIFEST_NAME), layout.root).get("format")
+    found = parse_manifest(str(data, "utf-8", "replace"), layout.root).get("format")
     # Others call other files so.
-    return read_manifest(layout.root) if str(found).startswith(FORMAT_FAMILY) else None
+    return check_manifest(data, layout.root) if str(found).startswith(FORMAT_FAMILY) else None
 
 
 def list_source(layout: Layout) -> dict[str, dict[str, Any]]:

@@ -5,11 +5,9 @@ else it would give are consequences. Files with the right hash are checked by co
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,58 +37,57 @@ from clip_kinetics700_builder.verify.rows import (
     compare_data,
     compare_index,
 )
-from clip_kinetics700_builder.verify.tables import check_data_batch, nest_index_batch, open_table
-from clip_kinetics700_builder.verify.tars import open_tar_reader
+from clip_kinetics700_builder.verify.tables import check_data_batch, nest_index_batch, read_table
+from clip_kinetics700_builder.verify.tars import ROWS_PER_BATCH, read_tar
 
-ROWS_PER_BATCH = 1000
 TALLIES = ("samples_by_label", "samples_by_n_frames")
 
 
-class RowReader(Protocol):
-    """Reads the rows of one file in order."""
+class RowStream:
+    """The rows of one file in order, as long as it can be read; its damage becomes a problem."""
 
-    def next(self, limit: int) -> pa.RecordBatch:
-        """Return the next rows, at least one and at most `limit`."""
-        ...
+    def __init__(
+        self, dataset: Dataset, name: str | None, read: Callable[[Path], Iterator[pa.RecordBatch]]
+    ) -> None:
+        """Open a file; there are no rows of none, nor of one that is not the right one."""
+        path = None if name is None else dataset.find(name)
+        self._name = name or ""
+        self._problems = dataset.problems
+        self._batches = None if path is None else read(path)
+        self._rest: list[pa.RecordBatch] = []
 
-    def finish(self) -> None:
-        """Check that there is nothing after the rows that were read."""
-        ...
+    @property
+    def is_readable(self) -> bool:
+        """Whether nothing is wrong so far."""
+        return self._batches is not None
 
+    def count_ready(self) -> int:
+        """Return how many rows can be taken of one batch; 0 where there is no reading on."""
+        if not self._rest:
+            self._read()
+        return self._rest[0].num_rows if self._rest else 0
 
-@dataclass(slots=True)
-class ReadableFile:
-    """Gives the rows of one file as long as it can be read; its damage becomes a problem."""
-
-    name: str
-    problems: Problems
-    reader: RowReader | None
-
-    def read(self, n_rows: int, *, at_most: bool) -> FileRows | None:
-        """Return the next rows, exactly so many or at most; None where there is no reading on."""
-        batches: list[pa.RecordBatch] = []
-        left = n_rows
-        try:
-            while self.reader is not None and left and not (at_most and batches):
-                batches.append(self.reader.next(left))
-                left -= batches[-1].num_rows
-        except DamagedFileError as error:
-            self._give_up(error)
-        if self.reader is None:
+    def take(self, n_rows: int) -> FileRows | None:
+        """Return the next rows, exactly so many; None where there is no reading on."""
+        while self.is_readable and sum(batch.num_rows for batch in self._rest) < n_rows:
+            self._read()
+        if not self.is_readable:
             return None
-        return FileRows(self.name, batches[0] if len(batches) == 1 else pa.concat_batches(batches))
+        rows = self._rest[0] if len(self._rest) == 1 else pa.concat_batches(self._rest)
+        self._rest = [rows.slice(n_rows)] if rows.num_rows > n_rows else []
+        return FileRows(self._name, rows.slice(0, n_rows))
 
     def finish(self) -> None:
-        """Check that there are no more rows."""
-        try:
-            if self.reader is not None:
-                self.reader.finish()
-        except DamagedFileError as error:
-            self._give_up(error)
+        """Check that there is nothing after the rows that were taken."""
+        self._read()
 
-    def _give_up(self, error: DamagedFileError) -> None:
-        self.problems.add(self.name, str(error))
-        self.reader = None
+    def _read(self) -> None:
+        try:
+            if self._batches is not None:
+                self._rest += islice(self._batches, 1)
+        except DamagedFileError as error:
+            self._problems.add(self._name, str(error))
+            self._batches, self._rest = None, []
 
 
 def verify_dataset(
@@ -136,17 +133,17 @@ def check_samples(dataset: Dataset, advance: Advance) -> None:
     tallies = {split: SampleTally(n_classes) for split in manifest.splits}
     unread: set[str] = set()
     n_problems = len(dataset.problems.found())
-    with ExitStack() as stack:
-        open_index = partial(
-            open_table,
-            schema=INDEX_SCHEMA,
-            n_rows=manifest.count_rows()[INDEX_NAME],
-            convert=nest_index_batch,
-        )
-        index = open_file(dataset, INDEX_NAME, open_index, stack)
-        for shard in manifest.list_shards():
-            if not check_shard(dataset, shard, index, tallies[shard.split], advance):
-                unread.add(shard.split)
+    read_index = partial(
+        read_table,
+        schema=INDEX_SCHEMA,
+        n_rows=manifest.count_rows()[INDEX_NAME],
+        convert=nest_index_batch,
+    )
+    index = RowStream(dataset, INDEX_NAME, read_index)
+    for shard in manifest.list_shards():
+        if not check_shard(dataset, shard, index, tallies[shard.split], advance):
+            unread.add(shard.split)
+    index.finish()
     # Counts of samples that are wrong themselves are their consequences.
     names = TALLIES if len(dataset.problems.found()) == n_problems else ()
     for split, totals in manifest.splits.items():
@@ -172,63 +169,38 @@ def compare_tally(totals: Totals, tally: SampleTally, names: Iterable[str]) -> I
             yield f"{name} is not what the samples hold"
 
 
-def open_file(
-    dataset: Dataset,
-    name: str | None,
-    open_reader: Callable[[Path], AbstractContextManager[RowReader]],
-    stack: ExitStack,
-) -> ReadableFile:
-    """Return the rows of a file; none where there is no such file, or not the right one."""
-    path = None if name is None else dataset.find(name)
-    file = ReadableFile(name or "", dataset.problems, None)
-    try:
-        file.reader = None if path is None else stack.enter_context(open_reader(path))
-    except DamagedFileError as error:
-        dataset.problems.add(file.name, str(error))
-    return file
-
-
 def check_shard(
-    dataset: Dataset,
-    shard: Shard,
-    index: ReadableFile,
-    tally: SampleTally,
-    advance: Advance,
+    dataset: Dataset, shard: Shard, index: RowStream, tally: SampleTally, advance: Advance
 ) -> bool:
     """Check one shard in all its files and count its samples; tell whether they can be read."""
-    manifest = dataset.manifest
-    open_tar = partial(open_tar_reader, first=shard.first, width=manifest.width)
+    manifest, n_samples = dataset.manifest, shard.n_samples
     schema = data_schema(manifest.width, manifest.class_names)
-    open_parquet = partial(
-        open_table, schema=schema, n_rows=shard.n_samples, convert=check_data_batch
+    tar = RowStream(
+        dataset,
+        shard.tar,
+        partial(read_tar, first=shard.first, n_samples=n_samples, width=manifest.width),
     )
+    parquet = RowStream(
+        dataset,
+        shard.parquet,
+        partial(read_table, schema=schema, n_rows=n_samples, convert=check_data_batch),
+    )
+    files = (tar, parquet, index)
     n_done = 0
-    with ExitStack() as stack:
-        tar = open_file(dataset, shard.tar, open_tar, stack)
-        parquet = open_file(dataset, shard.parquet, open_parquet, stack)
-        while n_done < shard.n_samples:
-            limit = min(ROWS_PER_BATCH, shard.n_samples - n_done)
-            together = read_together((tar, parquet, index), limit)
-            check_batch(dataset, shard, shard.first + n_done, together)
-            n_rows = max((rows.batch.num_rows for rows in together if rows), default=limit)
-            data = next((rows for rows in together[:2] if rows), None)
-            if data is not None:
-                count_samples(data, tally)
-            n_done += n_rows
-            advance(n_rows)
-        tar.finish()
-    return tar.reader is not None or parquet.reader is not None
-
-
-def read_together(files: Iterable[ReadableFile], limit: int) -> list[FileRows | None]:
-    """Return the next rows of all files, as many of each as the first of them gives."""
-    found: list[FileRows | None] = []
-    n_rows: int | None = None
-    for file in files:
-        rows = file.read(limit if n_rows is None else n_rows, at_most=n_rows is None)
-        n_rows = rows.batch.num_rows if rows is not None and n_rows is None else n_rows
-        found.append(rows)
-    return found
+    while n_done < n_samples:
+        # As many of each as the first of them gives, so that long videos fit into memory.
+        n_ready = next(filter(None, (file.count_ready() for file in files)), ROWS_PER_BATCH)
+        n_rows = min(n_ready, ROWS_PER_BATCH, n_samples - n_done)
+        together = [file.take(n_rows) for file in files]
+        check_batch(dataset, shard, shard.first + n_done, together)
+        data = next(filter(None, together[:2]), None)
+        if data is not None:
+            count_samples(data, tally)
+        n_done += n_rows
+        advance(n_rows)
+    tar.finish()
+    parquet.finish()
+    return tar.is_readable or parquet.is_readable
 
 
 def check_batch(

@@ -1,4 +1,4 @@
-"""A `TableReader` gives the rows of one of our Parquet files as Arrow batches, checked first.
+"""Gives the rows of one of our Parquet files as Arrow batches, checked first.
 
 Row groups are read one at a time and checked before anything looks at their values, so a
 damaged file costs neither memory nor a traceback.
@@ -6,7 +6,6 @@ damaged file costs neither memory nor a traceback.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,44 +18,19 @@ from clip_kinetics700_builder.dataset.problems import DamagedFileError
 Convert = Callable[[pa.RecordBatch], pa.RecordBatch]
 
 
-class TableReader:
-    """Reads the rows of one Parquet file in order."""
+def read_table(
+    path: Path, schema: pa.Schema, n_rows: int, convert: Convert = lambda batch: batch
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file, which must have this schema and so many rows.
 
-    def __init__(self, table: pq.ParquetFile, convert: Convert) -> None:
-        """Read from an open file; every row group passes through `convert`."""
-        self._table = table
-        self._convert = convert
-        self._group = 0
-        self._batches: list[pa.RecordBatch] = []
-
-    def next(self, limit: int) -> pa.RecordBatch:
-        """Return the next rows, at least one and at most `limit`, of one row group.
-
-        Raises:
-            DamagedFileError: they cannot be read, or there are none.
-        """
-        while not self._batches:
-            if self._group == self._table.num_row_groups:
-                raise DamagedFileError("its row groups hold fewer rows than its footer says")
-            self._batches = [self._convert(batch) for batch in read_group(self._table, self._group)]
-            self._group += 1
-        batch = self._batches.pop(0)
-        if batch.num_rows > limit:
-            self._batches.insert(0, batch.slice(limit))
-        return batch.slice(0, limit)
-
-    def finish(self) -> None:
-        """Nothing: the footer has said how many rows there are."""
-
-
-@contextmanager
-def open_table(
-    path: Path, schema: pa.Schema, n_rows: int, convert: Convert
-) -> Iterator[TableReader]:
-    """Open a Parquet file that must have this schema and so many rows.
+    Args:
+        path: of the file.
+        schema: its columns and metadata.
+        n_rows: how many rows.
+        convert: what every batch passes through.
 
     Raises:
-        DamagedFileError: it is no Parquet file, or has others.
+        DamagedFileError: it is no Parquet file, has others, or cannot be read on.
     """
     try:
         table = pq.ParquetFile(path)
@@ -67,7 +41,13 @@ def open_table(
         check_schema(found, schema)
         if table.metadata.num_rows != n_rows:
             raise DamagedFileError(f"holds {table.metadata.num_rows} rows, must hold {n_rows}")
-        yield TableReader(table, convert)
+        n_read = 0
+        for number in range(table.num_row_groups):
+            for batch in read_group(table, number):
+                n_read += batch.num_rows
+                yield convert(batch)
+        if n_read != n_rows:
+            raise DamagedFileError("its row groups do not hold the rows that its footer says")
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema) -> None:
@@ -139,15 +119,13 @@ def count_failures(path: Path, n_rows: int) -> Counter[tuple[str, str]]:
         DamagedFileError: it cannot be read, or a row says nothing, or more than one line.
     """
     counts: Counter[tuple[str, str]] = Counter()
-    with open_table(path, FAILURES_SCHEMA, n_rows, lambda batch: batch) as reader:
-        first = 0
-        while first < n_rows:
-            batch = reader.next(n_rows - first)
-            for name in ("split", "stage", "reason", "message"):
-                check_lines(batch.column(name), name, first)
-            splits, reasons = (batch.column(name).to_pylist() for name in ("split", "reason"))
-            counts.update(zip(splits, reasons, strict=True))
-            first += batch.num_rows
+    first = 0
+    for batch in read_table(path, FAILURES_SCHEMA, n_rows):
+        for name in ("split", "stage", "reason", "message"):
+            check_lines(batch.column(name), name, first)
+        splits, reasons = (batch.column(name).to_pylist() for name in ("split", "reason"))
+        counts.update(zip(splits, reasons, strict=True))
+        first += batch.num_rows
     return counts
 
 
