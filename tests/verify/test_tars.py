@@ -1,9 +1,7 @@
 """`verify.tars` finds every kind of damage in tars whose hashes are right."""
 
-import io
 import json
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_kinetics700.schema import encode_npy
 from tests.support.damage.datasets import (
     FIRST_PARQUET,
     FIRST_TAR,
@@ -27,6 +24,7 @@ from tests.support.damage.datasets import (
     problems_of,
     read_tar,
     reseal,
+    set_value,
     write_tar,
 )
 from tests.support.datasets.layouts import npy_bytes
@@ -80,17 +78,6 @@ def test_reordered_contents(dataset: Path) -> None:
     message = problems_of(dataset)[FIRST_TAR]
     expected = f"sample vid_000000000 and 1 more: embeddings are not those of {FIRST_PARQUET}"
     assert expected in message
-
-
-def set_value(value: float) -> Callable[[bytes], bytes]:
-    """Return the edit that puts a number into an npy member."""
-
-    def edit(data: bytes) -> bytes:
-        array = np.load(io.BytesIO(data))
-        array[0, 3] = value
-        return encode_npy(array)
-
-    return edit
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clip_kinetics700.schema import encode_npy
 from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.manifest import hash_content
@@ -155,6 +156,17 @@ def edit_member(dataset: Path, name: str, edit: Callable[[bytes], bytes]) -> Non
     edit_tar(
         dataset, lambda members: [(n, edit(data) if n == name else data) for n, data in members]
     )
+
+
+def set_value(value: float) -> Callable[[bytes], bytes]:
+    """Return the edit that puts a number into an npy member."""
+
+    def edit(data: bytes) -> bytes:
+        array = np.load(io.BytesIO(data))
+        array[0, 3] = value
+        return encode_npy(array)
+
+    return edit
 
 
 def edit_table(dataset: Path, name: str, edit: Callable[[pa.Table], pa.Table]) -> None:
