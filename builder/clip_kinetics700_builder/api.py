@@ -27,7 +27,13 @@ from clip_kinetics700_builder.config import (
     TextConfig,
     ZeroShotConfig,
 )
-from clip_kinetics700_builder.option import Option, list_options, make_config, read_value
+from clip_kinetics700_builder.option import (
+    Option,
+    list_options,
+    list_values,
+    make_config,
+    read_value,
+)
 from clip_kinetics700_builder.system.children import refuse_children
 from clip_kinetics700_builder.types import BuildError, InputError
 
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from clip_kinetics700_builder.evaluate.results import Evaluation
     from clip_kinetics700_builder.evaluate.search import Hit
     from clip_kinetics700_builder.hub.push import Published
+    from clip_kinetics700_builder.hub.snapshot import Snapshot
     from clip_kinetics700_builder.system.progress import Progress
 
 Result = TypeVar("Result")
@@ -129,11 +136,6 @@ def check_path(name: str, value: Any) -> None:
     """Refuse what is no path."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise InputError(f"{name}: {value!r}; a path is needed")
-
-
-def list_values(values: Any) -> list[Any]:
-    """Return several values as a list, and one text or path as a list of it."""
-    return [values] if isinstance(values, str | os.PathLike) else list(values)
 
 
 def choose_progress(progress: Bars | None) -> Progress:
@@ -241,15 +243,24 @@ def verify(
         force_download: fetch again what is damaged in the Hub's cache.
         progress: True shows bars.
     """
+    return verify_source(
+        os.fspath(source), revision, force_download=force_download, progress=progress
+    )[0]
+
+
+def verify_source(
+    source: str, revision: str | None, *, force_download: bool, progress: Progress
+) -> tuple[list[Problem], Snapshot | None]:
+    """Return what is wrong with a dataset, and its files where they were fetched from the Hub."""
     from clip_kinetics700_builder.hub.snapshot import fetch_snapshot, find_repository
     from clip_kinetics700_builder.verify.dataset import verify_dataset
 
-    place = find_repository(os.fspath(source), revision, repairs=force_download)
+    place = find_repository(source, revision, repairs=force_download)
     if place is None:
-        return verify_dataset(Path(source), progress=progress)
+        return verify_dataset(Path(source), progress=progress), None
     snapshot = fetch_snapshot(place, repairs=force_download, progress=progress)
     names = sorted(snapshot.repository.files)
-    return verify_dataset(snapshot.directory, names=names, progress=progress)
+    return verify_dataset(snapshot.directory, names=names, progress=progress), snapshot
 
 
 @takes(PushConfig)

@@ -110,9 +110,8 @@ def read_value(item: "Field[Any]", hint: Any, value: Any) -> Any:
         return value
     if not {int, float}.isdisjoint(kinds):
         return read_number(item, value, int if int in kinds else float)
-    words = [value] if isinstance(value, str | os.PathLike) or not is_list else value
     try:
-        texts = [os.fspath(word) for word in words]
+        texts = [os.fspath(word) for word in (list_values(value) if is_list else [value])]
     except TypeError:
         texts = [b""]
     if not all(isinstance(text, str) and (text or option.bare == "") for text in texts):
@@ -126,6 +125,11 @@ def read_value(item: "Field[Any]", hint: Any, value: Any) -> Any:
         raise InputError(f"{name}: {value!r}; allowed are {', '.join(option.choices)}")
     read = Path if {Path, tuple[Path, ...]} & {*kinds} else str
     return tuple(map(read, texts)) if is_list else read(texts[0])
+
+
+def list_values(values: Any) -> list[Any]:
+    """Return several values as a list, and one text or path as a list of it."""
+    return [values] if isinstance(values, str | os.PathLike) else list(values)
 
 
 def read_number(item: "Field[Any]", value: Any, kind: type) -> Any:

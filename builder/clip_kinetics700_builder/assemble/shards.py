@@ -40,7 +40,7 @@ OTHER_SAMPLES = "other samples were read than were counted before; run it again"
 END: Any = object()
 
 Groups: TypeAlias = Generator["pa.Table | None", None, None]
-"""Row groups of Parquet files, and None after the last one of each shard: its tar is written."""
+"""Row groups of Parquet files that are to be written, and None after each shard: its tar is."""
 
 
 class SampleWriter:
@@ -63,7 +63,7 @@ class SampleWriter:
         """The manifest's entries of tars that are written, by shard."""
 
     def make_groups(self, shards: Sequence[Shard], kept: Container[Shard]) -> Groups:
-        """Yield the row groups of all shards in order.
+        """Yield the row groups that are to be written, shard by shard.
 
         Args:
             shards: all there are.
@@ -116,7 +116,8 @@ class SampleWriter:
                 if write is not None:
                     write(members)
                 n_left -= len(group)
-                yield make_table(group, rows, self.schema)
+                if shard.parquet is not None and not is_kept:
+                    yield make_table(group, rows, self.schema)
             if n_left:
                 raise BuildError(f"{shard.split}: {OTHER_SAMPLES}")
         if tar_path is not None and shard.tar is not None:

@@ -101,19 +101,14 @@ def verify_command(source: str, *, revision: str | None, force_download: bool, q
 
     SOURCE is a directory, or a repository of the Hub, which is fetched into the Hub's cache.
     """
-    from clip_kinetics700_builder.hub.snapshot import fetch_snapshot, find_repository
-    from clip_kinetics700_builder.verify.dataset import verify_dataset
-
     progress = api.choose_progress(not quiet)
-    place = find_repository(source, revision, repairs=force_download)
-    if place is None:
-        problems = verify_dataset(Path(source), progress=progress)
+    problems, snapshot = api.verify_source(
+        source, revision, force_download=force_download, progress=progress
+    )
+    if snapshot is None:
         return print_verified(source, Path(source), problems, quiet=quiet)
-    snapshot = fetch_snapshot(place, repairs=force_download, progress=progress)
-    title, directory = snapshot.repository.title, snapshot.directory
-    names = sorted(snapshot.repository.files)
-    problems = verify_dataset(directory, names=names, progress=progress)
-    code = print_verified(title, directory, problems, quiet=quiet)
+    title = snapshot.repository.title
+    code = print_verified(title, snapshot.directory, problems, quiet=quiet)
     if damaged := snapshot.find_damaged({problem.file for problem in problems}):
         click.echo(
             f"{title}: {len(damaged)} of its files are damaged in the Hub's cache, and are not in "

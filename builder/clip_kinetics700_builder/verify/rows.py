@@ -21,7 +21,7 @@ UInt16Array = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True)
 class FileRows:
-    """FileRows of the same samples, of one file."""
+    """Rows of some samples as one file has them."""
 
     file: str
     """Its name."""
