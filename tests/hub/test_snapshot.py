@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from clip_kinetics700_builder.system.files import hash_file
 from tests.support.datasets.builds import Outcome, run_cli
+from tests.support.hub.faults import flip_bit
 from tests.support.hub.hubs import Hub, start_hub
 
 BOTH_PATHS = pytest.mark.parametrize(
@@ -36,8 +37,9 @@ def commit(hub: Hub, dataset: Path) -> str:
 
 
 def verify(hub: Hub, home: Path, *words: str, disables_xet: str = "1") -> Outcome:
-    """Verify a repository with a cache of its own."""
+    """Verify a repository with a cache of its own; the Xet client tries again at once."""
     more = {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": disables_xet}
+    more["HF_XET_CLIENT_RETRY_BASE_DELAY"] = "10ms"
     return hub.run_command("verify", *words, **more)
 
 
@@ -62,16 +64,41 @@ def test_repository_is_verified_at_its_commit(
     assert not hub.requests("/_cdn/")
 
 
+def damage_xorbs(hub: Hub, place: int) -> Callable[[], None]:
+    """Flip a bit in the first chunk of every xorb of a Hub; return what mends them.
+
+    Args:
+        hub: keeps its xorbs in files.
+        place: the byte in the chunk, from its end where negative.
+    """
+    whole: dict[Path, bytes] = {}
+    for index in (hub.home.parent / "hub/cas/xorbs").glob("*/*.idx"):
+        path = index.with_suffix("")
+        [_, nbytes, *_] = json.loads(index.read_bytes())[0]
+        whole[path] = path.read_bytes()
+        path.write_bytes(flip_bit(whole[path], range(nbytes)[place]))
+    assert whole
+
+    def mend() -> None:
+        for path, data in whole.items():
+            path.write_bytes(data)
+
+    return mend
+
+
 @BOTH_PATHS
 def test_flipped_bit_of_a_download_is_found_and_mended(
     hub: Hub, commit: str, dataset: Path, tmp_path: Path, disables_xet: str
 ) -> None:
     """A bit that flips on the way is a problem of its file until that file is fetched again."""
-    # The address of a xorb does not say which file it belongs to; the larger ones have a byte 9000.
-    pattern = "GET .*/_cdn/.*ds_000001.tar" if disables_xet == "1" else "GET .*/_cdn/xorb/"
-    hub.control("faults", [f"{pattern};flip;at=9000;times=-1"])
+    if disables_xet == "1":
+        hub.control("faults", ["GET .*/_cdn/.*ds_000001.tar;flip;at=9000;times=-1"])
+        mend = hub.heal
+    else:
+        # Before the end mark of four bytes, LZ4 keeps literals: they unpack to another byte.
+        mend = damage_xorbs(hub, -5)
     outcome = verify(hub, tmp_path, "alice/built", "--quiet", disables_xet=disables_xet)
-    hub.heal()
+    mend()
     again = verify(hub, tmp_path, "alice/built", "--quiet", disables_xet=disables_xet)
     assert (again.returncode, again.stderr) == (outcome.returncode, outcome.stderr)
     assert outcome.returncode == 1
@@ -88,6 +115,22 @@ def test_flipped_bit_of_a_download_is_found_and_mended(
     outcome = verify(hub, tmp_path, *words, disables_xet=disables_xet)
     assert outcome.returncode == 0, outcome.stderr
     assert f"fetch: {len(found)} of {len(found)} files" in outcome.stderr
+
+
+def test_download_that_cannot_be_unpacked_is_one_line(
+    hub: Hub, commit: str, tmp_path: Path
+) -> None:
+    """A chunk of the Xet storage whose header is damaged ends in one line; the next run goes on."""
+    place_of_unpacked_length = 5
+    mend = damage_xorbs(hub, place_of_unpacked_length)
+    outcome = verify(hub, tmp_path, "alice/built", "--quiet", disables_xet="0")
+    mend()
+    assert outcome.returncode == 1
+    [line] = outcome.stderr.splitlines()
+    assert line.startswith(f"clip-kinetics700: alice/built@{commit}: ")
+    assert line.endswith("; run it again to go on")
+    outcome = verify(hub, tmp_path, "alice/built", "--quiet", disables_xet="0")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
 
 
 @pytest.mark.slow

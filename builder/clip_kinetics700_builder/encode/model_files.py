@@ -88,8 +88,8 @@ def download_model(model: str, revision: str | None) -> Path:
             f"{shown}: no such directory, and no such repository on the Hub "
             "(or a private one that HF_TOKEN does not open)"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        if error.errno in CANNOT_WRITE:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
             raise InputError(
                 f"{shown}: the Hub's cache cannot be written: {error.filename}: "
                 f"{os.strerror(error.errno or 0)}; set HF_HOME to another directory"

@@ -40,6 +40,8 @@ from clip_kinetics700_builder.types import BuildError, InputError
 FILES_AT_A_TIME = 8
 # A request without an answer is given up then; downloads obey HF_HUB_DOWNLOAD_TIMEOUT.
 TIMEOUT_SECONDS = 30.0
+# hf_xet, which tries again by itself, raises RuntimeError.
+DOWNLOAD_ERRORS: tuple[type[BaseException], ...] = (*HUB_ERRORS, RuntimeError)
 # What asking again does not change; a gated repository is one that is not found.
 REFUSALS = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
 
@@ -199,7 +201,7 @@ def fetch_file(repository: Repository, name: str, *, again: bool = False) -> Pat
     title = f"{repository.title}: {name}"
     try:
         return Path(retry(fetch, title))
-    except HUB_ERRORS as error:
+    except DOWNLOAD_ERRORS as error:
         raise explain(title, error) from error
 
 
