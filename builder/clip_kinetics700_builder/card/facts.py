@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_kinetics700_builder.dataset.layout import CLASS_BALANCE, FRAMES_PER_CLIP
 from clip_kinetics700_builder.dataset.manifest import Manifest
+from clip_kinetics700_builder.parts.work import flatten
 
 # What a row of failures.parquet means to somebody who looks for its clip.
 REASON_MEANINGS = {
@@ -145,14 +146,10 @@ def describe_failures(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def list_configuration(configuration: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def list_configuration(configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the configuration as rows of a table, nested values by dotted name."""
-    rows: list[tuple[str, str]] = []
-    for name, value in sorted(configuration.items()):
-        if isinstance(value, Mapping):
-            rows += list_configuration(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            rows.append((prefix + name, ", ".join(map(str, value))))
-        else:
-            rows.append((prefix + name, "none" if value is None else str(value)))
+    rows = []
+    for name, value in sorted(flatten(configuration).items()):
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows.append((name, "none" if value is None else text))
     return rows

@@ -79,11 +79,6 @@ def read_failures(
 ) -> Iterator[tuple[Clip, Failure]]:
     """Yield the failed rows of a split in order; none where the source is not ours.
 
-    Args:
-        layout: of a local source.
-        manifest: of ours, or None.
-        split: `train`, `validation` or `test`.
-
     Raises:
         InputError: the table is not there, or a reason in it is unknown.
         DamageError: the table cannot be read.
@@ -147,13 +142,7 @@ class ConvertedRows:
         on_error: OnError = "raise",
         advance: Advance = lambda _: None,
     ) -> None:
-        """Read all of it once.
-
-        Args:
-            source: what is converted.
-            class_list: `auto`, `400`, `600`, `700` or a text file.
-            on_error: `raise` damage, or `skip` what is damaged: it becomes failures.
-            advance: takes the number of steps just done.
+        """Read all of it once; damage that is skipped becomes failures.
 
         Raises:
             DamageError: a sample or a file is damaged, and `on_error` is `raise`.

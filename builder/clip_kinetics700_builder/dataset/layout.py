@@ -41,12 +41,8 @@ SINGLE_FILES = (
 def refuse_foreign(output: Path, *, option: str = "--output", converts: bool = False) -> None:
     """Refuse a directory with files that would be replaced and that are not of this work.
 
-    Ours is what has been begun here before, by a build or an assembly, or by a conversion.
-
-    Args:
-        output: the directory.
-        option: how the user has given it.
-        converts: it is a conversion that will write there.
+    Ours is what has been begun here before, by a build or an assembly, or by a conversion if it
+    `converts`. Messages name the directory by the option that the user has given.
     """
     work = output / WORK_NAME
     if converts and is_work_directory(work):

@@ -22,13 +22,7 @@ class ArchiveStream:
     """Makes decode tasks of the clips of one archive, in its order."""
 
     def __init__(self, archive: Archive, spool: Path, rows: Mapping[str, int]) -> None:
-        """Read nothing yet.
-
-        Args:
-            archive: the archive to read.
-            spool: a directory of this stream alone.
-            rows: the plan row of each wanted clip by name, `ID_START_END`.
-        """
+        """Read nothing yet; the spool is of this stream alone, rows are those of wanted clips."""
         self._archive = archive
         self._spool = spool
         self._rows = rows

@@ -60,10 +60,6 @@ def make_portable(config: EncodeConfig) -> EncodeConfig:
 def divide_nodes(config: EncodeConfig, nodes: Iterable[Mapping[str, float]]) -> Share:
     """Return what a task takes: as much as fits on every node that can do the work.
 
-    Args:
-        config: the options.
-        nodes: the resources of each node, `CPU` and `GPU`.
-
     Raises:
         InputError: no node can do the work, and the options do not say what a task takes.
     """

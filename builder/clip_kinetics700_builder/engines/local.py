@@ -220,11 +220,9 @@ class LocalEngine:
 
 
 def count_clips(parts: Sequence[Part], n_archive_rows: int) -> int:
-    """Return the greatest number of clips in parts: what an archive holds shows when it is read.
+    """Return the greatest number of clips in parts, of archives all that these together must give.
 
-    Args:
-        parts: parts of the videos directory and of archives.
-        n_archive_rows: how many clips all archives together must give.
+    What an archive holds shows when it is read.
     """
     n_clips = sum(len(part.rows) for part in parts if part.rows is not None)
     return n_clips + n_archive_rows * any(part.rows is None for part in parts)

@@ -42,12 +42,7 @@ def make_retrying(first_pause_seconds: float) -> tenacity.Retrying:
 
 
 def convert_error(name: str, error: Exception) -> Exception:
-    """Return what ends the command in one line, for an error of the Hub's client.
-
-    Args:
-        name: of the repository.
-        error: the last attempt's; one that is ours, or of a local file, stays as it is.
-    """
+    """Return what ends the command in one line; an error of ours, or of a local file, stays."""
     if isinstance(error, BuildError | InputError) or is_local(error):
         return error
     text = f"{name}: {describe(error)}"

@@ -159,10 +159,6 @@ class Push:
 def push(config: PushConfig, *, progress: Progress = no_progress) -> Published:
     """Publish a dataset.
 
-    Args:
-        config: which, and where to.
-        progress: shows how many files are sent.
-
     Raises:
         InputError: there is no complete dataset, no such repository, or no right to write there.
         BuildError: the Hub failed for too long, or somebody else has changed the repository.

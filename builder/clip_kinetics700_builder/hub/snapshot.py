@@ -82,11 +82,6 @@ class Snapshot:
 def find_repository(source: str, revision: str | None, *, repairs: bool) -> RepositoryUrl | None:
     """Return the repository that a source names; None for a directory.
 
-    Args:
-        source: what the user has named.
-        revision: branch, tag or commit.
-        repairs: damaged copies are to be fetched again.
-
     Raises:
         InputError: it is another URL, a directory in a repository, or one that has no revisions
             and no copies.
@@ -107,10 +102,7 @@ def find_repository(source: str, revision: str | None, *, repairs: bool) -> Repo
 def fetch_snapshot(place: RepositoryUrl, *, repairs: bool, progress: Progress) -> Snapshot:
     """Fetch all files that the manifest of a repository lists, and its card; cached ones stay.
 
-    Args:
-        place: which repository, at which revision.
-        repairs: fetch again what is cached and not what the Hub holds.
-        progress: shows how many files are fetched.
+    What is cached and not what the Hub holds is fetched again if it `repairs`.
 
     Raises:
         InputError: there is no such repository, it may not be read, or it holds no manifest.

@@ -15,15 +15,9 @@ from clip_kinetics700_builder.types import Part
 
 
 def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str]) -> list[Part]:
-    """Return the parts that try again what failed in finished ones.
+    """Return the parts that try again what failed in finished ones, for these reasons or for any.
 
-    Args:
-        directory: the parts directory.
-        parts: first tries; those that are not finished have nothing to be tried again.
-        reasons: the reasons of failures that are tried again; empty for all.
-
-    Returns:
-        At most one part for each, with the rows that no try has made a sample of.
+    For each part there is at most one, with the rows that no try has made a sample of.
     """
     check_reasons(reasons)
     done = {path.stem: read_part(directory, path.stem) for path in directory.glob("*.json")}

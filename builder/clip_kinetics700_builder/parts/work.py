@@ -79,10 +79,7 @@ def store_work(
 ) -> WorkConfig:
     """Store configuration and plan, or check that the stored ones are the same.
 
-    Args:
-        work: the directory.
-        resolve: makes this run's configuration from the stored one, which knows what `auto` meant.
-        clips: the plan.
+    This run's configuration is made from the stored one, which knows what `auto` meant.
 
     Raises:
         InputError: another configuration is stored there; every difference is named.
