@@ -52,8 +52,7 @@ def fetch_source(
                     known |= stated[name].document()
                 fetch_file(path, directory / name, known)
             advance(1)
-    is_inside = layout.index is not None and layout.index in wanted
-    index = str(directory / wanted[layout.index]) if layout.index and is_inside else layout.index
+    index = str(directory / wanted[layout.index]) if layout.index in wanted else layout.index
     return replace(layout, root=str(directory) if layout.root else "", files=files, index=index)
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +19,7 @@ import pyarrow.parquet as pq
 from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.features import FAILURES_SCHEMA
 from clip_kinetics700.layout import Layout
-from clip_kinetics700.schema import (
-    FAILURES_NAME,
-    MANIFEST_NAME,
-    REASONS,
-    SPLITS,
-    Sample,
-)
+from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME, REASONS, SPLITS, Sample
 from clip_kinetics700_builder.assemble.rows import (
     Result,
     find_misfit,
@@ -47,12 +41,7 @@ from clip_kinetics700_builder.read.rows import (
 )
 from clip_kinetics700_builder.system.files import make_printable
 from clip_kinetics700_builder.system.progress import Advance
-from clip_kinetics700_builder.types import (
-    BuildError,
-    Clip,
-    Failure,
-    InputError,
-)
+from clip_kinetics700_builder.types import BuildError, Clip, Failure, InputError
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +81,9 @@ def read_failures(
         if row["reason"] not in REASONS:
             raise InputError(f"{path}: reason {row['reason']!r}, allowed are {', '.join(REASONS)}")
         if row["split"] == split:
-            yield make_failure(row)
+            place = (row["youtube_id"], row["time_start"], row["time_end"])
+            clip = Clip(split, *place, row["label"], caption=row["label"] or "")
+            yield clip, Failure(0, row["stage"], row["reason"], row["message"])
 
 
 def read_table(path: Path) -> Iterator[dict[str, Any]]:
@@ -108,27 +99,6 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DamageError(str(path), None, None, reason) from error
-
-
-def make_failure(row: Mapping[str, Any]) -> tuple[Clip, Failure]:
-    """Return a row of the table as the result it was."""
-    clip = Clip(
-        split=row["split"],
-        video_id=row["youtube_id"],
-        time_start=row["time_start"],
-        time_end=row["time_end"],
-        label=row["label"],
-        caption=row["label"] or "",
-    )
-    return clip, Failure(0, row["stage"], row["reason"], row["message"])
-
-
-class Fault(NamedTuple):
-    """Why a row is no sample of ours."""
-
-    reason: str
-    """One of `clip_kinetics700.schema.REASONS`."""
-    message: str
 
 
 class ConvertedRows:
@@ -166,7 +136,7 @@ class ConvertedRows:
         self.canary = None if self._manifest is None else self._manifest.canary
         self.configuration = self._describe(count)
         # Labels that are missing in a source of ours are filled in from a list that is given.
-        self.fingerprint = f"{class_list} {count.hexdigest()}"
+        self.fingerprint = f"{class_list} {count.sha256.hexdigest()}"
 
     def _describe(self, count: "SourceCount") -> dict[str, Any]:
         """Return what a manifest of ours says the embeddings were made with, or what is known."""
@@ -177,7 +147,7 @@ class ConvertedRows:
             "clips": "own videos" if count.has_own_videos else "kinetics",
             "embedding_width": self.width,
             "rows": {split: totals.rows for split, totals in self.totals.items()},
-            "rows_sha256": count.hexdigest(),
+            "rows_sha256": count.sha256.hexdigest(),
         }
 
     def results(self, split: str) -> Iterator[Result]:
@@ -191,12 +161,10 @@ class ConvertedRows:
                 found = judged.embeddings.shape[1]
                 text = f"the array is {found} wide, those of most are {self.width}"
                 judged = fault_of(judged, "unreadable", text)
-            if isinstance(judged, Fault):
-                yield clip_of_row(row, split), Failure(0, "source", *judged)
+            if isinstance(judged, Failure):
+                yield clip_of_row(row, split), judged
             else:
-                label_id = self._labels.label_of(judged)
-                same = label_id == judged.label_id
-                yield judged if same else replace(judged, label_id=label_id)
+                yield replace(judged, label_id=self._labels.label_of(judged))
 
 
 class SourceCount:
@@ -217,7 +185,8 @@ class SourceCount:
         self._labels = labels
         self._samples: Counter[tuple[str, int]] = Counter()
         self._frames: Counter[tuple[str, int]] = Counter()
-        self._sha256 = hashlib.sha256()
+        self.sha256 = hashlib.sha256()
+        """Over all rows in order, whatever file or dialect they came in."""
         self.totals: dict[str, Totals] = {}
         self.has_own_videos = False
 
@@ -232,9 +201,9 @@ class SourceCount:
             if isinstance(row, Damage):
                 report_damage(row.error, self._on_error)
             judged = judge_row(row)
-            if isinstance(judged, Fault):
+            if isinstance(judged, Failure):
                 totals.add_failures(judged.reason, 1)
-                self._sha256.update(repr((split, *judged)).encode())
+                self.sha256.update(repr((split, judged.reason, judged.message)).encode())
             else:
                 self._add_sample(judged, split)
         if totals.rows or split in self._layout.files:
@@ -248,8 +217,8 @@ class SourceCount:
         self.has_own_videos |= sample.time_start is None
         self._labels.add(sample, split)
         row = repr((split, sample.caption, sample.meta))
-        self._sha256.update(row.encode("utf-8", "backslashreplace"))
-        self._sha256.update(np.ascontiguousarray(sample.embeddings).data)
+        self.sha256.update(row.encode("utf-8", "backslashreplace"))
+        self.sha256.update(np.ascontiguousarray(sample.embeddings).data)
 
     def choose_width(self) -> int:
         """Return the width of the dataset: the manifest's, or that of most samples.
@@ -281,10 +250,6 @@ class SourceCount:
                 totals.add_failures("unreadable", count)
         return self.totals
 
-    def hexdigest(self) -> str:
-        """Return the sha256 over all rows in order, whatever file or dialect they came in."""
-        return self._sha256.hexdigest()
-
 
 def check_with(labels: SourceLabels) -> Check:
     """Return what finds values that cannot be written, or that verification would refuse."""
@@ -295,20 +260,21 @@ def check_with(labels: SourceLabels) -> Check:
     return check
 
 
-def judge_row(row: Row) -> Sample | Fault:
+def judge_row(row: Row) -> Sample | Failure:
     """Return the sample with float16 embeddings, or why there is none."""
     if isinstance(row, Damage):
         place = "" if row.error.key is None else f"sample {row.error.key}: "
-        return Fault("unreadable", make_printable(f"{place}{row.error.reason}"))
+        text = make_printable(f"{place}{row.error.reason}")
+        return Failure(0, "source", "unreadable", text)
     judged = judge_array(row.embeddings)
     if isinstance(judged, tuple):
         return fault_of(row, *judged)
     return row if judged is row.embeddings else replace(row, embeddings=judged)
 
 
-def fault_of(sample: Sample, reason: str, text: str) -> Fault:
-    """Return the fault of a sample that could be read; its key leads back to it."""
-    return Fault(reason, make_printable(f"sample {sample.key}: {text}"))
+def fault_of(sample: Sample, reason: str, text: str) -> Failure:
+    """Return the failure of a sample that could be read; its key leads back to it."""
+    return Failure(0, "source", reason, make_printable(f"sample {sample.key}: {text}"))
 
 
 def clip_of_row(row: Row, split: str) -> Clip:

@@ -116,9 +116,9 @@ def write_results(
     )
 
 
-def finish_part(directory: Path, report: PartReport, **facts: Any) -> PartReport:
-    """Finish a part whose Arrow file is there: write its report, with facts that are new to it."""
-    report = replace(report, **facts)
+def finish_part(directory: Path, report: PartReport, *, seconds: float = 0.0) -> PartReport:
+    """Finish a part whose Arrow file is there: write its report, with the time that it took."""
+    report = replace(report, seconds=seconds)
     write_json(report_path(directory, report.name), asdict(report))
     return report
 

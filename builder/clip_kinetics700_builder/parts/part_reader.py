@@ -20,13 +20,7 @@ from clip_kinetics700_builder.parts.part import (
     read_report,
 )
 from clip_kinetics700_builder.system.files import naming
-from clip_kinetics700_builder.types import (
-    BuildError,
-    EncodedClip,
-    Failure,
-    Float16Array,
-    VideoInfo,
-)
+from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Float16Array, VideoInfo
 
 ROW_SCHEMA = pa.schema(
     [

@@ -4,8 +4,10 @@ Another try is a part of its own, so that earlier tries stay on record and nothi
 is done twice.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 
 from clip_kinetics700_builder.parts.part import name_try
@@ -24,7 +26,8 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
     got = {row for part in done.values() for row, reason in list_reasons(part) if not reason}
     retries = []
     for part in parts:
-        tries = list_tries(done, part.name)
+        names = map(partial(name_try, part.name), count())
+        tries = [done[name] for name in takewhile(done.__contains__, names)]
         if not tries:
             continue
         name = name_try(part.name, len(tries))
@@ -37,14 +40,6 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
         if set(rows) - got:
             retries.append(replace(part, name=name, rows=sorted(set(rows) - got)))
     return retries
-
-
-def list_tries(done: Mapping[str, FinishedPart], name: str) -> list[FinishedPart]:
-    """Return the finished tries of a part, the first one first."""
-    tries: list[FinishedPart] = []
-    while (part := done.get(name_try(name, len(tries)))) is not None:
-        tries.append(part)
-    return tries
 
 
 def list_reasons(part: FinishedPart) -> Iterator[tuple[int, str | None]]:
