@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from clip_kinetics700.remote import is_remote
 from clip_kinetics700_builder.config import EncodeConfig
 from clip_kinetics700_builder.types import InputError
 
@@ -45,8 +46,7 @@ def check_engine(config: EncodeConfig) -> None:
 def make_portable(config: EncodeConfig) -> EncodeConfig:
     """Return the options with absolute paths: a task has a working directory of its own."""
     clips, model, base = config.clips, config.model, config.clips.annotations.base_url
-    if "://" not in base:
-        base = str(Path(base).absolute())
+    base = base if is_remote(base) else str(Path(base).absolute())
     videos = None if clips.videos is None else clips.videos.absolute()
     name = str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
     return replace(

@@ -46,7 +46,9 @@ def convert_error(name: str, error: Exception) -> Exception:
     if isinstance(error, BuildError | InputError) or is_local(error):
         return error
     text = f"{name}: {describe(error)}"
-    if isinstance(error, HFValidationError) or find_status(error) in REFUSED:
+    refusal = find_refusal(error)
+    is_refused = refusal is not None and refusal.response.status_code in REFUSED
+    if is_refused or isinstance(error, HFValidationError):
         return InputError(text)
     if is_passing(error):
         text += f" ({ATTEMPTS} attempts); run this again to go on"
@@ -64,12 +66,6 @@ def list_causes(error: BaseException) -> list[BaseException]:
 def find_refusal(error: BaseException) -> HfHubHTTPError | None:
     """Return the answer of a server behind an error, which the client wraps for LFS files."""
     return next((e for e in list_causes(error) if isinstance(e, HfHubHTTPError)), None)
-
-
-def find_status(error: BaseException) -> int | None:
-    """Return the status that a server answered with, if one did."""
-    refusal = find_refusal(error)
-    return None if refusal is None else refusal.response.status_code
 
 
 def is_local(error: BaseException) -> bool:

@@ -15,15 +15,9 @@ from clip_kinetics700.schema import MANIFEST_NAME
 from clip_kinetics700_builder.card.render import REPOSITORY_PLACEHOLDER
 from clip_kinetics700_builder.config import PushConfig
 from clip_kinetics700_builder.dataset.layout import README_NAME
-from clip_kinetics700_builder.dataset.manifest import FileEntry, Manifest, require_manifest
+from clip_kinetics700_builder.dataset.manifest import Manifest, require_manifest
 from clip_kinetics700_builder.hub.errors import FAILURES
-from clip_kinetics700_builder.hub.target import (
-    MAIN,
-    Commit,
-    PushTarget,
-    check_repository_id,
-    refuse_offline,
-)
+from clip_kinetics700_builder.hub.target import MAIN, Commit, PushTarget
 from clip_kinetics700_builder.system.files import hash_blob, hash_file
 from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.system.threads import work_off
@@ -92,7 +86,16 @@ def list_files(directory: Path, manifest: Manifest, repo_id: str) -> list[LocalF
     Raises:
         InputError: files are missing or cut off.
     """
-    files = [describe_local(directory, name, entry) for name, entry in manifest.files.items()]
+    files = []
+    for name, entry in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; {MANIFEST_NAME} lists it")
+        n_bytes = path.stat().st_size
+        if n_bytes != entry.bytes:
+            raise InputError(f"{path}: has {n_bytes} bytes, {MANIFEST_NAME} says {entry.bytes}")
+        # The bytes are compared before they are sent.
+        files.append(LocalFile(name, path, n_bytes, entry.sha256))
     path = directory / MANIFEST_NAME
     files.append(LocalFile(MANIFEST_NAME, path, path.stat().st_size, hash_file(path)))
     card = directory / README_NAME
@@ -101,21 +104,6 @@ def list_files(directory: Path, manifest: Manifest, repo_id: str) -> list[LocalF
     text = card.read_bytes().replace(REPOSITORY_PLACEHOLDER.encode(), repo_id.encode())
     files.append(LocalFile(README_NAME, text, len(text), hashlib.sha256(text).hexdigest()))
     return files
-
-
-def describe_local(directory: Path, name: str, entry: FileEntry) -> LocalFile:
-    """Return a file of the manifest; its bytes are compared before they are sent.
-
-    Raises:
-        InputError: it is missing or has another size.
-    """
-    path = directory / name
-    if not path.is_file():
-        raise InputError(f"{path}: is missing; {MANIFEST_NAME} lists it")
-    n_bytes = path.stat().st_size
-    if n_bytes != entry.bytes:
-        raise InputError(f"{path}: has {n_bytes} bytes, {MANIFEST_NAME} says {entry.bytes}")
-    return LocalFile(name, path, n_bytes, entry.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +151,11 @@ def push(config: PushConfig, *, progress: Progress = no_progress) -> Published:
         InputError: there is no complete dataset, no such repository, or no right to write there.
         BuildError: the Hub failed for too long, or somebody else has changed the repository.
     """
-    check_repository_id(config.repository)
+    # Which letters it may have the Hub's client says.
+    if not all(config.repository.partition("/")):
+        raise InputError(f"REPO_ID {config.repository!r}: must be NAMESPACE/NAME")
     manifest = require_manifest(config.directory)
     files = list_files(config.directory, manifest, config.repository)
-    refuse_offline()
     target = PushTarget(config)
     digest = manifest.self_sha256[:12]
     message = f"Publish {manifest.totals.samples:,} clips, manifest {digest}"

@@ -50,7 +50,13 @@ class PushTarget:
     """One dataset repository and one branch of it, or a pull request that is to be opened."""
 
     def __init__(self, config: PushConfig) -> None:
-        """Say nothing to the Hub yet."""
+        """Say nothing to the Hub yet.
+
+        Raises:
+            InputError: the Hub is not to be asked, or there is no token for it.
+        """
+        if constants.HF_HUB_OFFLINE:
+            raise InputError("HF_HUB_OFFLINE is set; to push, the Hub must be reached")
         self.repo_id = config.repository
         self.revision = config.revision or MAIN
         self._creates_pr = config.create_pr
@@ -173,16 +179,6 @@ class PushTarget:
         return Commit(oid, f"{self._api.endpoint}/datasets/{self.repo_id}/commit/{oid}")
 
 
-def check_repository_id(repo_id: str) -> None:
-    """Refuse what is no NAMESPACE/NAME; which letters it may have the Hub's client says.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if not all(repo_id.partition("/")):
-        raise InputError(f"REPO_ID {repo_id!r}: must be NAMESPACE/NAME")
-
-
 def read_token(path: Path | None) -> str:
     """Return the token of a file, else the one in HF_TOKEN, else the one of `hf auth login`.
 
@@ -202,16 +198,6 @@ def read_token(path: Path | None) -> str:
     if len(token.split()) != 1:
         raise InputError(f"--token-file {path}: must hold one token and nothing else")
     return token
-
-
-def refuse_offline() -> None:
-    """Refuse to push where the environment says that the Hub is not to be asked.
-
-    Raises:
-        InputError: it does.
-    """
-    if constants.HF_HUB_OFFLINE:
-        raise InputError("HF_HUB_OFFLINE is set; to push, the Hub must be reached")
 
 
 def limit_silence(seconds: float) -> None:
