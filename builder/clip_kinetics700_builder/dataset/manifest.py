@@ -5,7 +5,6 @@ is in it. Everybody reads it through `read_manifest`, so that all refuse what on
 """
 
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -360,20 +359,22 @@ def _parse_record(kind: type[Record], document: Mapping[str, Any], place: str = 
 def _look_up(document: Mapping[str, Any], name: str, kind: Any, place: str = "") -> Any:
     """Return a value of the type that it must have, such as `dict[str, int] | None`."""
     value = document.get(name)
-    if not _fits(value, kind):
-        words = inspect.formatannotation(kind)
-        raise DamagedFileError(f"{place}{name} must be of type {words}, got {value!r:.80}")
+    if not (value is None and get_origin(kind) is UnionType):
+        _check_type(value, kind, place + name)
     return value
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether a value of JSON is of a type."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is UnionType:
-        return any(_fits(value, one) for one in inner)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+def _check_type(value: Any, kind: Any, name: str) -> None:
+    """Refuse a value that is not of a type, or holds one that is not of the type it must have."""
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if outer is UnionType:
+        _check_type(value, inner[0], name)
     # JSON's true is an int in Python.
-    return isinstance(value, kind) and not isinstance(value, bool)
+    elif not isinstance(value, outer) or isinstance(value, bool):
+        raise DamagedFileError(f"{name} must be of type {outer.__name__}, got {value!r:.80}")
+    elif inner and outer is list:
+        for one in value:
+            _check_type(one, inner[0], f"each of {name}")
+    elif inner:
+        for key, one in value.items():
+            _check_type(one, inner[1], key)
