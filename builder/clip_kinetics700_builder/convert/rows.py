@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,55 +167,49 @@ class ConvertedRows:
                 yield replace(judged, label_id=self._labels.label_of(judged))
 
 
+@dataclass(slots=True, eq=False)
 class SourceCount:
-    """What the first reading of a source finds out."""
+    """What the first reading of a source finds out; it shows the labels all samples."""
 
-    def __init__(
-        self,
-        source: RowSource,
-        manifest: Manifest | None,
-        labels: SourceLabels,
-        on_error: OnError,
-    ) -> None:
-        """Count nothing yet; labels are shown to `labels`."""
-        self._source = source
-        self._layout = source.dataset.layout
-        self._on_error = on_error
-        self._manifest = manifest
-        self._labels = labels
-        self._samples: Counter[tuple[str, int]] = Counter()
-        self._frames: Counter[tuple[str, int]] = Counter()
-        self.sha256 = hashlib.sha256()
-        """Over all rows in order, whatever file or dialect they came in."""
-        self.totals: dict[str, Totals] = {}
-        self.has_own_videos = False
+    source: RowSource
+    manifest: Manifest | None
+    labels: SourceLabels
+    on_error: OnError
+    samples: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """By split and width: which width is the dataset's shows in the end."""
+    frames: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Of these samples."""
+    totals: dict[str, Totals] = field(default_factory=dict)
+    has_own_videos: bool = False
+    sha256: Any = field(default_factory=hashlib.sha256)
+    """Over all rows in order, whatever file or dialect they came in."""
 
     def add_split(self, split: str, advance: Advance) -> None:
         """Read the rows of a split; those that no sample of ours can be are failures."""
         totals = Totals()
-        for _, failure in read_failures(self._layout, self._manifest, split):
+        for _, failure in read_failures(self.source.dataset.layout, self.manifest, split):
             totals.rows += 1
             totals.add_failures(failure.reason, 1)
-        for row in read_rows(self._source, split, advance, check=check_with(self._labels)):
+        for row in read_rows(self.source, split, advance, check=check_with(self.labels)):
             totals.rows += 1
             if isinstance(row, Damage):
-                report_damage(row.error, self._on_error)
+                report_damage(row.error, self.on_error)
             judged = judge_row(row)
             if isinstance(judged, Failure):
                 totals.add_failures(judged.reason, 1)
                 self.sha256.update(repr((split, judged.reason, judged.message)).encode())
             else:
                 self._add_sample(judged, split)
-        if totals.rows or split in self._layout.files:
+        if totals.rows or split in self.source.dataset.layout.files:
             self.totals[split] = totals
 
     def _add_sample(self, sample: Sample, split: str) -> None:
         """Count a sample under its width: which one is the dataset's is not known yet."""
         n_frames, width = sample.embeddings.shape
-        self._samples[split, width] += 1
-        self._frames[split, width] += n_frames
+        self.samples[split, width] += 1
+        self.frames[split, width] += n_frames
         self.has_own_videos |= sample.time_start is None
-        self._labels.add(sample, split)
+        self.labels.add(sample, split)
         row = repr((split, sample.caption, sample.meta))
         self.sha256.update(row.encode("utf-8", "backslashreplace"))
         self.sha256.update(np.ascontiguousarray(sample.embeddings).data)
@@ -227,25 +221,25 @@ class SourceCount:
             InputError: there is no sample of it.
         """
         by_width: Counter[int] = Counter()
-        for (_, width), count in self._samples.items():
+        for (_, width), count in self.samples.items():
             by_width[width] += count
-        stated = self._layout.width
+        stated = self.source.dataset.layout.width
         most = max(by_width, key=lambda width: (by_width[width], -width), default=0)
         width = most if stated is None else stated
         if width < 1 or not by_width[width]:
             n_rows = sum(totals.rows for totals in self.totals.values())
-            name = self._layout.root or "the source"
+            name = self.source.dataset.layout.root or "the source"
             wide = "" if stated is None else f" {stated} wide, as its manifest.json says"
             raise InputError(f"{name}: none of its {n_rows} rows holds embeddings{wide}")
         return width
 
     def finish(self, width: int) -> dict[str, Totals]:
         """Return the counts of every split, once the width is known."""
-        for (split, found), count in self._samples.items():
+        for (split, found), count in self.samples.items():
             totals = self.totals[split]
             if found == width:
                 totals.samples += count
-                totals.frames += self._frames[split, found]
+                totals.frames += self.frames[split, found]
             else:
                 totals.add_failures("unreadable", count)
         return self.totals
