@@ -5,7 +5,6 @@
 
 import logging
 import re
-from collections.abc import Callable
 
 import tenacity
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -31,10 +30,14 @@ ERRNO = re.compile(r"^\[Errno \d+\] ")
 
 
 def make_retrying(first_pause_seconds: float) -> tenacity.Retrying:
-    """Return what calls a function until it works, is refused or has failed too often."""
+    """Return what calls a function until it works, is refused or has failed too often.
+
+    Its pauses double, and are at least as long as the server has asked for.
+    """
+    doubling = tenacity.wait_exponential(multiplier=first_pause_seconds, max=MAX_PAUSE_SECONDS)
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=wait_longer(first_pause_seconds),
+        wait=lambda state: max(doubling(state), find_asked_pause(find_error(state))),
         retry=tenacity.retry_if_exception(is_passing),
         before_sleep=log_failure,
         reraise=True,
@@ -85,16 +88,6 @@ def is_passing(error: BaseException) -> bool:
     is_signed = "authorization" not in refusal.response.request.headers
     status = refusal.response.status_code
     return status in PASSING_STATUSES or status > 500 or (is_signed and status in REFUSED)
-
-
-def wait_longer(first_pause_seconds: float) -> Callable[[tenacity.RetryCallState], float]:
-    """Return how long to wait after an attempt: doubling, and at least as long as was asked."""
-    doubling = tenacity.wait_exponential(multiplier=first_pause_seconds, max=MAX_PAUSE_SECONDS)
-
-    def wait(state: tenacity.RetryCallState) -> float:
-        return max(doubling(state), find_asked_pause(find_error(state)))
-
-    return wait
 
 
 def find_error(state: tenacity.RetryCallState) -> BaseException:
