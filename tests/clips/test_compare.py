@@ -81,7 +81,7 @@ def test_one_list_in_two_formats_counts_once(tmp_path: Path) -> None:
     """A directory with train.csv and train.json gives the table alone."""
     (tmp_path / "train.csv").write_text(HEADER + f"yoga,{A},0,10,train,\n")
     (tmp_path / "train.json").write_text("{}")
-    assert [file.path.name for file in list_release_files([(tmp_path, "700")])] == ["train.csv"]
+    assert [file.name for file in list_release_files([(tmp_path, "700")])] == ["train.csv"]
 
 
 def test_the_command_writes_parquet_and_json(lists: list[Path], tmp_path: Path) -> None:

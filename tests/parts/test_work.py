@@ -10,7 +10,7 @@ from clip_kinetics700_builder.parts.work import (
     PLAN_NAME,
     WorkConfig,
     is_work_directory,
-    list_differences,
+    refuse_differences,
     require_work,
     store_work,
 )
@@ -50,11 +50,12 @@ def test_a_difference_is_named(tmp_path: Path) -> None:
         store_work(tmp_path, lambda _: replace(CONFIG, device_type="cuda"), CLIPS)
 
 
-def test_nested_values_are_compared() -> None:
+def test_nested_values_are_compared(tmp_path: Path) -> None:
     """A difference deep in a nested object is named by its dotted name; tuples equal lists."""
     old = {"configuration": {"preprocessing": {"crop": [224, 224], "mean": (0.5,)}}}
     new = {"configuration": {"preprocessing": {"crop": [336, 336], "mean": [0.5]}}}
-    assert list_differences(old, new) == ["preprocessing.crop was [224, 224], now [336, 336]"]
+    with pytest.raises(InputError, match=r": preprocessing\.crop was .*, now \[336, 336\]; use"):
+        refuse_differences(tmp_path, old, new)
 
 
 def test_a_directory_without_plan_is_refused(tmp_path: Path) -> None:

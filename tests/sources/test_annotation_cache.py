@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from clip_kinetics700_builder.clips.annotations import read_annotations
-from clip_kinetics700_builder.sources.annotation_cache import fetch_annotations
+from clip_kinetics700_builder.config import AnnotationsConfig
+from clip_kinetics700_builder.sources.annotation_cache import find_annotations
 from clip_kinetics700_builder.types import InputError
 from tests.support.hub.servers import Served, serve
 from tests.support.kinetics.cvdf import make_cvdf_tree
@@ -27,13 +28,14 @@ def served(mini_kinetics: MiniKinetics, tmp_path: Path) -> Iterator[Served]:
 
 def fetch(served: Served, tmp_path: Path, version: str = "700", **options: Any) -> list[Path]:
     """Fetch into a cache of the test's own."""
-    return fetch_annotations(
-        version,
+    config = AnnotationsConfig(
+        version=version,
         cache=tmp_path / "cache",
         base_url=served.url,
         annotations_url=f"{served.url}/deepmind",
         **options,
     )
+    return list(find_annotations(config))
 
 
 def test_deepminds_archive_gives_every_split(served: Served, tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_a_second_call_asks_nobody(served: Served, tmp_path: Path) -> None:
     files = fetch(served, tmp_path)
     served.forget()
     assert fetch(served, tmp_path) == files
-    assert fetch(served, tmp_path, splits=("val",)) == files[1:2]
+    assert fetch(served, tmp_path, splits=("validation",)) == files[1:2]
     assert served.requests == []
 
 
@@ -105,7 +107,10 @@ def test_a_file_that_is_no_list_is_refused(served: Served, tmp_path: Path) -> No
 def test_a_directory_is_a_source_too(mini_kinetics: MiniKinetics, tmp_path: Path) -> None:
     """Both addresses may be local directories."""
     make_cvdf_tree(tmp_path / "tree", mini_kinetics, "400")
-    files = fetch_annotations(
-        "400", cache=tmp_path / "cache", base_url=str(tmp_path / "tree"), annotations_url="/nowhere"
+    config = AnnotationsConfig(
+        version="400",
+        cache=tmp_path / "cache",
+        base_url=str(tmp_path / "tree"),
+        annotations_url="/nowhere",
     )
-    assert len(read_annotations(files)) == len(ROWS)
+    assert len(read_annotations(find_annotations(config))) == len(ROWS)

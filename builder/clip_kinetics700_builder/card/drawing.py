@@ -48,11 +48,7 @@ def draw_all(pictures: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
 
 
 def draw_class_balance(numbers: Mapping[str, Any]) -> bytes:
-    """Return the picture of how many clips each class has, a panel a split, largest class first.
-
-    Args:
-        numbers: `class_names`, and `samples_by_label` by split.
-    """
+    """Return the picture of how many clips each class has, a panel a split, largest class first."""
     splits = numbers["samples_by_label"]
     n_named = max(sum(map(bool, counts)) for counts in splits.values())
     figure, panels = make_panels(len(splits), 2.9 if n_named <= MOST_NAMES else 2.1)
@@ -83,11 +79,7 @@ def draw_ranks(axes: Axes, split: str, counts: Sequence[int], names: Sequence[st
 
 
 def draw_frames_per_clip(numbers: Mapping[str, Any]) -> bytes:
-    """Return the picture of how many frames clips have, a panel a split, on one axis.
-
-    Args:
-        numbers: `samples_by_n_frames` by split.
-    """
+    """Return the picture of how many frames clips have, a panel a split, on one axis."""
     splits = numbers["samples_by_n_frames"]
     figure, panels = make_panels(len(splits), 1.9)
     longest = max(int(name) for counts in splits.values() for name in counts)

@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_kinetics700_builder.dataset.layout import CLASS_BALANCE, FRAMES_PER_CLIP
 from clip_kinetics700_builder.dataset.manifest import Manifest
+from clip_kinetics700_builder.parts.work import flatten
 
 # What a row of failures.parquet means to somebody who looks for its clip.
 REASON_MEANINGS = {
@@ -31,13 +32,14 @@ def describe_splits(manifest: Manifest) -> list[dict[str, Any]]:
     found = []
     for split, totals in manifest.splits.items():
         tars = [shard.tar for shard in shards if shard.split == split and shard.tar is not None]
+        braces, numbers = span_tars(tars)
         n_parquet = sum(shard.split == split and shard.parquet is not None for shard in shards)
         found.append(
             {
                 "name": split,
                 **totals.document(),
-                "braces": brace_tars(tars),
-                "numbers": number_tars(tars),
+                "braces": braces,
+                "numbers": numbers,
                 "parquet": f"data/{split}-*.parquet" if n_parquet else "",
                 "n_parquet": n_parquet,
             }
@@ -45,20 +47,13 @@ def describe_splits(manifest: Manifest) -> list[dict[str, Any]]:
     return found
 
 
-def brace_tars(names: Sequence[str]) -> str:
-    """Return consecutive tars in the form that webdataset expands; empty for none."""
-    if len(names) < 2:
-        return "".join(names)
-    first, last = (name.removeprefix("ds_").removesuffix(".tar") for name in (names[0], names[-1]))
-    return f"ds_{{{first}..{last}}}.tar"
-
-
-def number_tars(names: Sequence[str]) -> str:
-    """Return the arguments of the `range` that numbers consecutive tars; empty for none."""
+def span_tars(names: Sequence[str]) -> tuple[str, str]:
+    """Return consecutive tars as webdataset expands them, and the `range` of their numbers."""
     if not names:
-        return ""
-    first = int(names[0].removeprefix("ds_").removesuffix(".tar"))
-    return f"{first}, {first + len(names)}"
+        return "", ""
+    first, last = (name.removeprefix("ds_").removesuffix(".tar") for name in (names[0], names[-1]))
+    braces = names[0] if len(names) == 1 else f"ds_{{{first}..{last}}}.tar"
+    return braces, f"{int(first)}, {int(last) + 1}"
 
 
 def choose_class(manifest: Manifest) -> str | None:
@@ -145,14 +140,10 @@ def describe_failures(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def list_configuration(configuration: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def list_configuration(configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the configuration as rows of a table, nested values by dotted name."""
-    rows: list[tuple[str, str]] = []
-    for name, value in sorted(configuration.items()):
-        if isinstance(value, Mapping):
-            rows += list_configuration(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            rows.append((prefix + name, ", ".join(map(str, value))))
-        else:
-            rows.append((prefix + name, "none" if value is None else str(value)))
+    rows = []
+    for name, value in sorted(flatten(configuration).items()):
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows.append((name, "none" if value is None else text))
     return rows

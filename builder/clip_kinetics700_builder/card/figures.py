@@ -42,10 +42,8 @@ def write_figures(
         BuildError: the process that draws was lost.
     """
     numbers = choose_numbers(totals, class_names)
-    if not numbers:
-        return {}
     entries = {}
-    for name, content in draw(numbers).items():
+    for name, content in draw(numbers).items() if numbers else ():
         path = output / name
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, content)

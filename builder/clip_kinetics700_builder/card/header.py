@@ -32,22 +32,13 @@ def find_subject(manifest: Manifest) -> Subject:
     has_tars = "webdataset" in manifest.formats
     common = ("clip", "video", "embeddings", *(["webdataset"] * has_tars))
     if manifest.configuration.get("clips") != "kinetics":
-        return Subject(
-            is_kinetics=False, release=None, title="CLIP embeddings of videos", tags=common
-        )
-    names = manifest.class_names or []
-    release = next((version for version in VERSIONS if names == list(class_names(version))), None)
-    return Subject(
-        is_kinetics=True,
-        release=release,
-        title=f"CLIP-Kinetics{release or ''}",
-        tags=(
-            *common,
-            "action-recognition",
-            "kinetics",
-            *([f"kinetics-{release}"] * bool(release)),
-        ),
-    )
+        title = "CLIP embeddings of videos"
+        return Subject(is_kinetics=False, release=None, title=title, tags=common)
+    names = tuple(manifest.class_names or ())
+    release = next((version for version in VERSIONS if names == class_names(version)), None)
+    tags = (*common, "action-recognition", "kinetics", *([f"kinetics-{release}"] * bool(release)))
+    title = f"CLIP-Kinetics{release or ''}"
+    return Subject(is_kinetics=True, release=release, title=title, tags=tags)
 
 
 # Upper bounds, as the Hub names them.

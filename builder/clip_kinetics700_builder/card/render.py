@@ -21,7 +21,7 @@ from clip_kinetics700_builder.card.facts import (
     list_configuration,
 )
 from clip_kinetics700_builder.card.header import find_subject, render_header
-from clip_kinetics700_builder.card.results import METRICS, EvaluationResult, Metric, read_results
+from clip_kinetics700_builder.card.results import METRICS, EvaluationResult, read_results
 from clip_kinetics700_builder.dataset.layout import README_NAME
 from clip_kinetics700_builder.dataset.manifest import Manifest, require_manifest
 from clip_kinetics700_builder.system.files import write_text
@@ -68,9 +68,10 @@ def render_card(manifest: Manifest, results: Sequence[EvaluationResult] = ()) ->
         "count": "{:,}".format,
         "cell": spell_cell,
         "size": spell_size,
-        "metric": spell_metric,
+        # The three digits that such intervals leave.
+        "metric": "{0.value:.3f} [{0.low:.3f}, {0.high:.3f}]".format,
         "dropped": spell_dropped,
-        "percent": spell_percent,
+        "percent": lambda share: f"{100 * share:g} %",
         # What JSON spells is a literal of Python too, with the quotes of its formatters.
         "literal": partial(json.dumps, ensure_ascii=False),
         "code": spell_code,
@@ -109,12 +110,17 @@ def describe_making(manifest: Manifest) -> dict[str, Any]:
     configuration = manifest.configuration
     rate = configuration.get("frames_per_second")
     has_parquet = "parquet" in manifest.formats
+    spoken, interval = "an unknown rate", ""
+    if rate is not None:
+        spoken = f"{rate:g} frame{'s' * (rate != 1)} per second of video"
+        # How long after the first frame the k-th one is displayed.
+        interval = "k seconds" if rate == 1 else f"k / {rate:g} seconds"
     return {
         "width": manifest.width,
         "model": configuration.get("model", ""),
         "weights": sorted(configuration.get("weights_sha256", {}).items()),
-        "rate": "an unknown rate" if rate is None else spell_rate(rate),
-        "interval": "" if rate is None else spell_interval(rate),
+        "rate": spoken,
+        "interval": interval,
         "is_known": "provenance" not in configuration and rate is not None,
         "has_parquet": has_parquet,
         "has_tars": "webdataset" in manifest.formats,
@@ -130,16 +136,6 @@ def choose_confused(results: Sequence[EvaluationResult]) -> list[tuple[str, str,
     return [(pair.true, pair.predicted, pair.clips) for pair in pairs]
 
 
-def spell_rate(rate: float) -> str:
-    """Return a rate in words."""
-    return f"{rate:g} frame{'s' * (rate != 1)} per second of video"
-
-
-def spell_interval(rate: float) -> str:
-    """Return how long after the first frame the k-th one is displayed."""
-    return "k seconds" if rate == 1 else f"k / {rate:g} seconds"
-
-
 def spell_size(nbytes: int) -> str:
     """Return bytes with three digits in the unit that suits them."""
     size, units = float(nbytes), iter(("bytes", "kB", "MB", "GB", "TB"))
@@ -147,16 +143,6 @@ def spell_size(nbytes: int) -> str:
     while size >= 999.5 and unit != "TB":
         size, unit = size / 1000, next(units)
     return f"{size:.3g} {unit}"
-
-
-def spell_metric(metric: Metric) -> str:
-    """Return a share and its interval, with the three digits that such intervals leave."""
-    return f"{metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}]"
-
-
-def spell_percent(share: float) -> str:
-    """Return a share in per cent, with no more digits than it has."""
-    return f"{100 * share:g} %"
 
 
 def spell_dropped(dropped: Mapping[str, int]) -> str:

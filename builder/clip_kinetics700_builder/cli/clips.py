@@ -49,11 +49,11 @@ def annotations_command(
 
 def find_paths(word: str, options: dict[str, Any]) -> list[tuple[Path, str | None]]:
     """Return the paths that a word of the command line stands for, with their release if named."""
-    from clip_kinetics700_builder.sources.annotation_cache import fetch_annotations
+    from clip_kinetics700_builder.sources.annotation_cache import find_annotations
 
     if word in VERSIONS and not Path(word).exists():
-        fetched = fetch_annotations(word, **options)
-        return [(path, word) for path in fetched]
+        config = make_config(AnnotationsConfig, options, version=word)
+        return [(path, word) for path in find_annotations(config)]
     version, equals, path = word.partition("=")
     if equals and version in VERSIONS:
         return [(Path(path), version)]

@@ -7,9 +7,8 @@ are there twice, and clips of a validation or test split that are in a training 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,15 +34,17 @@ UNKNOWN = "unknown"
 VERSION = re.compile(r"(?:^|[^0-9])(400|600|700)(?:[-_ ]?(2020))?(?:[^0-9]|$)")
 USUAL_SECONDS = 10
 
-Segment = tuple[str, int, int]
+Segment: TypeAlias = tuple[str, int, int]
+Release: TypeAlias = tuple[str, str]
+"""A version and a split of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseFile:
-    """One annotation file and its release, None where nothing names it."""
+class Row(NamedTuple):
+    """What is counted of one annotated clip."""
 
-    path: Path
-    version: str | None
+    label: str | None
+    segment: Segment
+    is_cc: bool | None
 
 
 def find_version(path: Path) -> str | None:
@@ -55,37 +56,36 @@ def find_version(path: Path) -> str | None:
     return None
 
 
-def list_release_files(paths: Iterable[tuple[Path, str | None]]) -> list[ReleaseFile]:
+def list_release_files(paths: Iterable[tuple[Path, str | None]]) -> dict[Path, str | None]:
     """Return the files of paths with their releases; a table stands for the same list in JSON.
 
     Args:
         paths: files or directories, each with its release if that is given.
     """
-    files: list[ReleaseFile] = []
+    files: dict[Path, str | None] = {}
     for path, version in paths:
-        files += [ReleaseFile(file, version or find_version(file)) for file in list_files([path])]
-    return [
-        file
-        for file in files
-        if not is_json(file.path) or not any(are_one_list(file.path, other.path) for other in files)
-    ]
+        files |= {file: version or find_version(file) for file in list_files([path])}
+    return {
+        file: version
+        for file, version in files.items()
+        if not is_json(file) or not any(are_one_list(file, other) for other in files)
+    }
 
 
-def read_release_files(files: Sequence[ReleaseFile]) -> pa.Table:
+def read_release_files(files: Mapping[Path, str | None]) -> pa.Table:
     """Return all rows of annotation files, in their order.
 
     Raises:
         InputError: a file cannot be read, or a row is wrong or of one's own videos.
     """
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for file in files:
-        for row in read_rows(file.path):
+    for file, version in files.items():
+        for row in read_rows(file):
             clip = row.clip
             if clip.path is not None:
                 raise InputError(f"{row}: names one's own video, and no release has such videos")
-            times = (clip.time_start, clip.time_end)
-            known = (file.version, clip.split, clip.label, clip.video_id)
-            values = (*known, *times, row.is_cc, str(file.path))
+            segment = (clip.video_id, clip.time_start, clip.time_end)
+            values = (version, clip.split, clip.label, *segment, row.is_cc, str(file))
             for name, value in zip(SCHEMA.names, values, strict=True):
                 columns[name].append(value)
     return pa.table(columns, schema=SCHEMA)
@@ -100,46 +100,40 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def describe_table(table: pa.Table) -> dict[str, Any]:
     """Return the counts of a table: rows by release and split, duplicates, leakage."""
-    groups = group_segments(table)
+    groups = group_rows(table)
+    segments = {key: [row.segment for row in rows] for key, rows in groups.items()}
     return {
         "rows": table.num_rows,
-        "releases": describe_releases(table),
-        "duplicates": describe_duplicates(groups),
-        "leakage": list(describe_leakage(groups)),
+        "releases": [describe_release(*key, rows) for key, rows in groups.items()],
+        "duplicates": describe_duplicates(segments),
+        "leakage": list(describe_leakage(segments)),
     }
 
 
-def group_segments(table: pa.Table) -> dict[tuple[str, str], list[Segment]]:
-    """Return the segments of each release and split, releases by name, splits in their order."""
-    groups: dict[tuple[str, str], list[Segment]] = defaultdict(list)
-    names = ("version", "split", "youtube_id", "time_start", "time_end")
-    for version, split, *segment in zip(*(table[name].to_pylist() for name in names), strict=True):
-        groups[version or UNKNOWN, split].append((segment[0], segment[1], segment[2]))
+def group_rows(table: pa.Table) -> dict[Release, list[Row]]:
+    """Return the rows of each release and split, releases by name, splits in their order."""
+    groups: dict[Release, list[Row]] = defaultdict(list)
+    columns = [table[name].to_pylist() for name in SCHEMA.names]
+    for version, split, label, *segment, is_cc, _ in zip(*columns, strict=True):
+        groups[version or UNKNOWN, split].append(Row(label, tuple(segment), is_cc))
     return dict(sorted(groups.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1]))))
 
 
-def describe_releases(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the counts of each release and split."""
-    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    labels: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True):
-        version, split, label, _, start, end, is_cc, _ = row
-        key = (version or UNKNOWN, split)
-        tally = counts[key]
-        tally["rows"] += 1
-        tally["without_label"] += label is None
-        tally["other_length"] += end - start != USUAL_SECONDS
-        tally["is_cc"] += is_cc is True
-        tally["is_cc_unknown"] += is_cc is None
-        if label is not None:
-            labels[key].add(label)
-    return [
-        {"version": key[0], "split": key[1], **counts[key], "classes": len(labels[key])}
-        for key in sorted(counts, key=lambda key: (key[0], SPLITS.index(key[1])))
-    ]
+def describe_release(version: str, split: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the counts of one split of a release."""
+    return {
+        "version": version,
+        "split": split,
+        "rows": len(rows),
+        "without_label": sum(row.label is None for row in rows),
+        "other_length": sum(row.segment[2] - row.segment[1] != USUAL_SECONDS for row in rows),
+        "is_cc": sum(row.is_cc is True for row in rows),
+        "is_cc_unknown": sum(row.is_cc is None for row in rows),
+        "classes": len({row.label for row in rows} - {None}),
+    }
 
 
-def describe_duplicates(groups: Mapping[tuple[str, str], Sequence[Segment]]) -> dict[str, Any]:
+def describe_duplicates(groups: Mapping[Release, Sequence[Segment]]) -> dict[str, Any]:
     """Return for each release how many segments occur twice, and how many ids have several."""
     duplicates = {}
     for version in dict.fromkeys(version for version, _ in groups):
@@ -154,22 +148,19 @@ def describe_duplicates(groups: Mapping[tuple[str, str], Sequence[Segment]]) -> 
     return duplicates
 
 
-def describe_leakage(
-    groups: Mapping[tuple[str, str], Sequence[Segment]],
-) -> Iterator[dict[str, Any]]:
+def describe_leakage(groups: Mapping[Release, Sequence[Segment]]) -> Iterator[dict[str, Any]]:
     """Yield how much of each validation or test split is in each training split."""
     for (version, split), held_out in groups.items():
         for (other, other_split), train in groups.items():
             if split == "train" or other_split != "train":
                 continue
-            same = len(set(held_out) & set(train))
             overlapping = count_overlaps(set(held_out), train)
             yield {
                 "version": version,
                 "split": split,
                 "in_train_of": other,
                 "clips": len(set(held_out)),
-                "same_segment": same,
+                "same_segment": len(set(held_out) & set(train)),
                 "overlapping": overlapping,
                 "share": overlapping / len(set(held_out)),
             }

@@ -69,11 +69,7 @@ def digest_identity(clip: Clip, seed: int) -> bytes:
 
 
 def cut_parts(clips: Sequence[Clip], rows_per_part: int) -> list[Part]:
-    """Return parts of at most `rows_per_part` consecutive rows, each of one split.
-
-    Args:
-        clips: the plan, in order.
-        rows_per_part: rows of each part but the last one of a split, which holds the rest.
+    """Return parts of `rows_per_part` consecutive rows of a plan, of the rest at a split's end.
 
     Raises:
         InputError: rows_per_part is less than 1.
@@ -99,10 +95,7 @@ def cut_splits(spans: Mapping[str, range], rows_per_part: int) -> list[Part]:
 
 
 def find_splits(runs: Iterable[tuple[str, int]]) -> dict[str, range]:
-    """Return the rows of each split.
-
-    Args:
-        runs: (split, number of rows) of equal rows that follow each other, in plan order.
+    """Return the rows of each split, given (split, number of rows) in plan order.
 
     Raises:
         ValueError: a split comes after one that it should come before.

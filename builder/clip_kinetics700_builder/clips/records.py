@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from clip_kinetics700.schema import SPLIT_OF_WORD, normalize_split
 from clip_kinetics700_builder.types import Clip
@@ -109,15 +110,10 @@ def make_own_clip(cells: Mapping[str, str], word: str) -> Clip:
     )
 
 
-def parse_entry(key: str, entry: object, file_name: str) -> tuple[Clip, str]:
+def parse_entry(key: str, entry: Any, file_name: str) -> tuple[Clip, str]:
     """Return the clip and the split word of one JSON entry."""
-    document = entry if isinstance(entry, dict) else {}
-    annotations = document.get("annotations")
-    segment = annotations.get("segment") if isinstance(annotations, dict) else None
-    if not isinstance(annotations, dict) or not isinstance(segment, list) or len(segment) != 2:
-        raise ValueError(
-            f'expected {{"annotations": {{"segment": [start, end]}}}}, got {entry!r:.120}'
-        )
-    word = str(document.get("subset") or find_split_word(file_name)).strip().lower()
-    times = (segment[0], segment[1])
-    return make_kinetics_clip(key, times, annotations.get("label"), word), word
+    match entry:
+        case {"annotations": {"segment": [start, end]} as annotations}:
+            word = str(entry.get("subset") or find_split_word(file_name)).strip().lower()
+            return make_kinetics_clip(key, (start, end), annotations.get("label"), word), word
+    raise ValueError(f'expected {{"annotations": {{"segment": [start, end]}}}}, got {entry!r:.120}')

@@ -30,19 +30,10 @@ class Release:
     overlays: tuple[str, ...] = ()
     """Archives, below the folder, whose clips replace those of the others."""
 
-    @property
-    def deepmind_name(self) -> str:
-        """Name of DeepMind's archive of its annotations."""
-        return f"kinetics{self.version.replace('-', '_')}.tar.gz"
-
     def list_path(self, split: str) -> str:
         """Return the path, below CVDF's address, of the list of a split's archives."""
         word = SPLIT_FOLDERS[split]
         return f"{self.folder}/{word}/k{self.folder}_{word}_path.txt"
-
-    def cvdf_annotations(self, split: str) -> str:
-        """Return the path, below CVDF's address, of a split's annotations."""
-        return f"{self.folder}/annotations/{SPLIT_FOLDERS[split]}.csv"
 
 
 RELEASES = {

@@ -30,13 +30,7 @@ def is_fetched(layout: Layout) -> bool:
 def fetch_source(
     layout: Layout, listing: Mapping[str, Mapping[str, Any]], directory: Path, *, progress: Progress
 ) -> Layout:
-    """Copy a remote source; return the layout of the copy.
-
-    Args:
-        layout: of the source.
-        listing: what is known of its files.
-        directory: of the copy; finished files in it are taken as they are.
-        progress: shows how many files are done.
+    """Copy a remote source; return the layout of the copy, whose finished files stay as they are.
 
     Raises:
         InputError: a name leads out of the directory.
@@ -58,8 +52,7 @@ def fetch_source(
                     known |= stated[name].document()
                 fetch_file(path, directory / name, known)
             advance(1)
-    is_inside = layout.index is not None and layout.index in wanted
-    index = str(directory / wanted[layout.index]) if layout.index and is_inside else layout.index
+    index = str(directory / wanted[layout.index]) if layout.index in wanted else layout.index
     return replace(layout, root=str(directory) if layout.root else "", files=files, index=index)
 
 
@@ -95,13 +88,7 @@ def local_name(layout: Layout, path: str) -> str:
 
 
 def fetch_file(url: str, final: Path, known: Mapping[str, Any]) -> None:
-    """Copy one file, whole or not at all.
-
-    Args:
-        url: of the file.
-        final: where it goes.
-        known: its size and its hash, as far as the source tells.
-    """
+    """Copy one file, whole or not at all; its source may tell its size and its hash."""
     final.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(final) as partial:
         with open_stream(url) as source, partial.open("wb") as copy:

@@ -8,9 +8,9 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +19,7 @@ import pyarrow.parquet as pq
 from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.features import FAILURES_SCHEMA
 from clip_kinetics700.layout import Layout
-from clip_kinetics700.schema import (
-    FAILURES_NAME,
-    MANIFEST_NAME,
-    REASONS,
-    SPLITS,
-    Sample,
-)
+from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME, REASONS, SPLITS, Sample
 from clip_kinetics700_builder.assemble.rows import (
     Result,
     find_misfit,
@@ -47,12 +41,7 @@ from clip_kinetics700_builder.read.rows import (
 )
 from clip_kinetics700_builder.system.files import make_printable
 from clip_kinetics700_builder.system.progress import Advance
-from clip_kinetics700_builder.types import (
-    BuildError,
-    Clip,
-    Failure,
-    InputError,
-)
+from clip_kinetics700_builder.types import BuildError, Clip, Failure, InputError
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +68,6 @@ def read_failures(
 ) -> Iterator[tuple[Clip, Failure]]:
     """Yield the failed rows of a split in order; none where the source is not ours.
 
-    Args:
-        layout: of a local source.
-        manifest: of ours, or None.
-        split: `train`, `validation` or `test`.
-
     Raises:
         InputError: the table is not there, or a reason in it is unknown.
         DamageError: the table cannot be read.
@@ -97,7 +81,9 @@ def read_failures(
         if row["reason"] not in REASONS:
             raise InputError(f"{path}: reason {row['reason']!r}, allowed are {', '.join(REASONS)}")
         if row["split"] == split:
-            yield make_failure(row)
+            place = (row["youtube_id"], row["time_start"], row["time_end"])
+            clip = Clip(split, *place, row["label"], caption=row["label"] or "")
+            yield clip, Failure(0, row["stage"], row["reason"], row["message"])
 
 
 def read_table(path: Path) -> Iterator[dict[str, Any]]:
@@ -115,27 +101,6 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
         raise DamageError(str(path), None, None, reason) from error
 
 
-def make_failure(row: Mapping[str, Any]) -> tuple[Clip, Failure]:
-    """Return a row of the table as the result it was."""
-    clip = Clip(
-        split=row["split"],
-        video_id=row["youtube_id"],
-        time_start=row["time_start"],
-        time_end=row["time_end"],
-        label=row["label"],
-        caption=row["label"] or "",
-    )
-    return clip, Failure(0, row["stage"], row["reason"], row["message"])
-
-
-class Fault(NamedTuple):
-    """Why a row is no sample of ours."""
-
-    reason: str
-    """One of `clip_kinetics700.schema.REASONS`."""
-    message: str
-
-
 class ConvertedRows:
     """The rows of a local dataset of any dialect, as results that can be assembled."""
 
@@ -147,13 +112,7 @@ class ConvertedRows:
         on_error: OnError = "raise",
         advance: Advance = lambda _: None,
     ) -> None:
-        """Read all of it once.
-
-        Args:
-            source: what is converted.
-            class_list: `auto`, `400`, `600`, `700` or a text file.
-            on_error: `raise` damage, or `skip` what is damaged: it becomes failures.
-            advance: takes the number of steps just done.
+        """Read all of it once; damage that is skipped becomes failures.
 
         Raises:
             DamageError: a sample or a file is damaged, and `on_error` is `raise`.
@@ -177,7 +136,7 @@ class ConvertedRows:
         self.canary = None if self._manifest is None else self._manifest.canary
         self.configuration = self._describe(count)
         # Labels that are missing in a source of ours are filled in from a list that is given.
-        self.fingerprint = f"{class_list} {count.hexdigest()}"
+        self.fingerprint = f"{class_list} {count.sha256.hexdigest()}"
 
     def _describe(self, count: "SourceCount") -> dict[str, Any]:
         """Return what a manifest of ours says the embeddings were made with, or what is known."""
@@ -188,7 +147,7 @@ class ConvertedRows:
             "clips": "own videos" if count.has_own_videos else "kinetics",
             "embedding_width": self.width,
             "rows": {split: totals.rows for split, totals in self.totals.items()},
-            "rows_sha256": count.hexdigest(),
+            "rows_sha256": count.sha256.hexdigest(),
         }
 
     def results(self, split: str) -> Iterator[Result]:
@@ -202,65 +161,58 @@ class ConvertedRows:
                 found = judged.embeddings.shape[1]
                 text = f"the array is {found} wide, those of most are {self.width}"
                 judged = fault_of(judged, "unreadable", text)
-            if isinstance(judged, Fault):
-                yield clip_of_row(row, split), Failure(0, "source", *judged)
+            if isinstance(judged, Failure):
+                yield clip_of_row(row, split), judged
             else:
-                label_id = self._labels.label_of(judged)
-                same = label_id == judged.label_id
-                yield judged if same else replace(judged, label_id=label_id)
+                yield replace(judged, label_id=self._labels.label_of(judged))
 
 
+@dataclass(slots=True, eq=False)
 class SourceCount:
-    """What the first reading of a source finds out."""
+    """What the first reading of a source finds out; it shows the labels all samples."""
 
-    def __init__(
-        self,
-        source: RowSource,
-        manifest: Manifest | None,
-        labels: SourceLabels,
-        on_error: OnError,
-    ) -> None:
-        """Count nothing yet; labels are shown to `labels`."""
-        self._source = source
-        self._layout = source.dataset.layout
-        self._on_error = on_error
-        self._manifest = manifest
-        self._labels = labels
-        self._samples: Counter[tuple[str, int]] = Counter()
-        self._frames: Counter[tuple[str, int]] = Counter()
-        self._sha256 = hashlib.sha256()
-        self.totals: dict[str, Totals] = {}
-        self.has_own_videos = False
+    source: RowSource
+    manifest: Manifest | None
+    labels: SourceLabels
+    on_error: OnError
+    samples: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """By split and width: which width is the dataset's shows in the end."""
+    frames: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """Of these samples."""
+    totals: dict[str, Totals] = field(default_factory=dict)
+    has_own_videos: bool = False
+    sha256: Any = field(default_factory=hashlib.sha256)
+    """Over all rows in order, whatever file or dialect they came in."""
 
     def add_split(self, split: str, advance: Advance) -> None:
         """Read the rows of a split; those that no sample of ours can be are failures."""
         totals = Totals()
-        for _, failure in read_failures(self._layout, self._manifest, split):
+        for _, failure in read_failures(self.source.dataset.layout, self.manifest, split):
             totals.rows += 1
             totals.add_failures(failure.reason, 1)
-        for row in read_rows(self._source, split, advance, check=check_with(self._labels)):
+        for row in read_rows(self.source, split, advance, check=check_with(self.labels)):
             totals.rows += 1
             if isinstance(row, Damage):
-                report_damage(row.error, self._on_error)
+                report_damage(row.error, self.on_error)
             judged = judge_row(row)
-            if isinstance(judged, Fault):
+            if isinstance(judged, Failure):
                 totals.add_failures(judged.reason, 1)
-                self._sha256.update(repr((split, *judged)).encode())
+                self.sha256.update(repr((split, judged.reason, judged.message)).encode())
             else:
                 self._add_sample(judged, split)
-        if totals.rows or split in self._layout.files:
+        if totals.rows or split in self.source.dataset.layout.files:
             self.totals[split] = totals
 
     def _add_sample(self, sample: Sample, split: str) -> None:
         """Count a sample under its width: which one is the dataset's is not known yet."""
         n_frames, width = sample.embeddings.shape
-        self._samples[split, width] += 1
-        self._frames[split, width] += n_frames
+        self.samples[split, width] += 1
+        self.frames[split, width] += n_frames
         self.has_own_videos |= sample.time_start is None
-        self._labels.add(sample, split)
+        self.labels.add(sample, split)
         row = repr((split, sample.caption, sample.meta))
-        self._sha256.update(row.encode("utf-8", "backslashreplace"))
-        self._sha256.update(np.ascontiguousarray(sample.embeddings).data)
+        self.sha256.update(row.encode("utf-8", "backslashreplace"))
+        self.sha256.update(np.ascontiguousarray(sample.embeddings).data)
 
     def choose_width(self) -> int:
         """Return the width of the dataset: the manifest's, or that of most samples.
@@ -269,32 +221,28 @@ class SourceCount:
             InputError: there is no sample of it.
         """
         by_width: Counter[int] = Counter()
-        for (_, width), count in self._samples.items():
+        for (_, width), count in self.samples.items():
             by_width[width] += count
-        stated = self._layout.width
+        stated = self.source.dataset.layout.width
         most = max(by_width, key=lambda width: (by_width[width], -width), default=0)
         width = most if stated is None else stated
         if width < 1 or not by_width[width]:
             n_rows = sum(totals.rows for totals in self.totals.values())
-            name = self._layout.root or "the source"
+            name = self.source.dataset.layout.root or "the source"
             wide = "" if stated is None else f" {stated} wide, as its manifest.json says"
             raise InputError(f"{name}: none of its {n_rows} rows holds embeddings{wide}")
         return width
 
     def finish(self, width: int) -> dict[str, Totals]:
         """Return the counts of every split, once the width is known."""
-        for (split, found), count in self._samples.items():
+        for (split, found), count in self.samples.items():
             totals = self.totals[split]
             if found == width:
                 totals.samples += count
-                totals.frames += self._frames[split, found]
+                totals.frames += self.frames[split, found]
             else:
                 totals.add_failures("unreadable", count)
         return self.totals
-
-    def hexdigest(self) -> str:
-        """Return the sha256 over all rows in order, whatever file or dialect they came in."""
-        return self._sha256.hexdigest()
 
 
 def check_with(labels: SourceLabels) -> Check:
@@ -306,20 +254,21 @@ def check_with(labels: SourceLabels) -> Check:
     return check
 
 
-def judge_row(row: Row) -> Sample | Fault:
+def judge_row(row: Row) -> Sample | Failure:
     """Return the sample with float16 embeddings, or why there is none."""
     if isinstance(row, Damage):
         place = "" if row.error.key is None else f"sample {row.error.key}: "
-        return Fault("unreadable", make_printable(f"{place}{row.error.reason}"))
+        text = make_printable(f"{place}{row.error.reason}")
+        return Failure(0, "source", "unreadable", text)
     judged = judge_array(row.embeddings)
     if isinstance(judged, tuple):
         return fault_of(row, *judged)
     return row if judged is row.embeddings else replace(row, embeddings=judged)
 
 
-def fault_of(sample: Sample, reason: str, text: str) -> Fault:
-    """Return the fault of a sample that could be read; its key leads back to it."""
-    return Fault(reason, make_printable(f"sample {sample.key}: {text}"))
+def fault_of(sample: Sample, reason: str, text: str) -> Failure:
+    """Return the failure of a sample that could be read; its key leads back to it."""
+    return Failure(0, "source", reason, make_printable(f"sample {sample.key}: {text}"))
 
 
 def clip_of_row(row: Row, split: str) -> Clip:

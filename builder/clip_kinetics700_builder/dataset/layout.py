@@ -41,12 +41,8 @@ SINGLE_FILES = (
 def refuse_foreign(output: Path, *, option: str = "--output", converts: bool = False) -> None:
     """Refuse a directory with files that would be replaced and that are not of this work.
 
-    Ours is what has been begun here before, by a build or an assembly, or by a conversion.
-
-    Args:
-        output: the directory.
-        option: how the user has given it.
-        converts: it is a conversion that will write there.
+    Ours is what has been begun here before, by a build or an assembly, or by a conversion if it
+    `converts`. Messages name the directory by the option that the user has given.
     """
     work = output / WORK_NAME
     if converts and is_work_directory(work):
@@ -55,7 +51,7 @@ def refuse_foreign(output: Path, *, option: str = "--output", converts: bool = F
         raise InputError(f"{option} {output}: holds a conversion; give another directory")
     if work.is_dir():
         return
-    names = list_published(output)
+    names = [name for name in list_published(output) if not name.endswith(".partial")]
     if names and "manifest.json" not in names:
         raise InputError(
             f"{option} {output}: holds {names[0]}, which was not made here and would be "
@@ -64,28 +60,20 @@ def refuse_foreign(output: Path, *, option: str = "--output", converts: bool = F
 
 
 def list_published(output: Path) -> list[str]:
-    """Return the files of a directory that have the name of a published file."""
-    paths = [*output.glob("ds_*.tar"), *output.glob("data/*.parquet")]
-    names = [path.relative_to(output).as_posix() for path in paths]
-    single = [name for name in SINGLE_FILES if (output / name).exists()]
-    return sorted([*filter(is_published, names), *single])
+    """Return what a directory has under the names of published files, cut-off ones too."""
+    paths = [path for place in ("", "data", "figures") for path in (output / place).glob("*")]
+    names = sorted(path.relative_to(output).as_posix() for path in paths)
+    return [name for name in names if is_published(name.removesuffix(".partial"))]
 
 
 def remove_stale_files(output: Path, files: Mapping[str, Any]) -> None:
     """Remove what an earlier assembly left that this one did not write, cut-off files too."""
-    stale = [name for name in list_published(output) if name not in files]
     # The card and the manifest are written after this.
-    stale = [name for name in stale if name not in ("README.md", "manifest.json")]
-    places = ("", "data/", "figures/")
-    cut_off = [path for place in places for path in output.glob(f"{place}*.partial")]
-    ours = [
-        path
-        for path in cut_off
-        if is_published(path.relative_to(output).as_posix().removesuffix(".partial"))
-    ]
-    for path in [*(output / name for name in stale), *ours]:
-        log.info("removing %s, left by an earlier assembly", path)
-        path.unlink()
+    kept = {*files, README_NAME, "manifest.json"}
+    for name in list_published(output):
+        if name not in kept:
+            log.info("removing %s, left by an earlier assembly", output / name)
+            (output / name).unlink()
 
 
 def is_published(name: str) -> bool:

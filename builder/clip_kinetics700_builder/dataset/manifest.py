@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from clip_kinetics700.schema import (
     CLASS_TEXTS_NAME,
@@ -34,9 +35,8 @@ FORMAT_FAMILY = "clip-kinetics700/"
 # Wider than any model; it keeps a wrong number from costing memory.
 MAX_WIDTH = 1 << 20
 CANONICAL_NUMBER = re.compile(r"0|[1-9]\d*")
-COUNTS = ("rows", "samples", "failures", "frames")
 
-Value = TypeVar("Value")
+Record = TypeVar("Record")
 
 
 class ManifestError(InputError):
@@ -286,23 +286,25 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     if splits.keys() - {*SPLITS}:
         raise DamagedFileError(f"splits are {[*splits]!r:.80}, allowed are {', '.join(SPLITS)}")
     files = _look_up(document, "files", dict)
-    has_date = document.get("date") is not None
     manifest = Manifest(
         document=document,
         configuration=configuration,
         samples_per_shard=_look_up(configuration, "samples_per_shard", int),
         formats=tuple(formats),
         width=_look_up(configuration, "embedding_width", int),
-        class_names=_parse_class_names(document),
+        class_names=_look_up(document, "class_names", list[str] | None),
         splits={
             split: _parse_totals(_look_up(splits, split, dict))
             for split in SPLITS
             if split in splits
         },
         totals=_parse_totals(totals),
-        files={name: _parse_entry(files, name) for name in files},
+        files={
+            name: _parse_record(FileEntry, _look_up(files, name, dict), f"files: {name}: ")
+            for name in files
+        },
         canary=_parse_canary(document),
-        date=_look_up(document, "date", str) if has_date else None,
+        date=_look_up(document, "date", str | None),
         self_sha256=_look_up(document, "self_sha256", str),
     )
     _check_sizes(manifest)
@@ -324,27 +326,6 @@ def _check_sizes(manifest: Manifest) -> None:
         )
 
 
-def _parse_class_names(document: Mapping[str, Any]) -> list[str] | None:
-    if document.get("class_names") is None:
-        return None
-    names: list[str] = _look_up(document, "class_names", list)
-    if not all(isinstance(name, str) for name in names):
-        raise DamagedFileError("class_names must be strings")
-    return names
-
-
-def _parse_entry(files: Mapping[str, Any], name: str) -> FileEntry:
-    entry = _look_up(files, name, dict)
-    try:
-        return FileEntry(
-            sha256=_look_up(entry, "sha256", str),
-            bytes=_look_up(entry, "bytes", int),
-            rows=_look_up(entry, "rows", int),
-        )
-    except DamagedFileError as error:
-        raise DamagedFileError(f"files: {name}: {error}") from error
-
-
 def _parse_canary(document: Mapping[str, Any]) -> Canary | None:
     if document.get("canary") is None:
         return None
@@ -358,37 +339,42 @@ def _parse_canary(document: Mapping[str, Any]) -> Canary | None:
 
 def _parse_totals(document: Mapping[str, Any]) -> Totals:
     """Return the counts of a split or of the whole."""
-    rows, samples, failures, frames = (_look_up(document, name, int) for name in COUNTS)
-    if min(rows, samples, failures, frames) < 0:
+    totals = _parse_record(Totals, document)
+    if min(totals.rows, totals.samples, totals.failures, totals.frames) < 0:
         raise DamagedFileError(
-            f"totals hold a negative count: {rows} rows, {samples} samples, {failures} failures, "
-            f"{frames} frames"
+            f"totals hold a negative count: {totals.rows} rows, {totals.samples} samples, "
+            f"{totals.failures} failures, {totals.frames} frames"
         )
-    reasons = _look_up(document, "failures_by_reason", dict)
-    by_reason = {reason: _look_up(reasons, reason, int) for reason in reasons}
-    return Totals(rows, samples, failures, frames, by_reason, **_parse_tallies(document))
+    if not all(map(CANONICAL_NUMBER.fullmatch, totals.samples_by_n_frames or ())):
+        raise DamagedFileError("samples_by_n_frames must be named by numbers of frames")
+    return totals
 
 
-def _parse_tallies(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the counts of samples that earlier versions have not written."""
-    found: dict[str, Any] = {}
-    if "samples_by_label" in document:
-        numbers = _look_up(document, "samples_by_label", list)
-        if not all(type(number) is int for number in numbers):
-            raise DamagedFileError("samples_by_label must be whole numbers")
-        found["samples_by_label"] = numbers
-    if "samples_by_n_frames" in document:
-        counts = _look_up(document, "samples_by_n_frames", dict)
-        if not all(CANONICAL_NUMBER.fullmatch(name) for name in counts):
-            raise DamagedFileError("samples_by_n_frames must be named by numbers of frames")
-        found["samples_by_n_frames"] = {name: _look_up(counts, name, int) for name in counts}
-    return found
+def _parse_record(kind: type[Record], document: Mapping[str, Any], place: str = "") -> Record:
+    """Return a JSON object as a dataclass, each value of the type that its field has."""
+    hints = get_type_hints(kind)
+    return kind(**{name: _look_up(document, name, hints[name], place) for name in hints})
 
 
-def _look_up(document: Mapping[str, Any], name: str, kind: type[Value]) -> Value:
-    """Return a value of the type that it must have."""
+def _look_up(document: Mapping[str, Any], name: str, kind: Any, place: str = "") -> Any:
+    """Return a value of the type that it must have, such as `dict[str, int] | None`."""
     value = document.get(name)
-    # JSON's true is an int in Python.
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise DamagedFileError(f"{name} must be of type {kind.__name__}, got {value!r:.80}")
+    if not (value is None and get_origin(kind) is UnionType):
+        _check_type(value, kind, place + name)
     return value
+
+
+def _check_type(value: Any, kind: Any, name: str) -> None:
+    """Refuse a value that is not of a type, or holds one that is not of the type it must have."""
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if outer is UnionType:
+        _check_type(value, inner[0], name)
+    # JSON's true is an int in Python.
+    elif not isinstance(value, outer) or isinstance(value, bool):
+        raise DamagedFileError(f"{name} must be of type {outer.__name__}, got {value!r:.80}")
+    elif inner and outer is list:
+        for one in value:
+            _check_type(one, inner[0], f"each of {name}")
+    elif inner:
+        for key, one in value.items():
+            _check_type(one, inner[1], key)

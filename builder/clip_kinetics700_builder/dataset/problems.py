@@ -21,44 +21,37 @@ class Problem:
     """One line: what is wrong with it."""
 
 
-@dataclass(slots=True)
-class _Rows:
-    """How often one fault was met, and where first."""
-
-    first: int | None = None
-    count: int = 0
-
-
 class Problems:
     """Collects faults; those of many samples become one problem that names the first of them."""
 
     def __init__(self) -> None:
-        self._found: dict[str, dict[str, _Rows]] = {}
+        # By file and message: the first of the samples and how many; None for a fault of the file.
+        self._found: dict[str, dict[str, tuple[int, int] | None]] = {}
 
     def add(self, file: str, message: str) -> None:
         """Add a fault of a whole file."""
-        self._found.setdefault(file, {}).setdefault(message, _Rows())
+        self._found.setdefault(file, {}).setdefault(message, None)
 
     def add_samples(self, file: str, message: str, numbers: Sequence[int]) -> None:
         """Add a fault of some samples, given by their numbers in the dataset; none is no fault."""
-        if not numbers:
-            return
-        rows = self._found.setdefault(file, {}).setdefault(message, _Rows())
-        rows.first = numbers[0] if rows.first is None else rows.first
-        rows.count += len(numbers)
+        if numbers:
+            faults = self._found.setdefault(file, {})
+            first, count = faults.get(message) or (numbers[0], 0)
+            faults[message] = first, count + len(numbers)
 
     def found(self) -> list[Problem]:
         """Return what was found."""
         return [
-            Problem(make_printable(file), make_printable(describe_fault(message, rows)))
+            Problem(make_printable(file), make_printable(describe_fault(message, samples)))
             for file, faults in self._found.items()
-            for message, rows in faults.items()
+            for message, samples in faults.items()
         ]
 
 
-def describe_fault(message: str, rows: _Rows) -> str:
+def describe_fault(message: str, samples: tuple[int, int] | None) -> str:
     """Return the line of one fault."""
-    if rows.first is None:
+    if samples is None:
         return message
-    more = f" and {rows.count - 1} more" if rows.count > 1 else ""
-    return f"sample {KEY_NAME.format(rows.first)}{more}: {message}"
+    first, count = samples
+    more = f" and {count - 1} more" if count > 1 else ""
+    return f"sample {KEY_NAME.format(first)}{more}: {message}"

@@ -41,13 +41,7 @@ class Shard:
 def plan_shards(
     n_samples: Mapping[str, int], *, samples_per_shard: int, formats: Collection[str]
 ) -> Iterator[Shard]:
-    """Yield the shards of a dataset in order; every one is full but the last of a split.
-
-    Args:
-        n_samples: of each split.
-        samples_per_shard: how many samples a full shard holds.
-        formats: `parquet`, `webdataset` or both.
-    """
+    """Yield the shards of a dataset in order; every one is full but the last of a split."""
     first = n_tars = 0
     for split in SPLITS:
         left = n_samples.get(split, 0)

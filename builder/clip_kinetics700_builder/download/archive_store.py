@@ -102,7 +102,12 @@ def fetch_archive(archive: Archive, store: Store) -> Path:
         raise explain(error, archive.path) from error
     n_here = open_version(path, None if size is None else [size, version])
     chunks = read_chunks(archive.path) if size is None else read_rest(archive.path, n_here, size)
-    append_chunks(path, explain_errors(chunks, archive.path), store)
+    # What was written before a failure stays.
+    with path.open("ab") as file:
+        for chunk in explain_errors(chunks, archive.path):
+            store.check()
+            with naming(path):
+                file.write(chunk)
     return path
 
 
@@ -122,15 +127,6 @@ def open_version(path: Path, version: list[object] | None) -> int:
         path.unlink(missing_ok=True)
         mark.write_text(text, encoding="utf-8")
     return path.stat().st_size if path.is_file() else 0
-
-
-def append_chunks(path: Path, chunks: Iterable[bytes | memoryview], store: Store) -> None:
-    """Append chunks to a file; what was written before a failure stays."""
-    with path.open("ab") as file:
-        for chunk in chunks:
-            store.check()
-            with naming(path):
-                file.write(chunk)
 
 
 def unpack_clips(

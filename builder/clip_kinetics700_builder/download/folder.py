@@ -6,13 +6,12 @@ Clips lie in `SPLIT/CLASS/ID_START_END.EXT`, those without a class in `SPLIT/`; 
 
 import json
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clip_kinetics700_builder.clips.releases import SPLIT_FOLDERS
 from clip_kinetics700_builder.sources.directory import index_videos
-from clip_kinetics700_builder.system.files import atomic_path, write_text
+from clip_kinetics700_builder.system.files import write_text
 from clip_kinetics700_builder.types import Clip
 
 METADATA_NAME = "metadata.jsonl"
@@ -27,20 +26,8 @@ def place_clip(directory: Path, clip: Clip, extension: str) -> Path:
     return (folder / name if name else folder) / f"{clip.file_stem}.{extension}"
 
 
-def land_file(source: Path, final: Path) -> None:
-    """Copy the file of a clip, whole or not at all."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(final) as partial:
-        shutil.copyfile(source, partial)
-
-
 def write_metadata(directory: Path, clips: Iterable[Clip]) -> None:
-    """Write captions, labels and times of the clips that are there, beside those of each split.
-
-    Args:
-        directory: the directory of clips.
-        clips: all clips of the annotations, whether they are there or not.
-    """
+    """Write captions, labels and times of those clips that are there, beside each split's."""
     lines: dict[str, dict[str, str]] = {}
     for clip, path in find_held(directory, clips):
         folder = directory / SPLIT_FOLDERS[clip.split]

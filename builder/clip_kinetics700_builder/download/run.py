@@ -91,13 +91,7 @@ class OpenClips:
 def count_need(
     clips: Iterable[Clip], held: Collection[str], max_samples: int | None
 ) -> dict[str, float]:
-    """Return how many more clips each split needs; infinity for all that there are.
-
-    Args:
-        clips: those that may be got.
-        held: identities of the clips that are there.
-        max_samples: how many clips of each split are wanted; None for all.
-    """
+    """Return how many more clips each split needs beside those held; infinity for all there are."""
     clips = list(clips)
     here = Counter(clip.split for clip in clips if clip.identity in held)
     return {

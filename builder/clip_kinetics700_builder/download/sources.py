@@ -4,8 +4,9 @@ What a source brings lands under its final name; what came of each clip goes int
 """
 
 import logging
+import shutil
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,12 +18,13 @@ from clip_kinetics700_builder.download.archive_store import (
     read_catalogue,
     take_clips,
 )
-from clip_kinetics700_builder.download.folder import land_file, place_clip
+from clip_kinetics700_builder.download.folder import place_clip
 from clip_kinetics700_builder.download.run import Download, OpenClips
 from clip_kinetics700_builder.download.youtube import BotWallError, Youtube
 from clip_kinetics700_builder.sources.cvdf import find_archives
 from clip_kinetics700_builder.sources.directory import VideoIndex, index_videos
 from clip_kinetics700_builder.sources.ledger import Attempt, FetchError, failed, got
+from clip_kinetics700_builder.system.files import atomic_path
 from clip_kinetics700_builder.types import Archive, Clip
 
 log = logging.getLogger(__name__)
@@ -56,17 +58,9 @@ def open_source(config: DownloadConfig, source: str) -> Ask:
 def bring_clip(
     run: Download, clip: Clip, source: str, open_clips: OpenClips, fetch: Callable[[Clip], Path]
 ) -> FetchError | None:
-    """Get a clip that was claimed, and put on record what came of it.
+    """Get a clip that was claimed, and put on record what came of it; return what went wrong.
 
-    Args:
-        run: the download.
-        clip: the clip.
-        source: the name of the source.
-        open_clips: get the clip back if the source does not have it.
-        fetch: puts the clip in its place and returns its file.
-
-    Returns:
-        What went wrong, None for nothing.
+    `fetch` puts the clip in its place and returns its file; what it cannot get is open again.
     """
     started = time.monotonic()
     try:
@@ -99,7 +93,9 @@ def ask_directory(
         if path.stat().st_size == 0:
             raise FetchError("empty_file", f"{path.name} holds 0 bytes")
         final = place_clip(run.config.output, clip, path.suffix[1:])
-        land_file(path, final)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(final) as partial:
+            shutil.copyfile(path, partial)
         return final
 
     def bring(clip: Clip) -> None:
@@ -117,7 +113,7 @@ def ask_archives(
     clips: Sequence[Clip],
     open_clips: OpenClips,
     *,
-    known: MutableMapping[str, str | None],
+    known: dict[str, str | None],
 ) -> None:
     """Take the clips out of CVDF's archives."""
     errors: dict[tuple[str | None, str | None], FetchError] = {}
@@ -155,7 +151,7 @@ def find_new_archives(
     config: DownloadConfig,
     clips: Sequence[Clip],
     store: Store,
-    known: MutableMapping[str, str | None],
+    known: dict[str, str | None],
 ) -> list[Archive]:
     """Return the archives that may hold some of the clips, without those known to hold none."""
     names = {clip.file_stem for clip in clips}

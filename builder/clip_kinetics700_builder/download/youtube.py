@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from clip_kinetics700_builder.clips.records import VIDEO_ID
@@ -50,7 +49,7 @@ class BotWallError(FetchError):
 
 
 class Youtube:
-    """Fetches clips, one at a time even where several threads ask."""
+    """Fetches clips, one after another."""
 
     def __init__(
         self,
@@ -77,7 +76,6 @@ class Youtube:
         self._seconds_between = seconds_between
         self._max_bot_walls = max_bot_walls
         self._timeout_seconds = timeout_seconds
-        self._lock = Lock()
         self._next_start = -math.inf
         self._n_refused = 0
         check_ffmpeg_program()
@@ -92,18 +90,17 @@ class Youtube:
             FetchError: this clip cannot be had.
             OSError: it cannot be written.
         """
-        with self._lock:
-            try:
-                try_again(lambda: self._fetch_once(clip, final), YOUTUBE_PAUSES_SECONDS)
-            except FetchError as error:
-                # YouTube names removed videos also to a machine that it takes for a bot: they
-                # neither count as refusals nor end a row of them.
-                if error.reason in ("bot_wall", "rate_limited"):
-                    self._n_refused += 1
-                    if self._n_refused >= self._max_bot_walls:
-                        raise BotWallError(self._n_refused) from error
-                raise
-            self._n_refused = 0
+        try:
+            try_again(lambda: self._fetch_once(clip, final), YOUTUBE_PAUSES_SECONDS)
+        except FetchError as error:
+            # YouTube names removed videos also to a machine that it takes for a bot: they neither
+            # count as refusals nor end a row of them.
+            if error.reason in ("bot_wall", "rate_limited"):
+                self._n_refused += 1
+                if self._n_refused >= self._max_bot_walls:
+                    raise BotWallError(self._n_refused) from error
+            raise
+        self._n_refused = 0
 
     def _fetch_once(self, clip: Clip, final: Path) -> None:
         _, video_id, start, end, _ = describe_clip(clip)

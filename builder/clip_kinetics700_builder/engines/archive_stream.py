@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from clip_kinetics700_builder.decode.video import DecodeTask
 from clip_kinetics700_builder.sources.archive import ArchiveReport, read_clips
@@ -22,25 +21,15 @@ class ArchiveStream:
     """Makes decode tasks of the clips of one archive, in its order."""
 
     def __init__(self, archive: Archive, spool: Path, rows: Mapping[str, int]) -> None:
-        """Read nothing yet.
-
-        Args:
-            archive: the archive to read.
-            spool: a directory of this stream alone.
-            rows: the plan row of each wanted clip by name, `ID_START_END`.
-        """
+        """Read nothing yet; the spool is of this stream alone, rows are those of wanted clips."""
         self._archive = archive
         self._spool = spool
         self._rows = rows
         self._files: dict[int, Path] = {}
-        self._report = ArchiveReport()
+        self.report = ArchiveReport()
+        """What was seen since the archive was opened."""
         self.n_done = 0
         """Clips that were dropped since the archive was opened."""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the report of the part says about the archive."""
-        return {"n_clips_seen": self._report.n_clips, "refusals": self._report.refusals}
 
     @contextmanager
     def open_tasks(self, make_task: MakeTask) -> Iterator[Iterator[DecodeTask | Failure]]:
@@ -49,7 +38,7 @@ class ArchiveStream:
         Raises:
             FetchError: the archive cannot be read to its end; the clips before cannot be trusted.
         """
-        self._report, self.n_done = ArchiveReport(), 0
+        self.report, self.n_done = ArchiveReport(), 0
         # A killed run may have left clips there.
         shutil.rmtree(self._spool, ignore_errors=True)
         self._spool.mkdir(parents=True)
@@ -57,7 +46,7 @@ class ArchiveStream:
             yield self._list_tasks(make_task)
         finally:
             shutil.rmtree(self._spool, ignore_errors=True)
-            self._report.warn(self._archive.name)
+            self.report.warn(self._archive.name)
 
     def _list_tasks(self, make_task: MakeTask) -> Iterator[DecodeTask | Failure]:
         """Yield a task for each wanted clip; of several files of a clip, the first with bytes."""
@@ -67,7 +56,7 @@ class ArchiveStream:
             row = self._rows.get(name)
             return row is not None and row not in done
 
-        for clip in read_clips(self._archive.path, wants, self._report):
+        for clip in read_clips(self._archive.path, wants, self.report):
             row = self._rows[clip.name]
             if len(clip.data) == 0:
                 empty[row] = Failure(row, "source", "empty_file", NO_BYTES)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from clip_kinetics700.remote import is_remote
 from clip_kinetics700_builder.config import EncodeConfig
 from clip_kinetics700_builder.types import InputError
 
@@ -45,8 +46,7 @@ def check_engine(config: EncodeConfig) -> None:
 def make_portable(config: EncodeConfig) -> EncodeConfig:
     """Return the options with absolute paths: a task has a working directory of its own."""
     clips, model, base = config.clips, config.model, config.clips.annotations.base_url
-    if "://" not in base:
-        base = str(Path(base).absolute())
+    base = base if is_remote(base) else str(Path(base).absolute())
     videos = None if clips.videos is None else clips.videos.absolute()
     name = str(Path(model.name).absolute()) if Path(model.name).is_dir() else model.name
     return replace(
@@ -59,10 +59,6 @@ def make_portable(config: EncodeConfig) -> EncodeConfig:
 
 def divide_nodes(config: EncodeConfig, nodes: Iterable[Mapping[str, float]]) -> Share:
     """Return what a task takes: as much as fits on every node that can do the work.
-
-    Args:
-        config: the options.
-        nodes: the resources of each node, `CPU` and `GPU`.
 
     Raises:
         InputError: no node can do the work, and the options do not say what a task takes.

@@ -10,11 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -132,9 +131,9 @@ class LocalEngine:
             with self.claim(part, started) as is_ours:
                 if is_ours and part.archive is not None:
                     begin = time.monotonic()
-                    report, facts = self.encode_archive(part, part.archive, started)
-                    facts["seconds"] = round(time.monotonic() - begin, 3)
-                    yield finish_part(self.parts_directory, report, **facts)
+                    report = self.encode_archive(part, part.archive, started)
+                    seconds = round(time.monotonic() - begin, 3)
+                    yield finish_part(self.parts_directory, report, seconds=seconds)
 
     @contextmanager
     def claim(self, part: Part, started: Started) -> Iterator[bool]:
@@ -153,14 +152,8 @@ class LocalEngine:
                 # A process that has opened the lock meanwhile finds the part done.
                 Path(lock.lock_file).unlink(missing_ok=True)
 
-    def encode_archive(
-        self, part: Part, archive: Archive, started: Started
-    ) -> tuple[PartReport, dict[str, Any]]:
-        """Encode the clips of an archive while it is read, anew if it is not read to its end.
-
-        Returns:
-            The report, and what it must say about the archive.
-        """
+    def encode_archive(self, part: Part, archive: Archive, started: Started) -> PartReport:
+        """Encode the clips of an archive while it is read, anew if it is not read to its end."""
         rows = self.archive_rows
         if part.rows is not None:
             tried = set(part.rows)
@@ -176,11 +169,12 @@ class LocalEngine:
                 raise
 
         try:
-            return try_again(encode_once, ARCHIVE_PAUSES_SECONDS), stream.facts
+            report = try_again(encode_once, ARCHIVE_PAUSES_SECONDS)
         except FetchError as error:
             log.warning("%s", error)
-            report = self.write(part, [], started)
-            return report, {**stream.facts, "error": [error.reason, str(error)]}
+            report = replace(self.write(part, [], started), error=[error.reason, str(error)])
+        seen = stream.report
+        return replace(report, n_clips_seen=seen.n_clips, refusals=seen.refusals)
 
     def encode(
         self,
@@ -220,11 +214,9 @@ class LocalEngine:
 
 
 def count_clips(parts: Sequence[Part], n_archive_rows: int) -> int:
-    """Return the greatest number of clips in parts: what an archive holds shows when it is read.
+    """Return the greatest number of clips in parts, of archives all that these together must give.
 
-    Args:
-        parts: parts of the videos directory and of archives.
-        n_archive_rows: how many clips all archives together must give.
+    What an archive holds shows when it is read.
     """
     n_clips = sum(len(part.rows) for part in parts if part.rows is not None)
     return n_clips + n_archive_rows * any(part.rows is None for part in parts)

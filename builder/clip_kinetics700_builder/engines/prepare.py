@@ -75,11 +75,6 @@ class Job:
     configuration: dict[str, Any]
     """The fields of the manifest's configuration that follow from the plan alone."""
 
-    @property
-    def sources(self) -> Sources:
-        """Where the clips come from."""
-        return Sources(self.videos is not None, tuple(archive.name for archive in self.archives))
-
     @cached_property
     def outcomes(self) -> list[str]:
         """`found` for each row, or why it has no file; every clip is looked for once."""
@@ -203,7 +198,8 @@ def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
     if stored != chosen:
         # Another rank has decided meanwhile what `auto` means.
         encoder = load(stored)
-    store_sources(config.work, job.sources)
+    names = tuple(archive.name for archive in job.archives)
+    store_sources(config.work, Sources(job.videos is not None, names))
     return LocalEngine(
         clips=job.clips,
         videos=job.videos,

@@ -14,11 +14,6 @@ def resolve_rank(
     that `srun` starts; where both are in use they multiply. A batch script that calls no `srun` is
     one process, whatever number of tasks it reserved.
 
-    Args:
-        rank: the option, None if not given.
-        world_size: the option, None if not given.
-        environment: variables of the process.
-
     Raises:
         InputError: Slurm's variables are no numbers, or those of an array that is no range.
     """

@@ -248,12 +248,7 @@ def connect(config: EncodeConfig) -> Iterator[None]:
 
 
 def check_address(shown: str, address: str | None) -> None:
-    """Refuse an address at which nothing answers: Ray itself would try for two minutes.
-
-    Args:
-        shown: the address as the user gave it.
-        address: `HOST:PORT`, or a word of Ray's.
-    """
+    """Refuse an address at which nothing answers: Ray itself would try for two minutes."""
     if address in (None, "auto", "local"):
         return
     host, _, port = address.rpartition(":")

@@ -14,19 +14,9 @@ from clip_kinetics700_builder.types import BuildError, Failure, Float32Array, UI
 
 
 def encode_canary(
-    pool: DecodePool,
-    threads: EncoderThreads,
-    decoding: Decoding,
-    *,
-    dtype: object,
+    pool: DecodePool, threads: EncoderThreads, decoding: Decoding, *, dtype: object
 ) -> Float32Array:
-    """Return the (width,) float32 embedding of the test video.
-
-    Args:
-        pool: the processes that decode it.
-        threads: the threads that encode it.
-        decoding: how its frames are made.
-        dtype: the dtype in which the model computes, for the message.
+    """Return the (width,) float32 embedding of the test video; `dtype` is for the message.
 
     Raises:
         BuildError: it does not decode, its colours or sides come out swapped, or the model

@@ -5,7 +5,6 @@
 
 import logging
 import re
-from collections.abc import Callable
 
 import tenacity
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -31,10 +30,14 @@ ERRNO = re.compile(r"^\[Errno \d+\] ")
 
 
 def make_retrying(first_pause_seconds: float) -> tenacity.Retrying:
-    """Return what calls a function until it works, is refused or has failed too often."""
+    """Return what calls a function until it works, is refused or has failed too often.
+
+    Its pauses double, and are at least as long as the server has asked for.
+    """
+    doubling = tenacity.wait_exponential(multiplier=first_pause_seconds, max=MAX_PAUSE_SECONDS)
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=wait_longer(first_pause_seconds),
+        wait=lambda state: max(doubling(state), find_asked_pause(find_error(state))),
         retry=tenacity.retry_if_exception(is_passing),
         before_sleep=log_failure,
         reraise=True,
@@ -42,16 +45,13 @@ def make_retrying(first_pause_seconds: float) -> tenacity.Retrying:
 
 
 def convert_error(name: str, error: Exception) -> Exception:
-    """Return what ends the command in one line, for an error of the Hub's client.
-
-    Args:
-        name: of the repository.
-        error: the last attempt's; one that is ours, or of a local file, stays as it is.
-    """
+    """Return what ends the command in one line; an error of ours, or of a local file, stays."""
     if isinstance(error, BuildError | InputError) or is_local(error):
         return error
     text = f"{name}: {describe(error)}"
-    if isinstance(error, HFValidationError) or find_status(error) in REFUSED:
+    refusal = find_refusal(error)
+    is_refused = refusal is not None and refusal.response.status_code in REFUSED
+    if is_refused or isinstance(error, HFValidationError):
         return InputError(text)
     if is_passing(error):
         text += f" ({ATTEMPTS} attempts); run this again to go on"
@@ -71,12 +71,6 @@ def find_refusal(error: BaseException) -> HfHubHTTPError | None:
     return next((e for e in list_causes(error) if isinstance(e, HfHubHTTPError)), None)
 
 
-def find_status(error: BaseException) -> int | None:
-    """Return the status that a server answered with, if one did."""
-    refusal = find_refusal(error)
-    return None if refusal is None else refusal.response.status_code
-
-
 def is_local(error: BaseException) -> bool:
     """Say whether the error is of a file of ours, which has a name."""
     return any(isinstance(e, OSError) and e.filename is not None for e in list_causes(error))
@@ -94,16 +88,6 @@ def is_passing(error: BaseException) -> bool:
     is_signed = "authorization" not in refusal.response.request.headers
     status = refusal.response.status_code
     return status in PASSING_STATUSES or status > 500 or (is_signed and status in REFUSED)
-
-
-def wait_longer(first_pause_seconds: float) -> Callable[[tenacity.RetryCallState], float]:
-    """Return how long to wait after an attempt: doubling, and at least as long as was asked."""
-    doubling = tenacity.wait_exponential(multiplier=first_pause_seconds, max=MAX_PAUSE_SECONDS)
-
-    def wait(state: tenacity.RetryCallState) -> float:
-        return max(doubling(state), find_asked_pause(find_error(state)))
-
-    return wait
 
 
 def find_error(state: tenacity.RetryCallState) -> BaseException:

@@ -6,8 +6,8 @@ again, what is published is not committed again, and in the end the Hub's listin
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,23 +15,17 @@ from clip_kinetics700.schema import MANIFEST_NAME
 from clip_kinetics700_builder.card.render import REPOSITORY_PLACEHOLDER
 from clip_kinetics700_builder.config import PushConfig
 from clip_kinetics700_builder.dataset.layout import README_NAME
-from clip_kinetics700_builder.dataset.manifest import FileEntry, Manifest, require_manifest
+from clip_kinetics700_builder.dataset.manifest import Manifest, require_manifest
 from clip_kinetics700_builder.hub.errors import FAILURES
-from clip_kinetics700_builder.hub.target import (
-    MAIN,
-    Commit,
-    PushTarget,
-    RemoteFile,
-    check_repository_id,
-    read_token,
-    refuse_offline,
-)
+from clip_kinetics700_builder.hub.target import MAIN, Commit, PushTarget
 from clip_kinetics700_builder.system.files import hash_blob, hash_file
 from clip_kinetics700_builder.system.progress import Progress, no_progress
+from clip_kinetics700_builder.system.threads import work_off
 from clip_kinetics700_builder.types import BuildError, InputError
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
+    from huggingface_hub.hf_api import RepoFile
 
 N_SHOWN = 5
 # The repository's own: which files are in LFS.
@@ -49,17 +43,16 @@ class LocalFile:
     n_bytes: int
     sha256: str
 
-    def is_in(self, remote: RemoteFile | None) -> bool:
+    def is_in(self, remote: "RepoFile | None") -> bool:
         """Say whether a file of the repository has these bytes."""
-        if remote is None or remote.n_bytes != self.n_bytes:
+        if remote is None or remote.size != self.n_bytes:
             return False
-        if remote.sha256 is not None:
-            return remote.sha256 == self.sha256
-        return self.n_bytes <= MAX_GIT_BYTES and remote.git_oid == hash_blob(self.read())
-
-    def read(self) -> bytes:
-        """Return the content."""
-        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+        if remote.lfs is not None:
+            return bool(remote.lfs.sha256 == self.sha256)
+        if self.n_bytes > MAX_GIT_BYTES:
+            return False
+        data = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+        return bool(remote.blob_id == hash_blob(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +86,16 @@ def list_files(directory: Path, manifest: Manifest, repo_id: str) -> list[LocalF
     Raises:
         InputError: files are missing or cut off.
     """
-    files = [describe_local(directory, name, entry) for name, entry in manifest.files.items()]
+    files = []
+    for name, entry in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; {MANIFEST_NAME} lists it")
+        n_bytes = path.stat().st_size
+        if n_bytes != entry.bytes:
+            raise InputError(f"{path}: has {n_bytes} bytes, {MANIFEST_NAME} says {entry.bytes}")
+        # The bytes are compared before they are sent.
+        files.append(LocalFile(name, path, n_bytes, entry.sha256))
     path = directory / MANIFEST_NAME
     files.append(LocalFile(MANIFEST_NAME, path, path.stat().st_size, hash_file(path)))
     card = directory / README_NAME
@@ -102,32 +104,6 @@ def list_files(directory: Path, manifest: Manifest, repo_id: str) -> list[LocalF
     text = card.read_bytes().replace(REPOSITORY_PLACEHOLDER.encode(), repo_id.encode())
     files.append(LocalFile(README_NAME, text, len(text), hashlib.sha256(text).hexdigest()))
     return files
-
-
-def describe_local(directory: Path, name: str, entry: FileEntry) -> LocalFile:
-    """Return a file of the manifest; its bytes are compared before they are sent.
-
-    Raises:
-        InputError: it is missing or has another size.
-    """
-    path = directory / name
-    if not path.is_file():
-        raise InputError(f"{path}: is missing; {MANIFEST_NAME} lists it")
-    n_bytes = path.stat().st_size
-    if n_bytes != entry.bytes:
-        raise InputError(f"{path}: has {n_bytes} bytes, {MANIFEST_NAME} says {entry.bytes}")
-    return LocalFile(name, path, n_bytes, entry.sha256)
-
-
-def compare_files(
-    files: Iterable[LocalFile], remote: Iterable[RemoteFile], *, keep_extra: bool
-) -> Change:
-    """Return what would make a repository with these files the dataset."""
-    there = {file.name: file for file in remote}
-    local = {file.name: file for file in files}
-    added = tuple(file for name, file in local.items() if not file.is_in(there.get(name)))
-    extra = sorted(there.keys() - local.keys() - {ATTRIBUTES_NAME})
-    return Change(added, () if keep_extra else tuple(extra), len(local) - len(added))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +124,13 @@ class Push:
     files: list[LocalFile]
     message: str
 
-    def list_remote(self, commit: str) -> list[RemoteFile]:
-        """Return the files of a commit; of none, none."""
-        return self.target.list_files(commit) if commit else []
-
-    def compare(self, remote: list[RemoteFile]) -> Change:
+    def compare(self, remote: "Iterable[RepoFile]") -> Change:
         """Return what would make a repository with these files the dataset."""
-        return compare_files(self.files, remote, keep_extra=self.config.keep_extra)
+        there = {file.path: file for file in remote}
+        added = tuple(file for file in self.files if not file.is_in(there.get(file.name)))
+        extra = there.keys() - {file.name for file in self.files} - {ATTRIBUTES_NAME}
+        deleted = () if self.config.keep_extra else tuple(sorted(extra))
+        return Change(added, deleted, len(self.files) - len(added))
 
     def find_published(self, head: str, change: Change) -> Commit | None:
         """Return what holds the dataset already: the commit that lacks nothing, or a pull request.
@@ -164,44 +140,37 @@ class Push:
         if change.is_none:
             return self.target.name_commit(head)
         requests = self.target.list_pull_requests(self.message) if self.config.create_pr else []
-        pairs = ((request, self.compare(self.list_remote(request.oid))) for request in requests)
-        return next((request for request, change in pairs if change.is_none), None)
+        pairs = ((request, self.target.list_files(request.oid)) for request in requests)
+        return next((request for request, files in pairs if self.compare(files).is_none), None)
 
 
 def push(config: PushConfig, *, progress: Progress = no_progress) -> Published:
     """Publish a dataset.
 
-    Args:
-        config: which, and where to.
-        progress: shows how many files are sent.
-
     Raises:
         InputError: there is no complete dataset, no such repository, or no right to write there.
         BuildError: the Hub failed for too long, or somebody else has changed the repository.
     """
-    check_repository_id(config.repository)
+    # Which letters it may have the Hub's client says.
+    if not all(config.repository.partition("/")):
+        raise InputError(f"REPO_ID {config.repository!r}: must be NAMESPACE/NAME")
     manifest = require_manifest(config.directory)
     files = list_files(config.directory, manifest, config.repository)
-    refuse_offline()
-    target = PushTarget(
-        config.repository,
-        revision=config.revision,
-        token=read_token(config.token_file),
-        timeout_seconds=config.timeout_seconds,
-        first_pause_seconds=config.first_pause_seconds,
-    )
+    target = PushTarget(config)
     digest = manifest.self_sha256[:12]
     message = f"Publish {manifest.totals.samples:,} clips, manifest {digest}"
     job = Push(config, target, files, config.message or message)
     head = open_branch(job)
-    remote = job.list_remote(head)
+    remote = target.list_files(head)
     refuse_script(job, remote)
     change = job.compare(remote)
     if config.dry_run:
         return Published(change, None)
     commit = job.find_published(head, change)
     if commit is None:
-        operations = send_files(job, change.added, progress)
+        with progress("push", len(change.added), "files") as advance:
+            send = partial(send_file, target)
+            operations = work_off(send, change.added, config.max_workers, advance)
         commit = target.retry(commit_once, job, change, operations, head)
     check_published(job, commit)
     return Published(change, commit)
@@ -236,7 +205,7 @@ def open_branch(job: Push) -> str:
     return head or ""
 
 
-def refuse_script(job: Push, remote: Sequence[RemoteFile]) -> None:
+def refuse_script(job: Push, remote: "Iterable[RepoFile]") -> None:
     """Refuse to leave a loading script in the repository.
 
     Raises:
@@ -244,35 +213,18 @@ def refuse_script(job: Push, remote: Sequence[RemoteFile]) -> None:
     """
     name = job.config.repository
     script = name.partition("/")[2] + ".py"
-    if job.config.keep_extra and any(file.name == script for file in remote):
+    if job.config.keep_extra and any(file.path == script for file in remote):
         raise InputError(
             f"{name}: holds {script}, for which datasets >= 4 refuses the whole repository; push "
             "without --keep-extra, or delete it there"
         )
 
 
-def send_files(
-    job: Push, files: Sequence[LocalFile], progress: Progress
-) -> "list[CommitOperationAdd]":
-    """Send the bytes of files, several at a time; return what a commit needs to know of them.
+def send_file(target: PushTarget, file: LocalFile) -> "CommitOperationAdd":
+    """Send the bytes of a file that still is what the manifest says.
 
     Each file is sent by itself: what the storage makes of its bytes then depends on nothing else,
     so it knows them again after an interruption.
-    """
-    threads = ThreadPoolExecutor(job.config.max_workers)
-    try:
-        with progress("push", len(files), "files") as advance:
-            sending = [threads.submit(send_file, job, file) for file in files]
-            for done in as_completed(sending):
-                done.result()
-                advance(1)
-        return [future.result() for future in sending]
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-
-
-def send_file(job: Push, file: LocalFile) -> "CommitOperationAdd":
-    """Send one file, if it still is what the manifest says.
 
     Raises:
         InputError: it is not.
@@ -283,7 +235,7 @@ def send_file(job: Push, file: LocalFile) -> "CommitOperationAdd":
             raise InputError(
                 f"{file.content}: has the sha256 {digest}, {MANIFEST_NAME} says {file.sha256}"
             )
-    return job.target.send(file.name, file.content, file.sha256, create_pr=job.config.create_pr)
+    return target.send(file.name, file.content, file.sha256)
 
 
 def commit_once(
@@ -296,16 +248,10 @@ def commit_once(
     """
     target = job.target
     try:
-        return target.commit(
-            operations,
-            change.deleted,
-            message=job.message,
-            parent=head,
-            create_pr=job.config.create_pr,
-        )
+        return target.commit(operations, change.deleted, message=job.message, parent=head)
     except FAILURES:
         now = target.find_head() or head
-        found = job.find_published(now, job.compare(job.list_remote(now)))
+        found = job.find_published(now, job.compare(target.list_files(now)))
         if found is not None:
             return found
         if now != head:
@@ -322,7 +268,7 @@ def check_published(job: Push, commit: Commit) -> None:
     Raises:
         BuildError: names the files that differ.
     """
-    rest = job.compare(job.list_remote(commit.oid))
+    rest = job.compare(job.target.list_files(commit.oid))
     if not rest.is_none:
         names = [*(file.name for file in rest.added), *rest.deleted]
         shown = ", ".join(names[:N_SHOWN]) + (", ..." if len(names) > N_SHOWN else "")

@@ -4,12 +4,11 @@ The client compares what it fetches with nothing: a bit that flips on the way st
 the files are verified like those of a directory, and what is damaged is fetched again.
 """
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
@@ -35,7 +34,10 @@ from clip_kinetics700_builder.dataset.layout import README_NAME
 from clip_kinetics700_builder.dataset.manifest import ManifestError, read_manifest
 from clip_kinetics700_builder.system.files import CANNOT_WRITE, hash_blob, hash_file
 from clip_kinetics700_builder.system.progress import Progress
+from clip_kinetics700_builder.system.threads import work_off
 from clip_kinetics700_builder.types import BuildError, InputError
+
+Result = TypeVar("Result")
 
 FILES_AT_A_TIME = 8
 # A request without an answer is given up then; downloads obey HF_HUB_DOWNLOAD_TIMEOUT.
@@ -82,11 +84,6 @@ class Snapshot:
 def find_repository(source: str, revision: str | None, *, repairs: bool) -> RepositoryUrl | None:
     """Return the repository that a source names; None for a directory.
 
-    Args:
-        source: what the user has named.
-        revision: branch, tag or commit.
-        repairs: damaged copies are to be fetched again.
-
     Raises:
         InputError: it is another URL, a directory in a repository, or one that has no revisions
             and no copies.
@@ -107,10 +104,7 @@ def find_repository(source: str, revision: str | None, *, repairs: bool) -> Repo
 def fetch_snapshot(place: RepositoryUrl, *, repairs: bool, progress: Progress) -> Snapshot:
     """Fetch all files that the manifest of a repository lists, and its card; cached ones stay.
 
-    Args:
-        place: which repository, at which revision.
-        repairs: fetch again what is cached and not what the Hub holds.
-        progress: shows how many files are fetched.
+    What is cached and not what the Hub holds is fetched again if it `repairs`.
 
     Raises:
         InputError: there is no such repository, it may not be read, or it holds no manifest.
@@ -126,15 +120,18 @@ def fetch_snapshot(place: RepositoryUrl, *, repairs: bool, progress: Progress) -
     if repairs and snapshot.find_damaged([MANIFEST_NAME]):
         fetch_file(repository, MANIFEST_NAME, again=True)
     names = [name for name in list_wanted(path.parent) if name in repository.files]
-    fetch_files(repository, names, again=False, progress=progress)
+    with progress("fetch", len(names), "files") as advance:
+        work_off(partial(fetch_file, repository), names, FILES_AT_A_TIME, advance)
     if repairs and (damaged := snapshot.find_damaged(names)):
-        fetch_files(repository, damaged, again=True, progress=progress)
+        fetch_again = partial(fetch_file, repository, again=True)
+        with progress("fetch", len(damaged), "files") as advance:
+            work_off(fetch_again, damaged, FILES_AT_A_TIME, advance)
     return snapshot
 
 
 def ask_repository(place: RepositoryUrl) -> Repository:
     """Ask the Hub for the commit of a repository and what files it has."""
-    ask = partial(
+    ask_info = partial(
         HfApi().dataset_info,
         place.repository,
         revision=place.revision,
@@ -142,10 +139,7 @@ def ask_repository(place: RepositoryUrl) -> Repository:
         timeout=TIMEOUT_SECONDS,
     )
     title = f"{place.repository}@{place.revision}" if place.revision else place.repository
-    try:
-        info = retry(ask, title)
-    except HUB_ERRORS as error:
-        raise explain(title, error) from error
+    info = ask(ask_info, title)
     files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     return Repository(place.repository, str(info.sha), files)
 
@@ -159,28 +153,10 @@ def list_wanted(directory: Path) -> list[str]:
     return [README_NAME, *(manifest.files if manifest else ())]
 
 
-def fetch_files(
-    repository: Repository, names: list[str], *, again: bool, progress: Progress
-) -> None:
-    """Fetch several files at a time into the Hub's cache."""
-    pool = ThreadPoolExecutor(FILES_AT_A_TIME)
-    try:
-        fetch = partial(fetch_file, repository, again=again)
-        with progress("fetch", len(names), "files") as advance:
-            for done in as_completed([pool.submit(fetch, name) for name in names]):
-                done.result()
-                advance(1)
-    finally:
-        # Not waiting: who interrupts or has no network wants to see the end now.
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 def fetch_file(repository: Repository, name: str, *, again: bool = False) -> Path:
     """Return the path of a file in the Hub's cache, fetched if it is not there; begun ones go on.
 
-    Raises:
-        InputError: it may not be read.
-        BuildError: the Hub does not answer, or breaks off.
+    It raises what `ask` raises.
     """
 
     def fetch() -> str:
@@ -198,25 +174,29 @@ def fetch_file(repository: Repository, name: str, *, again: bool = False) -> Pat
 
     if not are_progress_bars_disabled():
         disable_progress_bars()
-    title = f"{repository.title}: {name}"
+    return Path(ask(fetch, f"{repository.title}: {name}"))
+
+
+def ask(fetch: Callable[[], Result], title: str) -> Result:
+    """Return what the Hub gives, asked again after failures in passing.
+
+    Raises:
+        InputError: it may not be read.
+        BuildError: the Hub does not answer, or breaks off.
+    """
     try:
-        return Path(retry(fetch, title))
+        return retry(fetch, title)
     except DOWNLOAD_ERRORS as error:
-        raise explain(title, error) from error
-
-
-def explain(title: str, error: BaseException) -> Exception:
-    """Return the error of what the Hub does not give, in one line."""
-    cause = error.__cause__ or error
-    if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
-        return cause
-    reason = describe_refusal(error).removeprefix(f"{title}: ")
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if isinstance(cause, REFUSALS) or status == UNAUTHORIZED:
-        return InputError(f"{title}: no such dataset on the Hub that can be read ({reason})")
-    return BuildError(
-        f"{title}: the Hub does not answer or breaks off ({reason}); run it again to go on"
-    )
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+            raise cause from None
+        reason = describe_refusal(error).removeprefix(f"{title}: ")
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(cause, REFUSALS) or status == UNAUTHORIZED:
+            text = f"{title}: no such dataset on the Hub that can be read ({reason})"
+            raise InputError(text) from error
+        text = f"{title}: the Hub does not answer or breaks off ({reason}); run it again to go on"
+        raise BuildError(text) from error
 
 
 def is_same(path: Path, info: Any) -> bool:

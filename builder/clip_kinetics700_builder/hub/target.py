@@ -24,6 +24,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from clip_kinetics700.hub import UNAUTHORIZED
+from clip_kinetics700_builder.config import PushConfig
 from clip_kinetics700_builder.hub.errors import FAILURES, convert_error, make_retrying
 from clip_kinetics700_builder.types import InputError
 
@@ -38,18 +39,6 @@ PHASES = ("connect", "read", "write", "pool")
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file of a commit."""
-
-    name: str
-    n_bytes: int
-    sha256: str | None
-    """Hash of a file in LFS or Xet; None for one in git itself."""
-    git_oid: str
-    """Git's name of the file's blob, or of its pointer."""
-
-
-@dataclass(frozen=True, slots=True)
 class Commit:
     """A state of the repository that holds what was to be published."""
 
@@ -60,30 +49,21 @@ class Commit:
 class PushTarget:
     """One dataset repository and one branch of it, or a pull request that is to be opened."""
 
-    def __init__(
-        self,
-        repo_id: str,
-        *,
-        revision: str | None,
-        token: str,
-        timeout_seconds: float,
-        first_pause_seconds: float,
-    ) -> None:
+    def __init__(self, config: PushConfig) -> None:
         """Say nothing to the Hub yet.
 
-        Args:
-            repo_id: NAMESPACE/NAME.
-            revision: the branch; None is the main one.
-            token: of somebody who may write there; it is in no message.
-            timeout_seconds: of silence, after which a connection is given up.
-            first_pause_seconds: before the second attempt; twice as long before each one after.
+        Raises:
+            InputError: the Hub is not to be asked, or there is no token for it.
         """
-        self.repo_id = repo_id
-        self.revision = revision or MAIN
-        self._api = HfApi(token=token)
-        self._names: dict[str, Any] = {"repo_id": repo_id, "repo_type": KIND}
-        self._retrying = make_retrying(first_pause_seconds)
-        limit_silence(timeout_seconds)
+        if constants.HF_HUB_OFFLINE:
+            raise InputError("HF_HUB_OFFLINE is set; to push, the Hub must be reached")
+        self.repo_id = config.repository
+        self.revision = config.revision or MAIN
+        self._creates_pr = config.create_pr
+        self._api = HfApi(token=read_token(config.token_file))
+        self._names: dict[str, Any] = {"repo_id": config.repository, "repo_type": KIND}
+        self._retrying = make_retrying(config.first_pause_seconds)
+        limit_silence(config.timeout_seconds)
 
     def retry(self, function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """Return what a function does with the Hub, tried again after failures in passing.
@@ -127,18 +107,16 @@ class PushTarget:
         """Create the branch where the main one is, if it is not there."""
         self.retry(self._api.create_branch, **self._names, branch=self.revision, exist_ok=True)
 
-    def list_files(self, revision: str) -> list[RemoteFile]:
-        """Return the files of a commit, or of a branch."""
+    def list_files(self, commit: str) -> list[RepoFile]:
+        """Return the files of a commit; none where there is none."""
 
-        def list_tree() -> list[RemoteFile]:
-            tree = self._api.list_repo_tree(**self._names, revision=revision, recursive=True)
-            return [describe_remote(entry) for entry in tree if isinstance(entry, RepoFile)]
+        def list_tree() -> list[RepoFile]:
+            tree = self._api.list_repo_tree(**self._names, revision=commit, recursive=True)
+            return [entry for entry in tree if isinstance(entry, RepoFile)]
 
-        return self.retry(list_tree)
+        return self.retry(list_tree) if commit else []
 
-    def send(
-        self, name: str, content: Path | bytes, sha256: str, *, create_pr: bool
-    ) -> CommitOperationAdd:
+    def send(self, name: str, content: Path | bytes, sha256: str) -> CommitOperationAdd:
         """Send the bytes of a file, as far as the server lacks them; nobody sees them yet.
 
         Returns:
@@ -151,7 +129,7 @@ class PushTarget:
             additions=[addition],
             **self._names,
             revision=self.revision,
-            create_pr=create_pr,
+            create_pr=self._creates_pr,
             gitignore_content="",
             num_threads=1,
         )
@@ -164,7 +142,6 @@ class PushTarget:
         *,
         message: str,
         parent: str,
-        create_pr: bool,
     ) -> Commit:
         """Make one commit of files whose bytes were sent; not tried again here.
 
@@ -178,7 +155,7 @@ class PushTarget:
             commit_message=message,
             revision=self.revision,
             parent_commit=parent,
-            create_pr=create_pr,
+            create_pr=self._creates_pr,
         )
         return Commit(info.oid, str(info.pr_url or info.commit_url))
 
@@ -202,16 +179,6 @@ class PushTarget:
         return Commit(oid, f"{self._api.endpoint}/datasets/{self.repo_id}/commit/{oid}")
 
 
-def check_repository_id(repo_id: str) -> None:
-    """Refuse what is no NAMESPACE/NAME; which letters it may have the Hub's client says.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if not all(repo_id.partition("/")):
-        raise InputError(f"REPO_ID {repo_id!r}: must be NAMESPACE/NAME")
-
-
 def read_token(path: Path | None) -> str:
     """Return the token of a file, else the one in HF_TOKEN, else the one of `hf auth login`.
 
@@ -231,16 +198,6 @@ def read_token(path: Path | None) -> str:
     if len(token.split()) != 1:
         raise InputError(f"--token-file {path}: must hold one token and nothing else")
     return token
-
-
-def refuse_offline() -> None:
-    """Refuse to push where the environment says that the Hub is not to be asked.
-
-    Raises:
-        InputError: it does.
-    """
-    if constants.HF_HUB_OFFLINE:
-        raise InputError("HF_HUB_OFFLINE is set; to push, the Hub must be reached")
 
 
 def limit_silence(seconds: float) -> None:
@@ -264,9 +221,3 @@ def limit_silence(seconds: float) -> None:
     if not log.isEnabledFor(logging.DEBUG):
         # The client's warnings hold signed URLs, which are keys as long as they are valid.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-
-def describe_remote(entry: RepoFile) -> RemoteFile:
-    """Return a file of the Hub's listing."""
-    sha256 = None if entry.lfs is None else entry.lfs.sha256
-    return RemoteFile(entry.path, entry.size, sha256, entry.blob_id)

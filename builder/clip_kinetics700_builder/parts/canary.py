@@ -4,6 +4,7 @@ The embedding of that video, the canary, is kept with each part. A part of anoth
 be mixed in.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,17 +56,17 @@ def compare_canaries(reports: Sequence[PartReport]) -> Canary:
         BuildError: another encoder made a part; it names the first one.
     """
     first = reports[0]
-    n_rows: dict[tuple[float, ...], int] = {}
+    n_rows: Counter[tuple[float, ...]] = Counter()
     for report in reports:
-        if report.canary != first.canary:
-            if not is_same_encoder(report.canary, first.canary):
-                raise BuildError(
-                    f"part {report.name}: its encoder gives another embedding than that of "
-                    f"{first.name} (another driver, model file or library?); "
-                    f"delete {report.name}.json and encode again"
-                )
-            vector = tuple(report.canary)
-            n_rows[vector] = n_rows.get(vector, 0) + len(report.rows)
+        if report.canary == first.canary:
+            continue
+        if not is_same_encoder(report.canary, first.canary):
+            raise BuildError(
+                f"part {report.name}: its encoder gives another embedding than that of "
+                f"{first.name} (another driver, model file or library?); "
+                f"delete {report.name}.json and encode again"
+            )
+        n_rows[tuple(report.canary)] += len(report.rows)
     variants = [
         Variant(cosine(vector, first.canary), count, list(vector))
         for vector, count in n_rows.items()

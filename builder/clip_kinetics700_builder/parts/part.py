@@ -83,12 +83,7 @@ def write_results(
 ) -> PartReport:
     """Write the Arrow file of a part, which is not finished before `finish_part` is called.
 
-    Args:
-        directory: the parts directory.
-        part: the part.
-        results: one for each row of the part, in order.
-        width: columns of the embeddings.
-        canary: (width,) float32 embedding of the package's test video.
+    The canary is the (width,) float32 embedding of the package's test video.
 
     Raises:
         BuildError: the results are not those of the part's rows, where these are known.
@@ -121,15 +116,9 @@ def write_results(
     )
 
 
-def finish_part(directory: Path, report: PartReport, **facts: Any) -> PartReport:
-    """Write the report of a part whose Arrow file is there: now the part is finished.
-
-    Args:
-        directory: the parts directory.
-        report: what `write_results` returned.
-        facts: fields of the report that were not known before.
-    """
-    report = replace(report, **facts)
+def finish_part(directory: Path, report: PartReport, *, seconds: float = 0.0) -> PartReport:
+    """Finish a part whose Arrow file is there: write its report, with the time that it took."""
+    report = replace(report, seconds=seconds)
     write_json(report_path(directory, report.name), asdict(report))
     return report
 

@@ -20,13 +20,7 @@ from clip_kinetics700_builder.parts.part import (
     read_report,
 )
 from clip_kinetics700_builder.system.files import naming
-from clip_kinetics700_builder.types import (
-    BuildError,
-    EncodedClip,
-    Failure,
-    Float16Array,
-    VideoInfo,
-)
+from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Float16Array, VideoInfo
 
 ROW_SCHEMA = pa.schema(
     [
@@ -52,10 +46,6 @@ class FinishedPart(NamedTuple):
 def read_part(directory: Path, name: str) -> FinishedPart:
     """Read a part whose report is there.
 
-    Args:
-        directory: the parts directory.
-        name: the part's.
-
     Raises:
         BuildError: a file of the part is damaged.
     """
@@ -75,12 +65,7 @@ def read_part(directory: Path, name: str) -> FinishedPart:
 
 
 def _place(batch: pa.RecordBatch, base: int) -> pa.RecordBatch:
-    """Return the rows of a record batch with the places of their embeddings in the file.
-
-    Args:
-        batch: its buffers are those of the mapped file.
-        base: address of the file's first byte.
-    """
+    """Return the rows of a batch with the places of their embeddings in a file mapped at `base`."""
     embeddings = batch.column("embeddings")
     offsets = embeddings.offsets.to_numpy().astype(np.int64)
     halves = embeddings.values.values.buffers()[1]
@@ -96,12 +81,9 @@ def _place(batch: pa.RecordBatch, base: int) -> pa.RecordBatch:
 def make_results(
     rows: pa.Table, paths: Sequence[Path], width: int
 ) -> Iterator[EncodedClip | Failure]:
-    """Yield the results of some rows in order.
+    """Yield the results of rows in order; those of several parts have a column `part`.
 
-    Args:
-        rows: those of a part; those of several have a column `part`, the number of their path.
-        paths: of the Arrow files.
-        width: columns of the embeddings.
+    That is the number of their Arrow file among the paths.
 
     Raises:
         BuildError: a file is shorter than it was.

@@ -4,8 +4,10 @@ Another try is a part of its own, so that earlier tries stay on record and nothi
 is done twice.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 
 from clip_kinetics700_builder.parts.part import name_try
@@ -15,22 +17,17 @@ from clip_kinetics700_builder.types import Part
 
 
 def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str]) -> list[Part]:
-    """Return the parts that try again what failed in finished ones.
+    """Return the parts that try again what failed in finished ones, for these reasons or for any.
 
-    Args:
-        directory: the parts directory.
-        parts: first tries; those that are not finished have nothing to be tried again.
-        reasons: the reasons of failures that are tried again; empty for all.
-
-    Returns:
-        At most one part for each, with the rows that no try has made a sample of.
+    For each part there is at most one, with the rows that no try has made a sample of.
     """
     check_reasons(reasons)
     done = {path.stem: read_part(directory, path.stem) for path in directory.glob("*.json")}
     got = {row for part in done.values() for row, reason in list_reasons(part) if not reason}
     retries = []
     for part in parts:
-        tries = list_tries(done, part.name)
+        names = map(partial(name_try, part.name), count())
+        tries = [done[name] for name in takewhile(done.__contains__, names)]
         if not tries:
             continue
         name = name_try(part.name, len(tries))
@@ -43,14 +40,6 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
         if set(rows) - got:
             retries.append(replace(part, name=name, rows=sorted(set(rows) - got)))
     return retries
-
-
-def list_tries(done: Mapping[str, FinishedPart], name: str) -> list[FinishedPart]:
-    """Return the finished tries of a part, the first one first."""
-    tries: list[FinishedPart] = []
-    while (part := done.get(name_try(name, len(tries)))) is not None:
-        tries.append(part)
-    return tries
 
 
 def list_reasons(part: FinishedPart) -> Iterator[tuple[int, str | None]]:

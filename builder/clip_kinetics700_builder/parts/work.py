@@ -79,10 +79,7 @@ def store_work(
 ) -> WorkConfig:
     """Store configuration and plan, or check that the stored ones are the same.
 
-    Args:
-        work: the directory.
-        resolve: makes this run's configuration from the stored one, which knows what `auto` meant.
-        clips: the plan.
+    This run's configuration is made from the stored one, which knows what `auto` meant.
 
     Raises:
         InputError: another configuration is stored there; every difference is named.
@@ -149,24 +146,19 @@ def list_reports(work: Path) -> list[str]:
 
 
 def refuse_differences(place: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise an InputError that names every value that differs."""
-    differences = list_differences(stored, now)
-    if differences:
-        raise InputError(
-            f"{place}: was begun with another configuration: {'; '.join(differences)}; "
-            "use the same options, or another output directory"
-        )
-
-
-def list_differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one phrase for each value that differs, nested ones by dotted name."""
+    """Raise an InputError that names every value that differs, nested ones by dotted name."""
     old, new = flatten(stored), flatten(now)
-    return [
+    differences = [
         f"{name.removeprefix('configuration.')} was {shorten(old.get(name))}, "
         f"now {shorten(new.get(name))}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
+    if differences:
+        raise InputError(
+            f"{place}: was begun with another configuration: {'; '.join(differences)}; "
+            "use the same options, or another output directory"
+        )
 
 
 def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

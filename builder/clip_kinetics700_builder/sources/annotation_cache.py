@@ -11,17 +11,18 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from clip_kinetics700.schema import SPLITS, normalize_split
+from clip_kinetics700.schema import SPLITS
 from clip_kinetics700.streams import read_whole
 from clip_kinetics700.tars import Header, read_members
 from clip_kinetics700_builder.clips.annotations import read_json, read_table
 from clip_kinetics700_builder.clips.releases import (
     DEEPMIND_WORDS,
     RELEASES,
+    SPLIT_FOLDERS,
     Release,
     end_with_slash,
 )
-from clip_kinetics700_builder.config import CVDF_URL, DEEPMIND_URL, AnnotationsConfig
+from clip_kinetics700_builder.config import CVDF_URL, AnnotationsConfig
 from clip_kinetics700_builder.sources.archive import (
     ARCHIVE_ERRORS,
     ArchiveReport,
@@ -47,62 +48,28 @@ Files = dict[str, tuple[str, bytes]]
 """Name and bytes of the list of each split."""
 
 
-def fetch_annotations(
-    version: str,
-    *,
-    splits: Sequence[str] = (),
-    cache: Path | None = None,
-    base_url: str | None = None,
-    annotations_url: str = DEEPMIND_URL,
-) -> list[Path]:
-    """Return the annotation files of a release, one a split, from the cache where they are in it.
-
-    Args:
-        version: `400`, `600`, `700` or `700-2020`.
-        splits: those that are needed; empty for all that there are.
-        cache: directory of everything that was ever fetched; None for the user's.
-        base_url: CVDF's address, or that of a mirror, which is asked before DeepMind, or a
-            directory with the same tree.
-        annotations_url: DeepMind's address, or a directory with its archives.
-
-    Raises:
-        InputError: no source has what is needed; it says of each why.
-        OSError: the cache cannot be written.
-    """
-    release = RELEASES.get(version)
-    if release is None:
-        raise InputError(f"no release {version!r} of Kinetics; there are: {', '.join(RELEASES)}")
-    wanted = [split for split in SPLITS if split in map(normalize_split, splits)]
-    base = default_cache() if cache is None else cache
-    directory = base / "annotations" / version
-    if found := find_cached(directory, wanted):
-        return found
-    directory.mkdir(parents=True, exist_ok=True)
-    addresses = (base_url or CVDF_URL, annotations_url)
-    with FileLock(directory.with_name(f"{version}.lock")):
-        # Another process may have fetched it meanwhile.
-        return find_cached(directory, wanted) or fetch_release(
-            release, directory, wanted, addresses
-        )
-
-
 def find_annotations(config: AnnotationsConfig) -> Sequence[Path]:
-    """Return the annotation files that are given, or else those of the release, fetched.
+    """Return the annotation files that are given, or those of the release, one a split, fetched.
 
     Raises:
-        InputError: neither files nor a release are named, or the release cannot be fetched.
+        InputError: neither files nor a release are named, or no source of the release has what is
+            needed; it says of each why.
+        OSError: the cache cannot be written.
     """
     if config.files:
         return config.files
     if config.version is None:
         raise InputError("no annotations are named: give --annotations FILE or --version")
-    return fetch_annotations(
-        config.version,
-        splits=config.splits,
-        cache=config.cache,
-        base_url=config.base_url,
-        annotations_url=config.annotations_url,
-    )
+    directory = (config.cache or default_cache()) / "annotations" / config.version
+    wanted = [split for split in SPLITS if split in config.splits]
+    if found := find_cached(directory, wanted):
+        return found
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.with_name(f"{config.version}.lock")):
+        # Another process may have fetched it meanwhile.
+        return find_cached(directory, wanted) or fetch_release(
+            RELEASES[config.version], directory, wanted, (config.base_url, config.annotations_url)
+        )
 
 
 def default_cache() -> Path:
@@ -132,10 +99,10 @@ def fetch_release(
 ) -> list[Path]:
     """Fetch what is needed into the cache, from the first source that has it, and return it."""
     base_url, annotations_url = map(end_with_slash, addresses)
-    sources: list[Callable[[], Files]] = [
-        lambda: fetch_deepmind(annotations_url + release.deepmind_name)
-    ]
+    archive = f"{annotations_url}kinetics{release.version.replace('-', '_')}.tar.gz"
+    sources: list[Callable[[], Files]] = [lambda: fetch_deepmind(archive)]
     if release.has_cvdf_annotations:
+        # A mirror is asked before DeepMind.
         place = 1 if base_url == CVDF_URL else 0
         sources.insert(place, lambda: fetch_cvdf(release, base_url, wanted))
     reasons = []
@@ -189,7 +156,7 @@ def fetch_cvdf(release: Release, base_url: str, wanted: Sequence[str]) -> Files:
     """
     files = Files()
     for split in wanted or SPLITS:
-        address = base_url + release.cvdf_annotations(split)
+        address = f"{base_url}{release.folder}/annotations/{SPLIT_FOLDERS[split]}.csv"
         try:
             files[split] = LIST_NAMES[split][0], read_whole(address)
         except ARCHIVE_ERRORS as error:

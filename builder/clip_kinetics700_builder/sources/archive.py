@@ -164,14 +164,13 @@ class CountedStream(io.RawIOBase):
         return data
 
 
+@dataclass(slots=True, eq=False)
 class BoundedStream:
     """An unzipped stream that refuses to be far longer than its compressed one."""
 
-    def __init__(self, stream: io.BufferedReader, compressed: CountedStream) -> None:
-        """Read a stream that unzips the compressed one."""
-        self._stream = stream
-        self._compressed = compressed
-        self._n_read = 0
+    stream: io.BufferedReader
+    compressed: CountedStream
+    n_read: int = 0
 
     def read(self, nbytes: int, /) -> bytes:
         """Return the next bytes.
@@ -179,12 +178,11 @@ class BoundedStream:
         Raises:
             BombError: the compressed bytes cannot be of videos.
         """
-        data = self._stream.read(nbytes)
-        self._n_read += len(data)
-        if self._n_read > FREE_EXPANSION_BYTES + MAX_EXPANSION * self._compressed.n_read:
-            raise BombError(
-                f"{self._compressed.n_read:,} bytes of gzip hold more than {self._n_read:,} bytes"
-            )
+        data = self.stream.read(nbytes)
+        self.n_read += len(data)
+        n_packed = self.compressed.n_read
+        if self.n_read > FREE_EXPANSION_BYTES + MAX_EXPANSION * n_packed:
+            raise BombError(f"{n_packed:,} bytes of gzip hold more than {self.n_read:,} bytes")
         return data
 
 

@@ -7,15 +7,7 @@ the archives are taken from there.
 import logging
 import re
 from collections import Counter
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -41,11 +33,6 @@ log = logging.getLogger(__name__)
 
 def list_archives(version: str, splits: Iterable[str], base_url: str = CVDF_URL) -> list[Archive]:
     """Return the archives of a release, overlays first, then split by split as they are listed.
-
-    Args:
-        version: `400`, `600`, `700` or `700-2020`.
-        splits: `train`, `validation`, `test`.
-        base_url: CVDF's address, that of a mirror, or a directory with the same tree.
 
     Raises:
         InputError: there is no list, or something else than addresses of archives stands in it.
@@ -124,18 +111,11 @@ def find_archives(
     version: str,
     clips: Iterable[Clip],
     base_url: str,
-    known: MutableMapping[str, str | None],
+    known: dict[str, str | None],
     *,
     keep: Callable[[Archive], bool] = lambda _: True,
 ) -> list[Archive]:
-    """Return the archives of a release that may hold some of the clips.
-
-    Args:
-        version: the release.
-        clips: those that are wanted.
-        base_url: the same as in `list_archives`.
-        known: the same as in `choose_archives`.
-        keep: tells whether an archive is worth a look.
+    """Return the archives of a release that may hold some clips, of those that `keep` lets pass.
 
     Raises:
         InputError: there is no list of them.
@@ -152,12 +132,12 @@ def choose_archives(
     archives: Sequence[Archive],
     version: str,
     labels: Mapping[str, Collection[str]],
-    known: MutableMapping[str, str | None],
+    known: dict[str, str | None],
 ) -> list[Archive]:
-    """Return the archives that may hold clips of the wanted classes.
+    """Return those of a release's archives that may hold clips of the wanted classes.
 
     Args:
-        archives: those of a release.
+        archives: all of them.
         version: the release.
         labels: the classes wanted of each split; a split without any is wanted whole.
         known: the classes of archives that were looked into before, by the archive's name; the
@@ -176,7 +156,7 @@ def choose_archives(
 
 
 def choose_by_class(
-    group: Sequence[Archive], labels: Collection[str], known: MutableMapping[str, str | None]
+    group: Sequence[Archive], labels: Collection[str], known: dict[str, str | None]
 ) -> list[Archive]:
     """Return the archives of some classes; look into those whose names do not tell the class."""
     spellings = {name: label for label in labels for name in label_directories(label)}
@@ -209,7 +189,7 @@ def order_likely(group: Sequence[Archive], labels: Collection[str]) -> list[Arch
 
 
 def find_classes(
-    group: Sequence[Archive], known: MutableMapping[str, str | None]
+    group: Sequence[Archive], known: dict[str, str | None]
 ) -> Iterator[tuple[Archive, str | None]]:
     """Yield archives with the directory of their clips, None where none can be found."""
     for archive in group:
@@ -219,9 +199,10 @@ def find_classes(
     with ThreadPoolExecutor(PEEKS_AT_ONCE) as threads:
         while batch := list(islice(rest, PEEKS_AT_ONCE)):
             for archive, found in zip(batch, threads.map(look_into, batch), strict=True):
-                if not isinstance(found, FetchError):
-                    known[archive.name] = found
-                yield archive, None if isinstance(found, FetchError) else found
+                if isinstance(found, FetchError):
+                    yield archive, None
+                else:
+                    yield archive, known.setdefault(archive.name, found)
 
 
 def look_into(archive: Archive) -> str | FetchError | None:

@@ -103,47 +103,25 @@ def walk_files(top: Path) -> Iterator[tuple[str, str]]:
     A directory is read once, whatever links lead to it. Links are followed in sorted order, after
     all real directories: so the result does not depend on the order of the file system's listing.
     """
-    seen: set[tuple[int, int]] = set()
-    pending, links = [""], list[str]()
-    while pending or links:
-        if not pending:
-            links.sort(reverse=True)
-            pending.append(links.pop())
-        directory = pending.pop()
-        for entry in list_new_entries(top, directory, seen):
-            relative = f"{directory}/{entry.name}" if directory else entry.name
-            if not is_directory(entry):
-                yield directory, entry.name
-            elif entry.is_symlink():
-                links.append(relative)
-            else:
-                pending.append(relative)
 
-
-def list_new_entries(
-    top: Path, directory: str, seen: set[tuple[int, int]]
-) -> list[os.DirEntry[str]]:
-    """Return the entries of a directory, none if it was seen before or cannot be read."""
-    try:
-        status = (top / directory).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return []
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(top / directory) as entries:
-            return list(entries)
-    except OSError as error:
-        if not directory:
+    def note(error: OSError) -> None:
+        if error.filename == str(top):
             raise InputError(f"cannot read videos directory {top}: {error.strerror}") from error
-        log.warning("cannot read directory %s: %s", top / directory, error.strerror)
-        return []
+        log.warning("cannot read directory %s: %s", error.filename, error.strerror)
 
-
-def is_directory(entry: os.DirEntry[str]) -> bool:
-    """Tell directories, and links to them, from everything else, such as links in a circle."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+    seen, links = set[tuple[int, int]](), [top]
+    while links:
+        for place, directories, files in os.walk(links.pop(0), onerror=note):
+            path = Path(place)
+            status = path.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                directories.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            relative = "" if path == top else path.relative_to(top).as_posix()
+            yield from ((relative, name) for name in files)
+            links += [path / name for name in directories if (path / name).is_symlink()]
+        links.sort()
 
 
 def rank_directory(clip: Clip, directory: str) -> tuple[bool, bool]:

@@ -77,10 +77,7 @@ def try_again(
 ) -> Result:
     """Return what a function returns, called again after each pause while that may help.
 
-    Args:
-        fetch: the function.
-        pauses_seconds: how long to wait before each further call.
-        also: reasons that may pass here, beside those that may pass anywhere.
+    It may help where a reason is passing, or `also` says that it may pass here.
 
     Raises:
         FetchError: the reason will not pass, or the last call failed too.

@@ -2,6 +2,6 @@
 
 It knows no clip and imports nothing of ours but `types`, and no video or model library. Others use
 most: `files.atomic_path`, `files.write_json`, `files.hash_file`, `files.take_lock`,
-`threads.share_rows`, `machine.count_cores`, `signals.catch_signals`,
+`threads.share_rows`, `threads.work_off`, `machine.count_cores`, `signals.catch_signals`,
 `progress.Progress`, `progress.track_progress`.
 """

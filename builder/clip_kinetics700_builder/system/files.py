@@ -98,13 +98,8 @@ def hash_blob(data: bytes) -> str:
 def take_lock(file: Path, taken: str, *, waits: bool = False) -> AbstractContextManager[object]:
     """Take a lock, which the block or the end of the process releases.
 
-    Args:
-        file: the lock's file, in a directory that exists.
-        taken: what the error says where another process holds the lock.
-        waits: whether to wait until it is free instead.
-
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, and this one is not to wait; it says `taken`.
     """
     try:
         return FileLock(file).acquire(timeout=-1 if waits else 0)

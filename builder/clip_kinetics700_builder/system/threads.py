@@ -1,11 +1,13 @@
-"""Shares rows out to threads: numpy and torch release Python's lock while they work."""
+"""Shares work out to threads: numpy and torch release Python's lock while they work."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.system.progress import Advance
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -26,3 +28,21 @@ def share_rows(work: Callable[[int, int], Result], n_rows: int) -> list[Result]:
     ends = [n_rows * thread // n_threads for thread in range(n_threads + 1)]
     with ThreadPoolExecutor(n_threads, initializer=use_one_thread) as threads:
         return list(threads.map(work, ends[:-1], ends[1:]))
+
+
+def work_off(
+    work: Callable[[Item], Result], items: Iterable[Item], n_threads: int, advance: Advance
+) -> list[Result]:
+    """Return what `work` returns of each item, in order; the first error ends it.
+
+    What has begun then is not waited for: who interrupts, or has no network, wants to see the end.
+    """
+    threads = ThreadPoolExecutor(n_threads)
+    try:
+        futures = [threads.submit(work, item) for item in items]
+        for future in as_completed(futures):
+            future.result()
+            advance(1)
+        return [future.result() for future in futures]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
