@@ -127,6 +127,11 @@ class ModelConfig:
         high=MOST,
     )
     device: str = option("auto, cpu, cuda or cuda:N.", default="auto", parse=parse_device)
+    decoder: str = option(
+        "What decodes: pyav notices damage, torchcodec can use NVDEC; auto: pyav on a CPU.",
+        default="auto",
+        choices=("auto", "pyav", "torchcodec"),
+    )
     decode_device: str = option(
         "cuda decodes with NVDEC, where torchcodec was built with it.",
         default="cpu",

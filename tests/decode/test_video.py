@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import clip_kinetics700_builder.decode.video
+from clip_kinetics700_builder.decode import torchcodec_frames
 from tests.support.media.videos import (
     AV1,
     H264,
@@ -225,19 +226,30 @@ def test_grey_frames_are_not_taken_for_pictures(tmp_path: Path) -> None:
 def test_large_frames_are_decoded_in_slices(
     plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cutting the work to bound memory changes no pixel."""
-    whole = decode_well(plain_video.path, rate=5.0)
-    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "MAX_SLICE_BYTES", 3 * 64 * 48 * 7)
-    assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, whole.pixels)
+    """Cutting the work of torchcodec to bound memory changes no pixel."""
+    whole = decode_well(plain_video.path, rate=5.0, decoder="torchcodec")
+    monkeypatch.setattr(torchcodec_frames, "MAX_SLICE_BYTES", 3 * 64 * 48 * 7)
+    sliced = decode_well(plain_video.path, rate=5.0, decoder="torchcodec")
+    assert np.array_equal(sliced.pixels, whole.pixels)
 
 
-def test_walking_gives_what_seeking_gives(
+def test_walking_gives_what_picking_gives(
     plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two ways to a frame agree to the bit where both work."""
-    sought = decode_well(plain_video.path, rate=5.0)
-    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_seek_frames", lambda *_: None)
-    assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, sought.pixels)
+    """Decoding all frames and decoding few give the same ones, to the bit."""
+    picked = decode_well(plain_video.path, rate=5.0)
+    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_pick_crops", lambda *_: None)
+    assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, picked.pixels)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_both_decoders_give_the_same(make_coded: MakeCoded, name: str) -> None:
+    """Torchcodec gives the frames and times that PyAV gives, in any codec and container."""
+    path = make_coded(name).path
+    first, second = decode_well(path), decode_well(path, decoder="torchcodec")
+    assert np.array_equal(first.timestamps, second.timestamps)
+    assert first.info == second.info
+    assert np.abs(first.pixels.astype(int) - second.pixels).max() <= 1
 
 
 def test_changing_size_is_followed(tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from threading import Lock
 
 import numpy as np
 import psutil
+from av.error import FFmpegError
 
 from clip_kinetics700_builder.decode import video
-from clip_kinetics700_builder.decode.video import DECODER_ERRORS, DecodeTask
+from clip_kinetics700_builder.decode.video import DecodeTask
 from clip_kinetics700_builder.system.children import ADVICE, NO_GUARD
 from clip_kinetics700_builder.system.machine import is_out_of_memory
 from clip_kinetics700_builder.system.signals import SIGNALS
@@ -86,6 +87,8 @@ STOP_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
 # Time between two looks at the memory of a worker, which can take 100 MiB meanwhile.
 WATCH_SECONDS = 0.05
+# What libraries that decode raise for anything wrong with a file.
+LIBRARY_ERRORS = (FFmpegError, RuntimeError, ValueError, IndexError)
 # A worker says this when a task has reached it: if it dies from then on, the clip is blamed.
 TAKEN = "taken"
 
@@ -246,7 +249,7 @@ def decode_or_explain(task: DecodeTask, decode: Decode, connection: Connection) 
     """Return the frames of a clip, or what about it made decoding fail."""
     try:
         return decode(task)
-    except (MemoryError, ArithmeticError, *DECODER_ERRORS) as error:
+    except (MemoryError, ArithmeticError, *LIBRARY_ERRORS) as error:
         if is_out_of_memory(error):
             return Failure(task.row, "decode", "out_of_memory", "decoding ran out of memory")
         message = f"decoding raised {type(error).__name__}"

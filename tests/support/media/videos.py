@@ -200,13 +200,15 @@ def read_raw_frames(path: Path) -> UInt8Array:
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3).copy()
 
 
-def decode(path: Path, *, first: int = 0, rate: float = 1.0) -> Frames | Failure:
+def decode(
+    path: Path, *, first: int = 0, rate: float = 1.0, decoder: str = "pyav"
+) -> Frames | Failure:
     """Decode a video of 64 x 48 without resizing."""
-    return decode_frames(DecodeTask(7, str(path), first, Decoding(rate, UNCHANGED)))
+    return decode_frames(DecodeTask(7, str(path), first, Decoding(rate, UNCHANGED, decoder)))
 
 
-def decode_well(path: Path, *, first: int = 0, rate: float = 1.0) -> Frames:
+def decode_well(path: Path, *, first: int = 0, rate: float = 1.0, decoder: str = "pyav") -> Frames:
     """Decode a video that must decode."""
-    frames = decode(path, first=first, rate=rate)
+    frames = decode(path, first=first, rate=rate, decoder=decoder)
     assert isinstance(frames, Frames), frames
     return frames
