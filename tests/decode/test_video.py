@@ -30,7 +30,7 @@ from tests.support.media.videos import (
     encode_video,
     patch_mkv_duration,
     patch_mp4_duration,
-    patch_mp4_rotation,
+    patch_mp4_matrix,
     probe_times,
     read_codes,
     run_ffmpeg,
@@ -175,15 +175,28 @@ def test_longer_sound_adds_no_frames(tmp_path: Path, suffix: str) -> None:
     assert read_codes(decode_well(path).pixels) == [0, 25]
 
 
-@pytest.mark.parametrize("clockwise", [0, 90, 180, 270])
-def test_rotation_and_colours_are_those_displayed(tmp_path: Path, clockwise: int) -> None:
-    """Four coloured quadrants come out turned as the file says, none mirrored or swapped."""
+MATRICES = {
+    "as it is": ((1, 0, 0, 1), lambda frame: frame),
+    "clockwise": ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),
+    "upside down": ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+    "anticlockwise": ((0, -1, 1, 0), np.rot90),
+    "left and right": ((-1, 0, 0, 1), np.fliplr),
+    "top and bottom": ((1, 0, 0, -1), np.flipud),
+    "transposed": ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+    "transposed otherwise": ((0, -1, -1, 0), lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
+}
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "torchcodec"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_pictures_are_upright_as_displayed(tmp_path: Path, name: str, decoder: str) -> None:
+    """Four coloured quadrants come out turned and mirrored as the file says, no colour swapped."""
+    matrix, turn = MATRICES[name]
     drawn = draw_quadrants(30)
     path = encode_video(tmp_path / "turned.mp4", drawn, *H264, "-pix_fmt", "yuv444p")
-    if clockwise:
-        patch_mp4_rotation(path, clockwise=clockwise)
-    frames = decode_well(path)
-    expected = np.rot90(drawn[0], k=-clockwise // 90)
+    patch_mp4_matrix(path, *matrix)
+    frames = decode_well(path, decoder=decoder)
+    expected = turn(drawn[0])
     assert (frames.info.height, frames.info.width) == expected.shape[:2]
     shown = expected[:: expected.shape[0] // 4][1::2, :: expected.shape[1] // 4][:, 1::2]
     decoded = frames.pixels[0, 12::24, 16::32]

@@ -25,10 +25,12 @@ SKIPPING_CODECS = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 HOLE = bytes(512)
 HOLE_CODECS = (
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2",
-    "msmpeg4v3", "wmv1", "wmv2", "wmv3", "vc1", "h263", "flv", "theora",
+    "msmpeg4v3", "wmv1", "wmv2", "wmv3", "vc1", "h263", "flv1", "theora",
 )  # fmt: skip
 # FFmpeg conceals what is damaged unless it is told to refuse it.
 DETECTION = {"err_detect": "crccheck+bitstream+buffer+explode"}
+# dav1d compares the end of each tile with what the standard says only where it is strict.
+STRICT_CODECS = ("av1",)
 
 
 class FrameDecoder:
@@ -38,8 +40,10 @@ class FrameDecoder:
         """Prepare the decoder of a video whose packets are to be read."""
         self._context = video.stream.codec_context
         self._is_corrupt = video.packets.is_corrupt
-        self._context.options = DETECTION
-        self._finds_holes = self._context.name in HOLE_CODECS
+        codec = self._context.codec.canonical_name
+        strict = {"strict": "strict"} if codec in STRICT_CODECS else {}
+        self._context.options = {**DETECTION, **strict}
+        self._finds_holes = codec in HOLE_CODECS
         self.to_rgb = Converter()
         self.damaged: list[int] = []
         """Indices of packets that do not decode to what was encoded."""
@@ -216,7 +220,7 @@ def decode_runs(
     """Decode runs of packets for the frames of some; see `pick_frames`."""
     packets, source = video.packets, video.read(runs[0].start)
     decoder = FrameDecoder(video)
-    skips = video.stream.codec_context.name in SKIPPING_CODECS
+    skips = video.stream.codec_context.codec.canonical_name in SKIPPING_CODECS
     missing = dict(zip(packets.pts[wanted].tolist(), wanted.tolist(), strict=True))
     crops: dict[int, Crop] = {}
     for run in runs:
