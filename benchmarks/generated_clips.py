@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from clip_kinetics700_builder.encode.vision import save_random_model
 from clip_kinetics700_builder.types import UInt8Array
@@ -95,11 +96,11 @@ def make_clip(
 
 def draw_texture(height: int, width: int, random: np.random.Generator) -> UInt8Array:
     """Return (height, width, 3) uint8 of clouds with details of every size, as pictures have."""
-    texture = np.zeros((height, width, 3))
+    texture: npt.NDArray[np.float64] = np.zeros((height, width, 3))
     for exponent in range(2, 9):
         step = 2**exponent
         coarse = random.normal(size=(height // step + 2, width // step + 2, 3))
         fine = coarse.repeat(step, axis=0)[:height].repeat(step, axis=1)[:, :width]
         texture += fine * step**0.6
-    texture -= texture.min()
-    return (texture / texture.max() * 255).astype(np.uint8)
+    levels = (texture - texture.min()) / np.ptp(texture) * 255
+    return np.asarray(levels, np.uint8)

@@ -11,6 +11,7 @@ import pytest
 
 import clip_kinetics700_builder.decode.video
 from clip_kinetics700_builder.decode import torchcodec_frames
+from clip_kinetics700_builder.types import UInt8Array
 from tests.support.media.videos import (
     AV1,
     H264,
@@ -175,7 +176,8 @@ def test_longer_sound_adds_no_frames(tmp_path: Path, suffix: str) -> None:
     assert read_codes(decode_well(path).pixels) == [0, 25]
 
 
-MATRICES = {
+Turn = Callable[[UInt8Array], UInt8Array]
+MATRICES: dict[str, tuple[tuple[int, int, int, int], Turn]] = {
     "as it is": ((1, 0, 0, 1), lambda frame: frame),
     "clockwise": ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),
     "upside down": ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
