@@ -87,7 +87,9 @@ def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | d
 
 def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[str, int]) -> Sample:
     """Join what the annotations and the encoder say of one clip."""
-    info = encoded.info
+    info, extra = encoded.info, clip.extra
+    if encoded.damaged:
+        extra = add_to_extra(extra, "damaged_frames", encoded.damaged)
     return Sample(
         key=key,
         embeddings=encoded.embeddings,
@@ -101,7 +103,7 @@ def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[s
         fps=None if info is None else info.frames_per_second,
         width=None if info is None else info.width,
         height=None if info is None else info.height,
-        extra=clip.extra,
+        extra=extra,
     )
 
 
@@ -109,13 +111,13 @@ def rename_sample(sample: Sample, key: str) -> Sample:
     """Return a sample under another key; `extra` keeps the one it had."""
     if sample.key == key:
         return sample
-    return replace(sample, key=key, extra=add_source_key(sample.extra, sample.key))
+    return replace(sample, key=key, extra=add_to_extra(sample.extra, "key", sample.key))
 
 
-def add_source_key(extra: str | None, key: str) -> str:
-    """Return `extra` with the key that a sample had where it comes from.
+def add_to_extra(extra: str | None, name: str, value: Any) -> str:
+    """Return the JSON object `extra` with a value of ours, before those that were there.
 
-    One that holds a `key` already, of an earlier conversion, or that is no JSON object is kept
+    One that holds that name already, as of an earlier conversion, or that is no JSON object is kept
     whole below the name `extra`.
     """
     before: Any = {}
@@ -124,9 +126,9 @@ def add_source_key(extra: str | None, key: str) -> str:
             before = json.loads(extra)
         except (ValueError, RecursionError):
             before = extra
-    if not isinstance(before, dict) or "key" in before:
+    if not isinstance(before, dict) or name in before:
         before = {"extra": before}
-    document = {"key": key, **before}
+    document = {name: value, **before}
     text = json.dumps(document, ensure_ascii=False)
     # A name in a tar that is no UTF-8 stands as surrogates, which only escapes can spell.
     return text if is_utf8(text) else json.dumps(document)

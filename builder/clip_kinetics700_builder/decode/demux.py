@@ -120,9 +120,15 @@ class Video(AbstractContextManager["Video"]):
     container: Any
     stream: Any
     """The video stream, whose decoder is fresh after `read`."""
+    aspect: Fraction = Fraction(1)
+    """How many times as wide as high a pixel is to be shown."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, squares_pixels: bool = False) -> None:
         """Open a file and read all packets of its video stream.
+
+        Args:
+            path: of the file.
+            squares_pixels: whether the aspect of pixels counts.
 
         Raises:
             ClipError: it is no video that can be opened, or it cannot be read to its end.
@@ -130,6 +136,8 @@ class Video(AbstractContextManager["Video"]):
         self._path = path
         self._kept: list[Any] = []
         self._open()
+        if squares_pixels:
+            self.aspect = self.stream.sample_aspect_ratio or Fraction(1)
         try:
             self.packets = self._scan()
         except BaseException:

@@ -36,15 +36,20 @@ STRICT_CODECS = ("av1",)
 class FrameDecoder:
     """Decodes packets one after the other and notes which of them are damaged."""
 
-    def __init__(self, video: Video) -> None:
-        """Prepare the decoder of a video whose packets are to be read."""
+    def __init__(self, video: Video, *, conceals: bool = False) -> None:
+        """Prepare the decoder of a video whose packets are to be read.
+
+        Args:
+            video: what is decoded.
+            conceals: give frames that are damaged, too, as well as they can be shown.
+        """
         self._context = video.stream.codec_context
         self._is_corrupt = video.packets.is_corrupt
         codec = self._context.codec.canonical_name
         strict = {"strict": "strict"} if codec in STRICT_CODECS else {}
-        self._context.options = {**DETECTION, **strict}
+        self._context.options = {} if conceals else {**DETECTION, **strict}
         self._finds_holes = codec in HOLE_CODECS
-        self.to_rgb = Converter()
+        self.to_rgb = Converter(video.aspect)
         self.damaged: list[int] = []
         """Indices of packets that do not decode to what was encoded."""
 
@@ -78,8 +83,10 @@ class FrameDecoder:
 class Converter:
     """Makes RGB of frames as the ffmpeg program shows them."""
 
-    def __init__(self) -> None:
-        """Prepare nothing: a stream may change the size and format of its frames."""
+    def __init__(self, aspect: Fraction) -> None:
+        """Keep how many times as wide as high a pixel is to be shown."""
+        self._aspect = aspect
+        # A stream may change the size and format of its frames.
         self._graph: Any = None
         self._shape: tuple[Any, ...] = ()
 
@@ -92,7 +99,7 @@ class Converter:
         shape = (frame.width, frame.height, frame.format.name)
         try:
             if shape != self._shape:
-                self._graph, self._shape = make_graph(frame), shape
+                self._graph, self._shape = make_graph(frame, self._aspect), shape
             self._graph.push(frame)
             pixels = self._graph.pull().to_ndarray()
         except FFmpegError:
@@ -101,8 +108,8 @@ class Converter:
         return turn(pixels, frame)
 
 
-def make_graph(frame: Any) -> Any:
-    """Return the filters that make RGB of frames of one size and format.
+def make_graph(frame: Any, aspect: Fraction) -> Any:
+    """Return the filters that make RGB of frames of one size and format, pixels stretched.
 
     The flag of `scale` is the ffmpeg program's own; a reformatter would take the fields of
     interlaced frames apart, and set the colours of frames of 10 bits elsewhere.
@@ -114,7 +121,7 @@ def make_graph(frame: Any) -> Any:
     )
     graph.link_nodes(
         source,
-        graph.add("scale", "flags=bicubic"),
+        graph.add("scale", f"w={max(1, round(frame.width * aspect))}:h=ih:flags=bicubic"),
         graph.add("format", "pix_fmts=rgb24"),
         graph.add("buffersink"),
     ).configure()
@@ -267,21 +274,27 @@ def decode_run(
     yield from decoder.drain()
 
 
-def walk_frames(video: Video) -> Iterator[tuple[float, float, Callable[[], UInt8Array]]]:
+def walk_frames(
+    video: Video, *, conceals: bool = False
+) -> Iterator[tuple[float, float, Callable[[], UInt8Array]]]:
     """Yield (begin, end, pixels) of every frame in the order of display: slow, and always right.
+
+    Args:
+        video: what is decoded.
+        conceals: give frames that are damaged, too, as well as they can be shown.
 
     Raises:
         ClipError: a frame is damaged.
     """
     packets, start = video.packets, video.packets.first_key
     source = islice(video.read(), start, None)
-    decoder = FrameDecoder(video)
+    decoder = FrameDecoder(video, conceals=conceals)
     # Where only times of decoding are known, the n-th frame to be displayed has the n-th of them.
     pts, is_shown = packets.pts[start:], packets.is_shown[start:]
     times = iter(() if packets.is_timed else np.sort(pts[is_shown]).tolist())
     end = -math.inf
     for frame in decode_all(decoder, source):
-        if frame.is_corrupt or decoder.damaged:
+        if not conceals and (frame.is_corrupt or decoder.damaged):
             raise ClipError("decode", "decode_error", "a frame of the clip does not decode")
         ticks = next(times, frame.pts)
         # The last frames out of a decoder may come without a time: each follows the one before.

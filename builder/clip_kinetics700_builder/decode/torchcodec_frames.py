@@ -41,8 +41,9 @@ def pick_batches(
     Raises:
         MissedError: a frame was not found, or would not come out as it is displayed.
     """
-    # Behind a seek into MPEG-PS the frames have wrong times; torchcodec turns but does not mirror.
-    if video.container.format.name == MPEG_PS or is_mirrored(video):
+    # Behind a seek into MPEG-PS the frames have wrong times; torchcodec turns a picture, but does
+    # not mirror or stretch it.
+    if video.container.format.name == MPEG_PS or video.aspect != 1 or is_mirrored(video):
         raise MissedError
     video_decoder: Any = importlib.import_module("torchcodec.decoders").VideoDecoder
     tick = float(video.packets.time_base)

@@ -50,6 +50,10 @@ class Decoding:
     """How many frames of each second are kept."""
     preprocessing: Preprocessing
     """What is done to a decoded frame before it leaves the worker."""
+    keeps_damaged: bool = False
+    """Whether a clip may have damaged frames, which are named then."""
+    squares_pixels: bool = False
+    """Whether pixels that are not square are made so."""
     decoder: str = "pyav"
     """`pyav`, or `torchcodec`, which says nothing of damage."""
     device: str = "cpu"
@@ -86,7 +90,9 @@ def check_decoder(decoder: str) -> None:
     try:
         importlib.import_module("torchcodec")
     except ModuleNotFoundError:
-        message = "--decoder torchcodec: it is not installed: pip install torchcodec"
+        message = (
+            "--decoder torchcodec: it is not installed: pip install 'clip-kinetics700[torchcodec]'"
+        )
         raise InputError(message) from None
     except (ImportError, OSError, RuntimeError) as error:
         raise InputError(
@@ -115,7 +121,7 @@ def decode_frames(task: DecodeTask) -> Frames | Failure:
 
 def _decode(task: DecodeTask) -> Frames:
     rate = task.decoding.frames_per_second
-    with Video(task.path) as video:
+    with Video(task.path, squares_pixels=task.decoding.squares_pixels) as video:
         check_whole(task.path, video)
         packets = video.packets
         duration = packets.seconds(packets.end - packets.begin)
@@ -130,9 +136,10 @@ def _decode(task: DecodeTask) -> Frames:
         last = math.nextafter(begin + duration, begin)
         times = [min(begin + time + SAME_TIME_SECONDS, last) for time in timestamps]
         crop = Cropper(task.decoding.preprocessing)
-        crops = _pick_crops(task, video, times, crop) if packets.is_ordered else None
+        crops, damaged = _pick_crops(task, video, times, crop)
         if crops is None:
-            crops = crop_displayed(walk_frames(video), times, crop)
+            walk = walk_frames(video, conceals=bool(damaged))
+            crops = crop_displayed(walk, times, crop)
     if crops is None:
         raise ClipError("decode", "decode_error", "the last frames of the clip do not decode")
     height, width = crop.shape
@@ -149,39 +156,41 @@ def _decode(task: DecodeTask) -> Frames:
         pixels=crops.numpy(),
         timestamps=np.asarray(timestamps, np.float32),
         info=info,
+        damaged=tuple(task.first + index for index in damaged),
     )
 
 
 def _pick_crops(
     task: DecodeTask, video: Video, times: Sequence[float], crop: "Cropper"
-) -> Tensor | None:
-    """Return (n, height, width, 3) uint8 crops of the frames displayed at ascending times.
+) -> tuple[Tensor | None, Sequence[int]]:
+    """Decode the frames displayed at (n,) ascending seconds.
 
-    Returns None where a frame is not where the packets say.
+    Returns:
+        (n, height, width, 3) uint8 crops, or None where a frame is not where the packets say or is
+        damaged; indices among the n of those that are damaged.
 
     Raises:
-        ClipError: a frame is damaged.
+        ClipError: a frame is damaged, and no clip may be.
     """
-    packets = video.packets
+    packets, decoding = video.packets, task.decoding
+    if not packets.is_ordered:
+        return None, ()
     indices = find_displayed(packets, times)
     wanted = indices[np.insert(np.diff(indices) != 0, 0, True)]
     try:
-        if task.decoding.decoder == "torchcodec":
-            device = task.decoding.device
-            crops = pick_batches(task.path, video, wanted, crop.crop_all, device=device)
+        if decoding.decoder == "torchcodec":
+            crops = pick_batches(task.path, video, wanted, crop.crop_all, device=decoding.device)
+            damaged = wanted[:0]
         else:
             crops, damaged = pick_frames(video, wanted, crop)
-            refuse_damage(packets, damaged)
     except MissedError:
-        return None
-    return torch.cat([crops[index] for index in indices.tolist()])
-
-
-def refuse_damage(packets: Packets, damaged: Int64Array) -> None:
-    """Raise ClipError if any of the kept frames is damaged; it names the first in order of time."""
-    if len(damaged):
-        seconds = packets.seconds(int(packets.pts[damaged].min()) - packets.begin)
-        raise ClipError("decode", "decode_error", f"the frame at {seconds:.2f} s is damaged")
+        return None, ()
+    if not len(damaged):
+        return torch.cat([crops[index] for index in indices.tolist()]), ()
+    if decoding.keeps_damaged:
+        return None, np.flatnonzero(np.isin(indices, damaged)).tolist()
+    seconds = packets.seconds(int(packets.pts[damaged].min()) - packets.begin)
+    raise ClipError("decode", "decode_error", f"the frame at {seconds:.2f} s is damaged")
 
 
 def find_displayed(packets: Packets, times: Sequence[float]) -> Int64Array:

@@ -132,6 +132,8 @@ def plan_job(config: EncodeConfig) -> Job:
         configuration={
             "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
             "frames_per_second": config.clips.frames_per_second,
+            "keep_damaged": config.clips.keep_damaged,
+            "square_pixels": config.clips.square_pixels,
             "seed": config.clips.seed,
             "plan_sha256": plan_digest(clips),
             "rows": dict(Counter(clip.split for clip in clips)),
@@ -221,6 +223,8 @@ def make_decoding(config: EncodeConfig, preprocessing: Preprocessing, device: st
     return Decoding(
         config.clips.frames_per_second,
         preprocessing,
+        config.clips.keep_damaged,
+        config.clips.square_pixels,
         resolve_decoder(config.model.decoder, config.model.decode_device),
         resolve_decode_device(config.model.decode_device, device),
     )
