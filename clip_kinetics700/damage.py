@@ -23,8 +23,9 @@ class DamageError(ValueError):
             path: path or URL of the file.
             key: the sample; None where the file itself is damaged.
             offset: byte of the file where the sample's array begins, where that is known.
-            reason: why it cannot be read.
+            reason: why it cannot be read; it is made one line, and need not name the sample.
         """
+        reason = " ".join(reason.removeprefix(f"sample {key}: ").split())
         where = "" if offset is None else f" (at byte {offset})"
         super().__init__(f"{path}: {reason if key is None else f'sample {key}: {reason}'}{where}")
         self.path, self.key, self.offset, self.reason = path, key, offset, reason

@@ -147,8 +147,7 @@ def read_index(path: str, *, first_byte: int, on_error: OnError) -> pa.Table | N
         check_columns(table, NEVER_NULL)
         check_places(table, first_byte)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        report_damage(DamageError(path, None, None, f"is no index: {reason}"), on_error)
+        report_damage(DamageError(path, None, None, f"is no index: {error}"), on_error)
         return None
     return table
 
@@ -275,8 +274,7 @@ def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
     except ConnectionError:  # no damage: the file is whole, but cannot be fetched
         raise
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        report_damage(DamageError(path, None, None, reason), on_error)
+        report_damage(DamageError(path, None, None, str(error)), on_error)
         return SAMPLE_SCHEMA.empty_table()
 
 
@@ -319,10 +317,8 @@ def make_piece(
         return pa.Table.from_pylist(rows, INDEX_SCHEMA)
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
         if len(rows) == 1:
-            row = rows[0]
-            reason = " ".join(str(error).split())
-            path = path_of(row["tar_file"])
-            report_damage(DamageError(path, row["key"], row["npy_offset"], reason), on_error)
+            key, path, offset = (rows[0][name] for name in ("key", "tar_file", "npy_offset"))
+            report_damage(DamageError(path_of(path), key, offset, str(error)), on_error)
             return INDEX_SCHEMA.empty_table()
     # Arrow does not say which row it was: halves are tried until it is alone.
     middle = len(rows) // 2

@@ -37,6 +37,14 @@ class PlacedSample(NamedTuple):
     """Length of that member."""
 
 
+class Damaged(NamedTuple):
+    """A sample of a tar, or the rest of the tar, that cannot be read."""
+
+    error: DamageError
+    members: dict[str, bytes | memoryview]
+    """What there is of the sample, by extension."""
+
+
 def read_shard(path: str | os.PathLike[str], *, on_error: OnError = "raise") -> Iterator[Sample]:
     """Yield the samples of one tar in order, from a local path or any fsspec URL.
 
@@ -61,7 +69,15 @@ def scan_shard(
         name: how damage names the tar; None is its path.
     """
     path = os.fspath(path)
-    name = path if name is None else name
+    for found in scan_tar(path, path if name is None else name):
+        if isinstance(found, Damaged):
+            report_damage(found.error, on_error)
+        else:
+            yield found
+
+
+def scan_tar(path: str, name: str) -> Iterator[PlacedSample | Damaged]:
+    """Yield the samples of one tar in order, damage in its place: a damaged tar's is the last."""
     last = None
     try:
         with open_tar(path) as stream:
@@ -70,16 +86,14 @@ def scan_shard(
                 try:
                     placed = decode_members(key, members)
                 except ValueError as error:
-                    reason = str(error).removeprefix(f"sample {key}: ")
                     offset = dict(members).get("npy", members[0][1]).offset
-                    report_damage(DamageError(name, key, offset, reason), on_error)
-                    continue
-                yield placed
+                    damage = DamageError(name, key, offset, str(error))
+                    yield Damaged(damage, {kind: member.data for kind, member in members})
+                else:
+                    yield placed
     except ValueError as error:
-        if isinstance(error, DamageError):
-            raise
         after = "" if last is None else f", after sample {last}"
-        report_damage(DamageError(name, None, None, f"{error}{after}"), on_error)
+        yield Damaged(DamageError(name, None, None, f"{error}{after}"), {})
 
 
 def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:
@@ -94,8 +108,7 @@ def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:
     try:
         sample = decode_sample(key, members)
     except ValueError as error:
-        reason = str(error).removeprefix(f"sample {key}: ")
-        report_damage(DamageError(path, key, None, reason), on_error)
+        report_damage(DamageError(path, key, None, str(error)), on_error)
         return
     yield PlacedSample(sample, 0, len(members["npy"]))
 
