@@ -85,7 +85,6 @@ class Arrays(Protocol):
 
     def start(self, block: Block) -> Callable[[], Results]:
         """Ask for the embeddings of rows; return the function that waits for them."""
-        ...
 
 
 def open_arrays(index: Index, *, kind: str) -> Arrays:

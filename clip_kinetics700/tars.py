@@ -66,7 +66,6 @@ class Stream(Protocol):
 
     def read(self, nbytes: int, /) -> bytes | memoryview:
         """Return the next bytes, fewer only where the tar ends."""
-        ...
 
 
 class ViewStream:

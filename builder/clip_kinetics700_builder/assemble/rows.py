@@ -30,36 +30,29 @@ class Rows(Protocol):
     @property
     def configuration(self) -> Mapping[str, Any]:
         """What the manifest says the embeddings were made with."""
-        ...
 
     @property
     def class_names(self) -> list[str] | None:
         """Names by label id; None for videos without classes."""
-        ...
 
     @property
     def canary(self) -> Canary | None:
         """Embeddings of the package's test video, where it was computed."""
-        ...
 
     @property
     def width(self) -> int:
         """Columns of the embeddings."""
-        ...
 
     @property
     def totals(self) -> Mapping[str, Totals]:
         """Counts of every split, known before the first result is read."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Digest of what decides the samples: other ones never have the same."""
-        ...
 
     def results(self, split: str) -> Iterator[Result]:
         """Yield every row of a split in plan order, the same ones whenever it is called."""
-        ...
 
 
 def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | dict[str, Any]]:

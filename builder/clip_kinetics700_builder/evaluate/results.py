@@ -3,7 +3,7 @@
 The outcome of a clip is the place at which its true class came, and the class that came first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -124,22 +124,6 @@ def list_confused(outcomes: Outcomes, names: Sequence[str]) -> tuple[ConfusedPai
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
-    """How the clips of an evaluation were classified."""
-
-    task: str
-    """`zero-shot` or `linear-probe`."""
-    protocol: str
-    model: str
-    """Name of the text model or of the classifier."""
-    model_sha256: str | None
-    parameters: Mapping[str, Any]
-    """What else decides the figures."""
-    packages: Sequence[str]
-    """Libraries whose versions the result states."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """What came of an evaluation."""
@@ -158,8 +142,16 @@ class Evaluation:
         return f"Evaluation({what}: {tops} of {result.counted:,} clips)"
 
 
-def sum_up(source: EvaluationSource, method: Method, outcomes: Outcomes) -> Evaluation:
+def sum_up(
+    source: EvaluationSource, outcomes: Outcomes, packages: Sequence[str], **method: Any
+) -> Evaluation:
     """Return the outcomes of an evaluation with the result that sums them up.
+
+    Args:
+        source: what was evaluated.
+        outcomes: of its clips.
+        packages: libraries whose versions the result states.
+        method: the fields of an `EvaluationResult` that say how clips were classified.
 
     Raises:
         InputError: no clip is left to count.
@@ -169,21 +161,16 @@ def sum_up(source: EvaluationSource, method: Method, outcomes: Outcomes) -> Eval
         raise InputError(f"{source.name}: no clip of split {config.split} can be counted")
     dropped = source.dropped[config.split]
     result = EvaluationResult(
-        task=method.task,
-        protocol=method.protocol,
+        **{**method, **measure(outcomes, config.seed)},
         split=config.split,
         counted=len(outcomes.places),
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
-        model=method.model,
-        model_sha256=method.model_sha256,
         dataset=source.describe(),
         seed=config.seed,
         level=LEVEL,
         resamples=RESAMPLES,
-        **measure(outcomes, config.seed),
-        parameters=method.parameters,
         classes=measure_classes(outcomes, names),
         confused=list_confused(outcomes, names),
-        versions={package: version(package) for package in method.packages},
+        versions={package: version(package) for package in packages},
     )
     return Evaluation(result, outcomes, names)
