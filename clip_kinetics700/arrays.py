@@ -135,12 +135,7 @@ class NpyArrays:
     """Reads embeddings from the bytes of `.npy` files, in tars or by themselves."""
 
     def __init__(self, index: Index, *, header_nbytes: int) -> None:
-        """Open nothing yet.
-
-        Args:
-            index: where each array begins and ends.
-            header_nbytes: 512 where a tar header with the sample's key comes before each array.
-        """
+        """Open nothing yet; before each array comes a tar header of 512 bytes, or none of 0."""
         self._index = index
         self._header_nbytes = header_nbytes
         self._is_local = [not is_remote(path) or is_gzip_name(path) for path in index.files]
@@ -168,12 +163,9 @@ class NpyArrays:
         places: Sequence[tuple[int, int, int]],
         remote: Iterator[memoryview | ValueError],
     ) -> Results:
-        """Return each array, or what is wrong with it.
+        """Return each array, given file number, begin and end of each, or what is wrong with it.
 
-        Args:
-            block: the rows.
-            places: file number, begin and end of each row.
-            remote: the pieces of those rows whose files are remote.
+        Rows whose files are remote take their pieces from `remote`.
         """
         header_nbytes = self._header_nbytes
         files: dict[int, memoryview | ValueError] = {}

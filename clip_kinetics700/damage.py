@@ -17,13 +17,10 @@ class DamageError(ValueError):
     """A sample or a file of samples cannot be read; the text says which one, where and why."""
 
     def __init__(self, path: str, key: str | None, offset: int | None, reason: str) -> None:
-        """Name what is damaged.
+        """Name what is damaged: the file at a path or URL, or the sample of a key in it.
 
-        Args:
-            path: path or URL of the file.
-            key: the sample; None where the file itself is damaged.
-            offset: byte of the file where the sample's array begins, where that is known.
-            reason: why it cannot be read; it is made one line, and need not name the sample.
+        The offset is the byte of the file where the sample's array begins, where that is known. The
+        reason is made one line, and need not name the sample.
         """
         reason = " ".join(reason.removeprefix(f"sample {key}: ").split())
         where = "" if offset is None else f" (at byte {offset})"

@@ -130,10 +130,7 @@ def load_index(layout: Layout, *, on_error: OnError) -> Index:
 def read_index(path: str, *, first_byte: int, on_error: OnError) -> pa.Table | None:
     """Return an index as a table of `INDEX_SCHEMA`, or None where it is damaged and skipped.
 
-    Args:
-        path: path or URL of the index.
-        first_byte: the least offset that an array can have in its file.
-        on_error: what to do about damage.
+    No array can begin before `first_byte` of its file.
 
     Raises:
         DamageError: it cannot be read or is not one, and `on_error` is `raise`.
@@ -306,12 +303,9 @@ def scan_pieces(layout: Layout, *, on_error: OnError) -> Iterator[pa.Table]:
 def make_piece(
     rows: list[dict[str, Any]], on_error: OnError, *, path_of: Callable[[str], str] = str
 ) -> pa.Table:
-    """Return rows of the index as a table; a row that does not fit the columns is damage.
+    """Return rows of the index, at least one, as a table; one that does not fit is damage.
 
-    Args:
-        rows: at least one.
-        on_error: what to do about damage.
-        path_of: makes the path that damage names from the name that a row gives its file.
+    `path_of` makes the path that damage names from the name that a row gives its file.
     """
     try:
         return pa.Table.from_pylist(rows, INDEX_SCHEMA)

@@ -55,9 +55,7 @@ LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
 def list_local(root: str, *, max_depth: int) -> dict[str, dict[str, Any]]:
     """Return size and time of each file of a directory by its relative name, without hidden files.
 
-    Args:
-        root: the directory.
-        max_depth: 1 stops at the directory's own files.
+    A depth of 1 stops at the directory's own files.
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no directory {root}")
@@ -169,11 +167,6 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
 def read_layout(source: Source, *, revision: str | None = None) -> Layout:
     """Return which files of a source hold which samples, by its manifest or else by looking.
 
-    Args:
-        source: a directory, a repository of the Hub, an fsspec URL of a directory, or tars: one,
-            several (they are `train`), or several by split.
-        revision: branch, tag or commit of a repository.
-
     Raises:
         FileNotFoundError: there is no such directory, repository or tar.
         ValueError: there are no samples in it, nothing tells their splits, or a URL is wrong.
@@ -199,10 +192,7 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
 
 
 def read_cached(cache: str) -> Layout:
-    """Return the layout of a repository that cannot be asked for, by its manifest if it is cached.
-
-    Args:
-        cache: directory of its files in the Hub's cache; some may not be there.
+    """Return the layout of a repository that cannot be asked for, by the Hub's cache of its files.
 
     Raises:
         FileNotFoundError: no samples are in the cache, and nothing says where they are.

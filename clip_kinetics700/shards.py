@@ -63,10 +63,7 @@ def scan_shard(
 ) -> Iterator[PlacedSample]:
     """Yield the samples of one tar in order, each with the place of its array.
 
-    Args:
-        path: of the tar, or its URL.
-        on_error: what to do about damage.
-        name: how damage names the tar; None is its path.
+    Damage names the tar by its path or URL, or by a name of its own.
     """
     path = os.fspath(path)
     for found in scan_tar(path, path if name is None else name):
@@ -150,11 +147,7 @@ def is_tar(name: str) -> bool:
 
 
 def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[str]]:
-    """Return the tars of each split, as their directories or else `splits.csv` say.
-
-    Args:
-        tars: paths of all tars, relative to the dataset's directory.
-        splits_csv: the text of `splits.csv`, or None where there is none.
+    """Return the tars of each split, as their directories or else the text of `splits.csv` say.
 
     Raises:
         ValueError: neither says to which split a tar belongs.

@@ -98,10 +98,7 @@ def open_tar(path: str) -> Iterator[Stream]:
 def read_members(stream: Stream, *, refuse: Refuse | None = None) -> Iterator[Member]:
     """Yield the files of a tar in order; links, devices and directories are passed over.
 
-    Args:
-        stream: the tar.
-        refuse: is asked about every member before its bytes are read; those it refuses never are
-            in memory, however large they say they are.
+    Members that `refuse` refuses, whatever their kind, never are in memory, however large they are.
 
     Raises:
         ValueError: a header is damaged, or the tar ends before its end mark; it names the byte.

@@ -58,10 +58,7 @@ class Rows(Protocol):
 def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | dict[str, Any]]:
     """Yield the samples of a split under their keys, and the failed rows as their table has them.
 
-    Args:
-        rows: what is assembled.
-        split: `train`, `validation` or `test`.
-        first: number of the split's first sample in the whole dataset.
+    `first` is the number of the split's first sample in the whole dataset.
     """
     number = first
     label_ids = {name: label_id for label_id, name in enumerate(rows.class_names or [])}

@@ -63,11 +63,7 @@ class SampleWriter:
         """The manifest's entries of tars that are written, by shard."""
 
     def make_groups(self, shards: Sequence[Shard], kept: Container[Shard]) -> Groups:
-        """Yield the row groups that are to be written, shard by shard.
-
-        Args:
-            shards: all there are.
-            kept: those whose files are there.
+        """Yield the row groups that are to be written, shard by shard; none of those that are kept.
 
         Raises:
             BuildError: there are other samples than the totals say.
@@ -192,14 +188,7 @@ def make_ahead(groups: Groups) -> Iterator[Iterator[pa.Table | None]]:
 def write_parquet(
     output: Path, shard: Shard, groups: Iterable[pa.Table], schema: pa.Schema
 ) -> dict[str, FileEntry]:
-    """Take the row groups of a shard and write its Parquet file, if it has one; return its entry.
-
-    Args:
-        output: the dataset's directory.
-        shard: says which.
-        groups: all of it.
-        schema: of the file.
-    """
+    """Write the row groups of a shard into its Parquet file, if it has one; return its entry."""
     if shard.parquet is None:
         deque(groups, maxlen=0)
         return {}
@@ -232,12 +221,7 @@ class ShardReports:
     """
 
     def __init__(self, output: Path, fingerprint: str) -> None:
-        """Read and write the reports of a directory.
-
-        Args:
-            output: the dataset's.
-            fingerprint: of all that decides the bytes of its shards.
-        """
+        """Take a dataset's directory, and a fingerprint of all that decides the bytes of shards."""
         self._output = output
         self._directory = output / WORK_NAME / SHARDS_NAME
         self._fingerprint = fingerprint

@@ -29,12 +29,7 @@ class TextEncoder:
     def encode(
         self, texts: Sequence[str], *, advance: Callable[[int], None] = lambda _: None
     ) -> Float32Array:
-        """Return (n_texts, width) float32 `text_embeds`, not normalised.
-
-        Args:
-            texts: any number of texts.
-            advance: takes the number of texts just done.
-        """
+        """Return (n_texts, width) float32 `text_embeds`, not normalised; `advance` counts texts."""
         found = []
         for begin in range(0, len(texts), TEXTS_PER_BATCH):
             batch = list(texts[begin : begin + TEXTS_PER_BATCH])

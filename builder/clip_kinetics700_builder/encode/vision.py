@@ -56,12 +56,8 @@ VISION_TENSORS = "vision_model.encoder.layers."
 def refusing(name: str, what: str) -> Iterator[None]:
     """Turn an error that transformers raises in the block into the refusal of a model.
 
-    Args:
-        name: the model's.
-        what: what is wrong with it.
-
     Raises:
-        InputError: names the model and the error.
+        InputError: names the model, what is wrong with it, and the error.
     """
     try:
         yield

@@ -69,14 +69,8 @@ def check_family(manifest: Manifest | None, files: ModelFiles, name: str, *, for
     one file. Where the hashes differ (the vision tower was saved alone, or in another format), the
     vision tower beside the texts must make of the test video what the manifest says.
 
-    Args:
-        manifest: of the dataset; None where it has none.
-        files: of the whole CLIP.
-        name: of the dataset.
-        force: use a model of another family all the same.
-
     Raises:
-        InputError: it is of another family.
+        InputError: the model is of another family, and is not to be used all the same.
     """
     configuration = {} if manifest is None else manifest.configuration
     recorded = configuration.get("weights_sha256")

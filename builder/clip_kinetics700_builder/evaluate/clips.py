@@ -42,12 +42,7 @@ class Labels:
     """Which class of the list a clip is of; remembers the classes that are not in it."""
 
     def __init__(self, own_names: Sequence[str] | None, names: Sequence[str]) -> None:
-        """Number the classes.
-
-        Args:
-            own_names: what `label_id` counts in the dataset; None where nothing says so.
-            names: the class list of the evaluation.
-        """
+        """Take what `label_id` counts in the dataset, if something says so, and the class list."""
         self.names = tuple(names)
         self._own_names = own_names
         self._ids = {name: number for number, name in enumerate(names)}
@@ -187,12 +182,7 @@ def why_none(split: str) -> str:
 def open_evaluation(
     config: EvaluationConfig, *splits: str, progress: Progress = no_progress
 ) -> EvaluationSource:
-    """Open a dataset and refuse at once what cannot be evaluated.
-
-    Args:
-        config: names the dataset.
-        splits: the splits that will be read.
-        progress: shows how far reading a split has come.
+    """Open a dataset of which some splits will be read; refuse at once what cannot be evaluated.
 
     Raises:
         InputError: there is no such dataset, split or class list, or the index says already that

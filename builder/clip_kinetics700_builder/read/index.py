@@ -23,15 +23,9 @@ from clip_kinetics700_builder.types import InputError
 def index_source(
     config: SourceConfig, output: Path | None, *, progress: Progress = no_progress
 ) -> tuple[Path, dict[str, int]]:
-    """Write the index of a source.
+    """Write the index of a source; return its file, and how many samples of each split it has.
 
-    Args:
-        config: the source.
-        output: the file; None is index.parquet in a local source.
-        progress: shows how many files are done.
-
-    Returns:
-        The file, and how many samples of each split it has.
+    Without an `output` it is index.parquet in a local source.
 
     Raises:
         InputError: the source has an index of its own, or there is no place for one.

@@ -138,10 +138,6 @@ def measure_frames(frames: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def describe_source(config: SourceConfig, *, progress: Progress = no_progress) -> dict[str, Any]:
     """Read a source once; return what is in it, ready for JSON.
 
-    Args:
-        config: the source.
-        progress: shows how much is read.
-
     Raises:
         InputError: there is no such source.
         DamageError: a sample or a file is damaged, and `config.on_error` is `raise`.

@@ -237,13 +237,9 @@ def count_steps(source: RowSource) -> tuple[int, str]:
 def read_rows(
     source: RowSource, split: str, advance: Advance, *, check: Check = lambda _: None
 ) -> Iterator[Row]:
-    """Yield every row of a split in order.
+    """Yield every row of a split in order, none of a split that is not there.
 
-    Args:
-        source: what is read.
-        split: `train`, `validation` or `test`; one that is not there has no rows.
-        advance: takes the number of steps just done.
-        check: returns what is wrong with a sample that could be read, or None; it is damage then.
+    A sample that could be read, but that `check` finds something wrong with, is damage.
     """
     layout = source.dataset.layout
     if source.dataset.needs_index:

@@ -98,10 +98,7 @@ def verify_dataset(
 ) -> list[Problem]:
     """Return everything that is wrong with a dataset; nothing where it is as it was written.
 
-    Args:
-        directory: the dataset.
-        names: the names of its files, where they are not all in the directory.
-        progress: shows how many samples are done.
+    The names of its files are given where they are not all in the directory.
 
     Raises:
         InputError: there is no such directory, or no manifest in it.
@@ -153,13 +150,7 @@ def check_samples(dataset: Dataset, advance: Advance) -> None:
 
 
 def compare_tally(totals: Totals, tally: SampleTally, names: Iterable[str]) -> Iterator[str]:
-    """Yield what the manifest says of the samples of a split and is not so.
-
-    Args:
-        totals: what it says.
-        tally: what there is.
-        names: of the counts that are compared besides that of the frames.
-    """
+    """Yield what the manifest says of the frames and the named counts of a split, and is not so."""
     if totals.frames != tally.frames:
         yield f"{totals.frames} frames, the samples hold {tally.frames}"
     for name in names:

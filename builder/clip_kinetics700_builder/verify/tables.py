@@ -21,13 +21,7 @@ Convert = Callable[[pa.RecordBatch], pa.RecordBatch]
 def read_table(
     path: Path, schema: pa.Schema, n_rows: int, convert: Convert = lambda batch: batch
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file, which must have this schema and so many rows.
-
-    Args:
-        path: of the file.
-        schema: its columns and metadata.
-        n_rows: how many rows.
-        convert: what every batch passes through.
+    """Yield the rows of a Parquet file, which must have this schema and so many rows, converted.
 
     Raises:
         DamagedFileError: it is no Parquet file, has others, or cannot be read on.
