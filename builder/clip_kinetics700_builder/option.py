@@ -34,7 +34,7 @@ class Option:
     """What the option means without a value; None for one that must have one."""
 
 
-def option(text: str, *, default: Any, **more: Any) -> Any:
+def option(text: str, *, default: Any = None, **more: Any) -> Any:
     """Return a field that is an option with this help; `more` are other fields of `Option`."""
     return field(default=default, metadata={"option": Option(text=text, **more)})
 

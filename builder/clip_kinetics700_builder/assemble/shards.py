@@ -20,7 +20,7 @@ import pyarrow as pa
 from clip_kinetics700.features import INDEX_SCHEMA, META_TYPE, data_schema, embeddings_array
 from clip_kinetics700.index import index_row
 from clip_kinetics700.schema import SPLITS, Sample
-from clip_kinetics700_builder.assemble.rows import Rows, number_results
+from clip_kinetics700_builder.assemble.rows import Rows, group_samples, number_results
 from clip_kinetics700_builder.assemble.tables import TableFile, open_table_file
 from clip_kinetics700_builder.assemble.tar import spell_end, spell_sample
 from clip_kinetics700_builder.dataset.layout import SHARDS_NAME, WORK_NAME
@@ -124,10 +124,14 @@ class SampleWriter:
     ) -> Iterator[tuple[list[Sample], pa.RecordBatch, bytes]]:
         """Yield samples in row groups with their rows of the index, and with their members."""
         n_bytes = 0
-        for group in group_samples(samples, self._rows.width):
+        width = self._rows.width
+        for group in group_samples(samples, ROWS_PER_GROUP, limit_bytes(width)):
             members: list[bytes] = []
             rows: list[dict[str, Any]] = []
             for sample in group:
+                if sample.embeddings.shape[1] != width:
+                    found = sample.embeddings.shape[1]
+                    raise ValueError(f"embeddings are {found} wide, those of the dataset {width}")
                 spelled = spell_sample(sample)
                 begin = n_bytes + spelled.npy_begin
                 place = (None, None) if shard.tar is None else (begin, spelled.npy_nbytes)
@@ -138,23 +142,6 @@ class SampleWriter:
             columns = pa.RecordBatch.from_pylist(rows, INDEX_SCHEMA)
             self._tallies[shard.split].add(columns["label_id"], columns["n_frames"].to_numpy())
             yield group, columns, b"".join(members)
-
-
-def group_samples(samples: Iterable[Sample], width: int) -> Iterator[list[Sample]]:
-    """Yield samples in lists of a row group each; refuse those of another width."""
-    group: list[Sample] = []
-    n_frames = 0
-    for sample in samples:
-        if sample.embeddings.shape[1] != width:
-            found = sample.embeddings.shape[1]
-            raise ValueError(f"embeddings are {found} wide, those of the dataset {width}")
-        group.append(sample)
-        n_frames += len(sample.embeddings)
-        if len(group) == ROWS_PER_GROUP or 2 * n_frames * width >= limit_bytes(width):
-            yield group
-            group, n_frames = [], 0
-    if group:
-        yield group
 
 
 def limit_bytes(width: int) -> int:

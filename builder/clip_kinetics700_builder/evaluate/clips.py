@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_kinetics700.classes import VERSIONS, class_names
-from clip_kinetics700.damage import OnError, report_damage
+from clip_kinetics700.damage import OnError
 from clip_kinetics700.hub import parse_repository_url
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import strip_query
@@ -22,7 +22,6 @@ from clip_kinetics700_builder.clips.classes import read_classes
 from clip_kinetics700_builder.config import EvaluationConfig
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.read.rows import (
-    Row,
     RowSource,
     batch_samples,
     count_steps,
@@ -126,7 +125,8 @@ class EvaluationSource:
         n_labelled = 0
         with self.progress(split, total, unit) as advance:
             rows = read_rows(self.rows, split, advance, check=self._check_width)
-            for samples in batch_samples(self._leave_out_damage(rows, dropped)):
+            on_error = self.config.source.on_error
+            for samples in batch_samples(rows, on_error, lambda _: dropped.update(["damaged"])):
                 batch = self._label(samples, dropped)
                 n_labelled += len(batch.labels)
                 if len(batch.labels):
@@ -140,14 +140,6 @@ class EvaluationSource:
         # A clip without frames may have a width of its own.
         is_other = width != self.width and len(sample.embeddings)
         return f"{width} columns, the others have {self.width}" if is_other else None
-
-    def _leave_out_damage(self, rows: Iterator[Row], dropped: Counter[str]) -> Iterator[Sample]:
-        for row in rows:
-            if isinstance(row, Sample):
-                yield row
-                continue
-            report_damage(row.error, self.config.source.on_error)
-            dropped["damaged"] += 1
 
     def _label(self, samples: Sequence[Sample], dropped: Counter[str]) -> ClipBatch:
         found = [self.labels.find(sample.caption, sample.label_id) for sample in samples]

@@ -16,7 +16,7 @@ from clip_kinetics700_builder.assemble.tables import open_table_file
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.read.rows import open_source, read_own_manifest
 from clip_kinetics700_builder.system.files import check_directory
-from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import InputError
 
 
@@ -35,7 +35,7 @@ def index_source(
     refuse_indexed(layout, config.source)
     path = choose_file(layout, config.source, output)
     counts: Counter[str] = Counter()
-    places = {name: number for number, name in enumerate(list_names(layout), 1)}
+    places = {name: number for number, name in enumerate(list_names(layout))}
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         progress("index", len(places), "files") as advance,
@@ -47,8 +47,10 @@ def index_source(
                 continue
             index.write(piece)
             counts.update(piece.column("split").to_pylist())
-            n_done = advance_to(places[piece.column("tar_file")[-1].as_py()] - 1, n_done, advance)
-        advance_to(len(places), n_done, advance)
+            place = places[piece.column("tar_file")[-1].as_py()]
+            advance(place - n_done)
+            n_done = place
+        advance(len(places) - n_done)
         if not counts:
             raise InputError(f"{config.source}: holds no samples")
     return path, {split: counts[split] for split in SPLITS if split in counts}
@@ -79,10 +81,3 @@ def choose_file(layout: Layout, source: str, output: Path | None) -> Path:
 def list_names(layout: Layout) -> list[str]:
     """Return the names of all files that hold samples, in the order they are read."""
     return [layout.relative(path) for group in layout.files.values() for path in group]
-
-
-def advance_to(place: int, n_done: int, advance: Advance) -> int:
-    """Tell of the files done since then; return how many that makes."""
-    if place > n_done:
-        advance(place - n_done)
-    return max(place, n_done)

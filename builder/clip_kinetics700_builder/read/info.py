@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clip_kinetics700.damage import OnError, report_damage
+from clip_kinetics700.damage import OnError
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import is_gzip_name
 from clip_kinetics700.schema import SPLIT_OF_WORD, SPLITS, Sample
@@ -25,6 +25,7 @@ from clip_kinetics700_builder.read.info_counts import (
     describe_counts,
 )
 from clip_kinetics700_builder.read.rows import (
+    Damage,
     Row,
     batch_samples,
     count_steps,
@@ -61,18 +62,13 @@ class Survey:
 
     def add(self, rows: Iterator[Row], split: str) -> None:
         """Count the rows of one split."""
-        for batch in batch_samples(self._leave_out_damage(rows)):
+        for batch in batch_samples(rows, self._on_error, self._note_damage):
             for sample in batch:
                 self._add_sample(sample, split)
             self._add_frames(batch)
 
-    def _leave_out_damage(self, rows: Iterator[Row]) -> Iterator[Sample]:
-        for row in rows:
-            if isinstance(row, Sample):
-                yield row
-                continue
-            report_damage(row.error, self._on_error)
-            self.oddities["damaged"].add(row.error.key or row.clip.video_id)
+    def _note_damage(self, row: Damage) -> None:
+        self.oddities["damaged"].add(row.error.key or row.clip.video_id)
 
     def _add_sample(self, sample: Sample, split: str) -> None:
         n_frames, width = sample.embeddings.shape

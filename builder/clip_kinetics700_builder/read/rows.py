@@ -7,7 +7,7 @@ passed over: what becomes of damage is the caller's to say.
 import json
 import logging
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
@@ -15,13 +15,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from clip_kinetics700.arrays import make_samples
-from clip_kinetics700.damage import DamageError, OnError
+from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.dataset import EmbeddingDataset, OpenSource, open_dataset
 from clip_kinetics700.index import Block, read_parquet_columns
 from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest
 from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode_npy
 from clip_kinetics700.shards import PlacedSample, scan_loose, scan_tar, tar_stem
 from clip_kinetics700.streams import read_if_there
+from clip_kinetics700_builder.assemble.rows import group_samples
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, check_manifest
 from clip_kinetics700_builder.system.progress import Advance
@@ -276,15 +277,17 @@ def clip_of_block(block: Block, place: int, split: str) -> Clip:
     return Clip(split, youtube_id or key, start, end, caption or None, caption)
 
 
-def batch_samples(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
-    """Yield samples in batches of bounded size."""
-    batch: list[Sample] = []
-    n_bytes = 0
-    for sample in samples:
-        batch.append(sample)
-        n_bytes += sample.embeddings.nbytes
-        if len(batch) == SAMPLES_PER_BATCH or n_bytes >= BYTES_PER_BATCH:
-            yield batch
-            batch, n_bytes = [], 0
-    if batch:
-        yield batch
+def batch_samples(
+    rows: Iterable[Row], on_error: OnError, note: Callable[[Damage], None]
+) -> Iterator[list[Sample]]:
+    """Yield the samples of rows in batches of bounded size; raise damage, or skip and note it."""
+
+    def leave_out_damage() -> Iterator[Sample]:
+        for row in rows:
+            if isinstance(row, Sample):
+                yield row
+            else:
+                report_damage(row.error, on_error)
+                note(row)
+
+    return group_samples(leave_out_damage(), SAMPLES_PER_BATCH, BYTES_PER_BATCH)
