@@ -46,8 +46,7 @@ def decode_piece(
 ) -> Array:
     """Return the (n_frames, width) floats of a `.npy`, before which a tar header may stand.
 
-    Raises:
-        ValueError: something else lies there than the index says.
+    If something else lies there than the index says, that is a ValueError.
     """
     if isinstance(piece, ValueError):
         raise piece
@@ -266,8 +265,7 @@ class ParquetArrays:
 def split_frames(column: pa.ChunkedArray) -> tuple[Array, Array]:
     """Return a column of embeddings as (n_rows + 1,) offsets and (n_frames, width) floats.
 
-    Raises:
-        ValueError: it holds no lists of vectors of floats of one width, or one is missing.
+    Anything but lists of vectors of floats of one width, none missing, is a ValueError.
     """
     lists = column.combine_chunks()
     dtype = lists.type

@@ -49,11 +49,7 @@ def keep_whole(results: Iterable["Whole | DamageError"], on_error: OnError) -> I
 
 
 def check_on_error(on_error: str) -> OnError:
-    """Return an option that says what to do about damage.
-
-    Raises:
-        ValueError: it is neither `raise` nor `skip`.
-    """
+    """Return what is to be done about damage, or raise ValueError for another word."""
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; allowed are 'raise' and 'skip'")
     return on_error  # type: ignore[return-value]  # mypy does not narrow by `in`

@@ -74,11 +74,7 @@ def list_local(root: str, *, max_depth: int) -> dict[str, dict[str, Any]]:
 
 
 def parse_manifest(text: str | None, root: str) -> dict[str, Any]:
-    """Return the manifest's object, empty where there is no manifest.
-
-    Raises:
-        ValueError: the text is not that of a manifest.
-    """
+    """Return the manifest's object, empty where there is none; raise ValueError for other text."""
     try:
         manifest = {} if text is None else json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -93,8 +89,7 @@ def describe_data(
 ) -> tuple[tuple[str, ...] | None, int | None]:
     """Return class names by label id and the width of the embeddings, each None if not given.
 
-    Raises:
-        ValueError: the manifest gives something else for them.
+    What is given and is something else is a ValueError.
     """
     names = manifest.get("class_names")
     if names is not None and not (

@@ -192,11 +192,7 @@ def _check_end(stream: Stream, offset: int) -> None:
 
 
 def read_header(block: bytes, offset: int) -> Header:
-    """Return the header of a member; links and directories have no data.
-
-    Raises:
-        ValueError: it is damaged; it names the byte.
-    """
+    """Return a member's header, or raise ValueError; links and directories have no data."""
     return _read_plain_header(block) or _read_odd_header(block, offset)
 
 

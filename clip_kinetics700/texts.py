@@ -63,11 +63,7 @@ def encode_class_texts(texts: ClassTexts) -> bytes:
 
 
 def decode_class_texts(data: bytes) -> ClassTexts:
-    """Return what `encode_class_texts` wrote.
-
-    Raises:
-        ValueError: the bytes are something else.
-    """
+    """Return what `encode_class_texts` wrote, or raise ValueError for other bytes."""
     try:
         texts = read_members(data)
     except Exception as error:  # a hostile file makes zipfile and numpy raise a dozen kinds

@@ -175,11 +175,7 @@ def rank_results(reasons: pa.ChunkedArray, unit: int, attempt: int) -> npt.NDArr
 
 
 def check_part(part: FinishedPart, unit: Unit | None, n_rows: int, width: int) -> None:
-    """Refuse a part of other rows than the plan's, or of another width.
-
-    Raises:
-        BuildError: names the part.
-    """
+    """Raise BuildError for a part of other rows than the plan's, or of another width."""
     report = part.report
     rows = np.asarray(report.rows, np.int64)
     is_inside = len(np.unique(rows)) == len(rows) and ((rows >= 0) & (rows < n_rows)).all()

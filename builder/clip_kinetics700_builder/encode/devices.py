@@ -35,11 +35,7 @@ def resolve_device(device: str, local_rank: int = 0) -> str:
 
 
 def resolve_decode_device(device: str, encode_device: str) -> str:
-    """Return the device that decodes: the CPU, or else the encoder's GPU.
-
-    Raises:
-        InputError: a GPU is to decode, and there is none.
-    """
+    """Return the device that decodes: the CPU, or else the encoder's GPU, which must be there."""
     if device == "cpu":
         return device
     if not torch.cuda.is_available():

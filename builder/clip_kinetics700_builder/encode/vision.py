@@ -58,11 +58,7 @@ TOWERS: dict[str, tuple[Any, Any]] = {
 
 @contextmanager
 def refusing(name: str, what: str) -> Iterator[None]:
-    """Turn an error that transformers raises in the block into the refusal of a model.
-
-    Raises:
-        InputError: names the model, what is wrong with it, and the error.
-    """
+    """Turn an error that transformers raises in the block into an InputError about a model."""
     try:
         yield
     except LOAD_ERRORS as error:

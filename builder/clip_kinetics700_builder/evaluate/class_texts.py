@@ -185,8 +185,7 @@ def find_class_texts(
 def read_published(target: TextTarget) -> ClassTexts | None:
     """Return the texts that are published beside the data, None where there are none.
 
-    Raises:
-        InputError: the file is not the one that the manifest lists, or is of another width.
+    A file that is not the one that the manifest lists, or of another width, is refused.
     """
     entry = None if target.manifest is None else target.manifest.files.get(CLASS_TEXTS_NAME)
     if entry is None:
@@ -241,11 +240,7 @@ def average_prompts(embeds: Float32Array, n_prompts: int) -> Float32Array:
 def open_text_model(
     target: TextTarget, config: TextConfig
 ) -> tuple["TextEncoder", ModelFiles, str]:
-    """Return a text encoder, its files, and what says that it belongs to the dataset's frames.
-
-    Raises:
-        InputError: it cannot be loaded, or is not of the family of the embeddings.
-    """
+    """Return a text encoder, its files, and what says that it belongs to the dataset's frames."""
     from clip_kinetics700_builder.encode.text import load_text_encoder
 
     files = find_model(*choose_model(target.manifest, config))

@@ -65,11 +65,7 @@ class Labels:
         return number
 
     def refuse_strangers(self, source: str) -> None:
-        """Refuse data with classes that are not in the list.
-
-        Raises:
-            InputError: there are such; it names them.
-        """
+        """Refuse data with classes that are not in the list; name some of them."""
         if self._strangers:
             shown = sorted(self._strangers)[:STRANGERS_SHOWN]
             left = len(self._strangers) - len(shown)
@@ -224,11 +220,7 @@ def find_width(rows: RowSource, on_error: OnError) -> int:
 
 
 def check_labels(rows: RowSource, split: str, labels: Labels, name: str) -> None:
-    """Refuse a split by its index alone, before a model is loaded or a frame is read.
-
-    Raises:
-        InputError: none of its clips has a label, or some have one that is not in the list.
-    """
+    """Refuse labels by the index alone, before a model is loaded or a frame is read."""
     index = rows.dataset.index
     block = index.take(index.rows_of(split))
     pairs = zip(block.column("caption"), block.column("label_id"), strict=True)
@@ -239,11 +231,7 @@ def check_labels(rows: RowSource, split: str, labels: Labels, name: str) -> None
 
 
 def resolve_classes(classes: str | None, own_names: Sequence[str] | None) -> Sequence[str]:
-    """Return the class list: a given one, that of the manifest, or that of Kinetics-700.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
+    """Return the class list: a given one, that of the manifest, or that of Kinetics-700."""
     if classes is None:
         return class_names("700") if own_names is None else own_names
     if classes not in VERSIONS and not Path(classes).is_file():

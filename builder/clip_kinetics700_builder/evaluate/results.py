@@ -108,20 +108,20 @@ def measure_classes(outcomes: Outcomes, names: Sequence[str]) -> tuple[ClassScor
     )
 
 
-def list_confused(outcomes: Outcomes, names: Sequence[str]) -> tuple[ConfusedPair, ...]:
-    """Return the pairs of classes that are taken for each other most often, wrong ones only."""
+def rank_confused(outcomes: Outcomes, n_classes: int) -> list[tuple[int, int, int]]:
+    """Return each class, what it was wrongly taken for and how often, the most frequent first."""
     is_wrong = (outcomes.predicted != outcomes.labels) & (outcomes.predicted != NOTHING)
-    codes = outcomes.labels[is_wrong] * len(names) + outcomes.predicted[is_wrong]
+    codes = outcomes.labels[is_wrong] * n_classes + outcomes.predicted[is_wrong]
     pairs, counts = np.unique(codes, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:CONFUSED_PAIRS]
-    return tuple(
-        ConfusedPair(
-            names[pairs[place] // len(names)],
-            names[pairs[place] % len(names)],
-            int(counts[place]),
-        )
-        for place in order
-    )
+    order = np.argsort(-counts, kind="stable")
+    columns = (*np.divmod(pairs[order], n_classes), counts[order])
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def list_confused(outcomes: Outcomes, names: Sequence[str]) -> tuple[ConfusedPair, ...]:
+    """Return the pairs of classes that are taken for each other most often."""
+    ranked = rank_confused(outcomes, len(names))[:CONFUSED_PAIRS]
+    return tuple(ConfusedPair(names[true], names[taken], count) for true, taken, count in ranked)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,20 +28,6 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Classifier:
-    """Weights of a linear classifier: the highest of `features @ weights + bias` is its class."""
-
-    weights: Array
-    """(width, n_classes)."""
-    bias: Array
-    """(n_classes,)."""
-
-    def score(self, features: Array) -> Array:
-        """Return the (n, n_classes) logits of (n, width) features."""
-        return np.asarray(features @ self.weights + self.bias)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """Features in coordinates in which the problem is round."""
 
@@ -84,12 +70,12 @@ class Fit:
         bias = torch.from_numpy(self.bias).to(rows.dtype)
         return np.asarray(torch.addmm(bias, rows, weights))
 
-    def restore(self, prepared: Prepared) -> Classifier:
-        """Return the classifier of features as they were."""
+    def restore(self, prepared: Prepared) -> tuple[Array, Array]:
+        """Return (width, n_classes) weights and (n_classes,) bias for features as they were."""
         weights = prepared.rotation @ self.weights
         bias = self.bias - prepared.mean @ weights
         dtype = np.dtype(str(prepared.rows.dtype).removeprefix("torch."))
-        return Classifier(weights.astype(dtype), bias.astype(dtype))
+        return weights.astype(dtype), bias.astype(dtype)
 
 
 def prepare_features(features: Array, labels: npt.NDArray[np.int64]) -> Prepared:

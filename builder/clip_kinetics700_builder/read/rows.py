@@ -161,11 +161,7 @@ def prepare_rows(dataset: EmbeddingDataset, on_error: OnError) -> RowSource:
 
 
 def leave_out_parquet(dataset: EmbeddingDataset) -> RowSource:
-    """Return a dataset of Parquet files without those that cannot be read.
-
-    Raises:
-        DamageError: none of them can be read.
-    """
+    """Return a dataset of Parquet files without those that cannot be read, if any is left."""
     lost: dict[str, list[Damage]] = {}
     files: dict[str, list[str]] = {}
     for split, group in dataset.layout.files.items():

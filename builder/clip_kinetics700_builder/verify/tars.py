@@ -75,11 +75,7 @@ def make_batch(
 
 
 def read_strictly(stream: Stream) -> Iterator[Member]:
-    """Yield the members of a tar.
-
-    Raises:
-        DamagedFileError: the strict parser says of what.
-    """
+    """Yield the members of a tar; what the strict parser refuses is a DamagedFileError."""
     try:
         yield from read_members(stream)
     except ValueError as error:
