@@ -14,22 +14,13 @@ import pyarrow.compute as pc
 
 from clip_kinetics700.features import INDEX_SCHEMA, data_schema
 from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
-from clip_kinetics700_builder.dataset.layout import FIGURES, list_names
-from clip_kinetics700_builder.dataset.manifest import (
-    ManifestError,
-    require_manifest,
-)
+from clip_kinetics700_builder.dataset.layout import list_names
+from clip_kinetics700_builder.dataset.manifest import ManifestError, require_manifest
 from clip_kinetics700_builder.dataset.problems import DamagedFileError, Problem, Problems
 from clip_kinetics700_builder.dataset.shards import Shard
 from clip_kinetics700_builder.dataset.totals import SampleTally, Totals
 from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
-from clip_kinetics700_builder.verify.files import (
-    Dataset,
-    check_class_texts,
-    check_failures,
-    check_names,
-    check_splits_csv,
-)
+from clip_kinetics700_builder.verify.files import Dataset, check_names, check_small_files
 from clip_kinetics700_builder.verify.rows import (
     FileRows,
     check_index,
@@ -113,11 +104,7 @@ def verify_dataset(
         problems.add(MANIFEST_NAME, message)
     dataset = Dataset(directory, manifest, problems)
     check_names(dataset, list_names(directory) if names is None else names)
-    check_splits_csv(dataset)
-    check_failures(dataset)
-    for name in FIGURES:
-        dataset.find(name)
-    check_class_texts(dataset)
+    check_small_files(dataset)
     with progress("verify", manifest.totals.samples, "samples") as advance:
         check_samples(dataset, advance)
     return problems.found()
