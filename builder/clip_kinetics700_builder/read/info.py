@@ -1,7 +1,6 @@
 """`info` counts what is in a dataset of any dialect and what is odd about it, in one pass.
 
-The printed tables and `--json` are two forms of one document. Everything is counted exactly but
-the median of the norms, see `info_counts.Norms`.
+The printed tables and `--json` are two forms of one document.
 """
 
 from collections import Counter
@@ -19,10 +18,10 @@ from clip_kinetics700.schema import SPLIT_OF_WORD, SPLITS, Sample
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.read.info_counts import (
     Classes,
-    Norms,
     Oddity,
     SeenNames,
     describe_counts,
+    describe_norms,
 )
 from clip_kinetics700_builder.read.rows import (
     Damage,
@@ -54,7 +53,7 @@ class Survey:
         self.widths: Counter[int] = Counter()
         self.dtypes: Counter[str] = Counter()
         self.first_of_width: dict[int, str] = {}
-        self.norms = Norms()
+        self.norms: list[npt.NDArray[np.float32]] = []
         self.classes = Classes()
         self.n_without_label_id = 0
         self.keys, self.clips = SeenNames(), SeenNames()
@@ -105,7 +104,7 @@ class Survey:
             norms = measure_frames(frames)
             is_zero = norms == 0
             is_odd = ~np.isfinite(norms)
-            self.norms.add(norms[~is_odd])
+            self.norms.append(norms[~is_odd])
             if is_zero.any() or is_odd.any():
                 sizes = [len(sample.embeddings) for sample in group]
                 owners = np.repeat(np.arange(len(group)), sizes)
@@ -204,7 +203,7 @@ def describe_samples(survey: Survey) -> dict[str, Any]:
         "width": widths[0][0] if widths else None,
         "widths": {str(width): count for width, count in widths},
         "dtypes": dict(survey.dtypes.most_common()),
-        "norms": survey.norms.describe(),
+        "norms": describe_norms(survey.norms),
         "classes": {
             "number": len(survey.classes.counts),
             "is_complete": survey.classes.is_complete,
