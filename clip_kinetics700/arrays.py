@@ -202,7 +202,6 @@ class ParquetArrays:
     """Reads embeddings from Parquet files, a row group at a time."""
 
     def __init__(self, index: Index) -> None:
-        """Open nothing yet."""
         self._index = index
         self._process = os.getpid()
         self._lock = Lock()

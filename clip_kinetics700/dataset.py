@@ -27,7 +27,6 @@ class OpenSource:
     """A source, and what has been learned about it so far; all views of a dataset share one."""
 
     def __init__(self, layout: Layout, on_error: OnError) -> None:
-        """Read nothing yet."""
         self.layout = layout
         self.on_error = on_error
 

@@ -78,7 +78,6 @@ class Index:
     """(n,) int64 byte after the `.npy`; in a Parquet file, the row after."""
 
     def __len__(self) -> int:
-        """Count the samples."""
         return int(self.samples.num_rows)
 
     def take(self, rows: IntArray) -> Block:

@@ -13,8 +13,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, unquote
@@ -31,7 +29,7 @@ from .schema import (
     SPLITS_CSV_NAME,
     normalize_split,
 )
-from .shards import is_tar, split_tars
+from .shards import group_pairs, is_tar, split_tars
 from .streams import read_if_there
 
 logger = logging.getLogger(__name__)
@@ -52,24 +50,16 @@ PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
 LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
 
 
-def list_local(root: str, *, max_depth: int) -> dict[str, dict[str, Any]]:
-    """Return size and time of each file of a directory by its relative name, without hidden files.
-
-    A depth of 1 stops at the directory's own files.
-    """
+def list_local(root: str) -> dict[str, dict[str, Any]]:
+    """Return size and time of each file of a directory, but hidden ones, by its relative name."""
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no directory {root}")
     found: dict[str, dict[str, Any]] = {}
-    for folder, folders, names in os.walk(root, followlinks=True):
-        inside = os.path.relpath(folder, root)
-        depth = 1 if inside == "." else 2 + inside.count("/")
-        folders[:] = [name for name in folders if depth < max_depth and not name.startswith(".")]
-        prefix = "" if inside == "." else f"{inside}/"
-        for name in names:
-            path = f"{folder}/{name}"
-            if not name.startswith(".") and Path(path).exists():
-                state = Path(path).stat()
-                found[prefix + name] = {"size": state.st_size, "mtime": state.st_mtime_ns}
+    for depth in range(MAX_DEPTH):
+        for path in Path(root).glob("[!.]*/" * depth + "[!.]*"):
+            if path.is_file():
+                state, name = path.stat(), path.relative_to(root).as_posix()
+                found[name] = {"size": state.st_size, "mtime": state.st_mtime_ns}
     return dict(sorted(found.items()))
 
 
@@ -134,7 +124,7 @@ class Layout:
 def list_files(root: str) -> dict[str, dict[str, Any]]:
     """Return what is known about each file of a source, by its relative name."""
     if not is_remote(root):
-        return list_local(root, max_depth=MAX_DEPTH)
+        return list_local(root)
     if not root.startswith(HUB_PREFIX):
         # One request instead of a listing, which many web servers do not even have.
         files = parse_manifest(read_text(root, MANIFEST_NAME), root).get("files")
@@ -192,7 +182,7 @@ def read_cached(cache: str) -> Layout:
     Raises:
         FileNotFoundError: no samples are in the cache, and nothing says where they are.
     """
-    files = list_local(cache, max_depth=MAX_DEPTH)
+    files = list_local(cache)
     text = read_text(cache, MANIFEST_NAME) if MANIFEST_NAME in files else None
     listed = parse_manifest(text, cache).get("files")
     names = {**(listed if isinstance(listed, dict) else {}), **files}
@@ -281,9 +271,8 @@ def group_files(root: str, files: Collection[str]) -> tuple[Kind, dict[str, list
 
 def group_by_split(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
     """Return the names that match, by the split in their first group, splits in order."""
-    matches = [match for name in names if (match := pattern.fullmatch(name))]
-    pairs = sorted((SPLITS.index(SPLIT_OF_WORD[match[1]]), match[0]) for match in matches)
-    return {SPLITS[i]: [name for _, name in group] for i, group in groupby(pairs, itemgetter(0))}
+    matches = filter(None, map(pattern.fullmatch, sorted(names)))
+    return group_pairs((SPLIT_OF_WORD[match[1]], match[0]) for match in matches)
 
 
 def find_tars(root: str, files: Collection[str]) -> dict[str, list[str]]:

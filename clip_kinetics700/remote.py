@@ -259,7 +259,6 @@ class RangeReader:
     """
 
     def __init__(self, max_in_flight: int = MAX_IN_FLIGHT) -> None:
-        """Start no thread yet."""
         self._max_in_flight = max_in_flight
         self._forget_threads()
 

@@ -31,7 +31,6 @@ class Selection:
     """Changes the random order."""
 
     def __post_init__(self) -> None:
-        """Refuse what selects nothing by mistake."""
         if isinstance(self.classes, str):
             raise ValueError(f"classes must be a list of names, got {self.classes!r}")
         if self.max_samples is not None and self.max_samples < 1:

@@ -155,7 +155,7 @@ def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[st
     words = [posixpath.basename(posixpath.dirname(tar)).lower() for tar in tars]
     if tars and all(word in SPLIT_OF_WORD for word in words):
         pairs = sorted(zip(words, tars, strict=True))
-        return _collect((normalize_split(word), tar) for word, tar in pairs)
+        return group_pairs((normalize_split(word), tar) for word, tar in pairs)
     if splits_csv is None:
         raise ValueError(
             "no splits.csv says which tar belongs to which split, "
@@ -192,7 +192,7 @@ def read_splits_csv(text: str, tars: Sequence[str]) -> dict[str, list[str]]:
         pairs.append((split, tar_of_stem.pop(stem)))
     if tar_of_stem:
         logger.warning("splits.csv leaves out %s", ", ".join(sorted(tar_of_stem.values())))
-    return _collect(pairs)
+    return group_pairs(pairs)
 
 
 def tar_stem(name: str) -> str:
@@ -221,7 +221,7 @@ def _read_rows(text: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _collect(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def group_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Group (split, tar) pairs by split, in the usual order of the splits."""
     pairs = list(pairs)
     groups = {split: [tar for word, tar in pairs if word == split] for split in SPLITS}

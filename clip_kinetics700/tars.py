@@ -72,7 +72,6 @@ class ViewStream:
     """Reads a buffer from its start without copying it."""
 
     def __init__(self, view: memoryview) -> None:
-        """Read this buffer."""
         self._view = view
         self._at = 0
 

@@ -41,7 +41,6 @@ class ClassTexts:
     """How it is known that the text model belongs to the embeddings of the dataset."""
 
     def __post_init__(self) -> None:
-        """Refuse arrays of another shape than the contract's."""
         if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.names):
             raise ValueError(
                 f"{len(self.names)} class names, but text embeddings of {self.embeddings.shape}"

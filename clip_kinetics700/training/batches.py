@@ -109,7 +109,6 @@ class BatchOptions:
     world_size: int
 
     def __post_init__(self) -> None:
-        """Refuse values that are not allowed."""
         for name, allowed in (
             ("dtype", get_args(Dtype)),
             ("frame_policy", get_args(FramePolicy)),

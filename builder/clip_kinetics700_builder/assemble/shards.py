@@ -49,7 +49,6 @@ class SampleWriter:
     def __init__(
         self, rows: Rows, output: Path, *, index: TableFile, failures: TableFile, advance: Advance
     ) -> None:
-        """Write nothing yet."""
         self._rows = rows
         self._output = output
         self._index = index

@@ -44,7 +44,6 @@ class Survey:
     """What is counted while the rows pass by."""
 
     def __init__(self, class_names: Sequence[str] | None, on_error: OnError) -> None:
-        """Count nothing yet."""
         self._class_names = class_names
         self._on_error = on_error
         self.samples: Counter[str] = Counter()

@@ -83,7 +83,6 @@ class SeenNames:
     """Finds names that come again, by 64 bits of their hashes, kept apart by group."""
 
     def __init__(self) -> None:
-        """Have seen none."""
         self.again = Oddity()
         """Names that came before in their group."""
         self.elsewhere = Oddity()
