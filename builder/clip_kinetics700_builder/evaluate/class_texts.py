@@ -42,7 +42,7 @@ from clip_kinetics700_builder.encode.model_files import ModelFiles, find_model
 from clip_kinetics700_builder.parts.canary import Canary, is_same_encoder
 from clip_kinetics700_builder.system.files import write_bytes, write_json
 from clip_kinetics700_builder.system.progress import Progress, no_progress
-from clip_kinetics700_builder.types import Failure, Float32Array, InputError
+from clip_kinetics700_builder.types import Failure, InputError
 
 if TYPE_CHECKING:
     from clip_kinetics700_builder.encode.text import TextEncoder
@@ -220,21 +220,16 @@ def compute_class_texts(
     n_texts = len(names) * len(prompts)
     with progress("texts", n_texts, "texts") as advance:
         texts = [prompt.replace(PLACE_OF_NAME, name) for name in names for prompt in prompts]
-        embeds = encoder.encode(texts, advance=advance)
+        units = normalize_rows(encoder.encode(texts, advance=advance))
+    by_class = units.reshape(len(names), len(prompts), -1)
     return ClassTexts(
         names=tuple(names),
-        embeddings=average_prompts(embeds, len(prompts)),
+        embeddings=normalize_rows(by_class.mean(axis=1, dtype=np.float32)),
         prompts=prompts,
         model=files.name,
         model_sha256=hash_weights(files.weights_sha256),
         family=family,
     )
-
-
-def average_prompts(embeds: Float32Array, n_prompts: int) -> Float32Array:
-    """Return (n_classes, width) unit rows of (n_classes * n_prompts, width) text embeddings."""
-    units = normalize_rows(embeds).reshape(-1, n_prompts, embeds.shape[1])
-    return normalize_rows(units.mean(axis=1, dtype=np.float32))
 
 
 def open_text_model(

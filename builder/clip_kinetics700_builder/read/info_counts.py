@@ -9,14 +9,12 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from clip_kinetics700_builder.system.files import make_printable
-
-Float32Array: TypeAlias = npt.NDArray[np.float32]
+from clip_kinetics700_builder.types import Float32Array
 
 MAX_CLASSES = 10_000
 
