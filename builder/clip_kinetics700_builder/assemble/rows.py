@@ -65,7 +65,9 @@ def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | d
     for result in rows.results(split):
         key = KEY_NAME.format(number)
         if isinstance(result, Sample):
-            yield rename_sample(result, key)
+            is_same = result.key == key
+            extra = result.extra if is_same else add_source_key(result.extra, result.key)
+            yield replace(result, key=key, extra=extra)
         else:
             clip, encoded = result
             if isinstance(encoded, Failure):
@@ -109,13 +111,6 @@ def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[s
         height=None if info is None else info.height,
         extra=clip.extra,
     )
-
-
-def rename_sample(sample: Sample, key: str) -> Sample:
-    """Return a sample under another key; `extra` keeps the one it had."""
-    if sample.key == key:
-        return sample
-    return replace(sample, key=key, extra=add_source_key(sample.extra, sample.key))
 
 
 def add_source_key(extra: str | None, key: str) -> str:

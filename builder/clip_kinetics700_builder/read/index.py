@@ -5,6 +5,7 @@ dataset; it may lie beside a source that cannot be written to.
 """
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 from clip_kinetics700.features import INDEX_SCHEMA
@@ -35,7 +36,8 @@ def index_source(
     refuse_indexed(layout, config.source)
     path = choose_file(layout, config.source, output)
     counts: Counter[str] = Counter()
-    places = {name: number for number, name in enumerate(list_names(layout))}
+    paths = chain.from_iterable(layout.files.values())
+    places = {layout.relative(path): number for number, path in enumerate(paths)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         progress("index", len(places), "files") as advance,
@@ -76,8 +78,3 @@ def choose_file(layout: Layout, source: str, output: Path | None) -> Path:
         raise InputError(f"--output {path}: is a directory; a file is needed")
     check_directory("--output", path.parent)
     return path
-
-
-def list_names(layout: Layout) -> list[str]:
-    """Return the names of all files that hold samples, in the order they are read."""
-    return [layout.relative(path) for group in layout.files.values() for path in group]

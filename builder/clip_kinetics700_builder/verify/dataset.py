@@ -173,7 +173,8 @@ def check_shard(
         check_batch(dataset, shard, shard.first + n_done, together)
         data = next(filter(None, together[:2]), None)
         if data is not None:
-            count_samples(data, tally)
+            lengths = pc.list_value_length(data.batch.column("embeddings")).to_numpy()
+            tally.add(data.batch.column("meta").field("label_id"), lengths)
         n_done += n_rows
         advance(n_rows)
     tar.finish()
@@ -195,9 +196,3 @@ def check_batch(
     if index is not None:
         check_index(index, tar, shard, first, dataset.problems)
         compare_index(data, index, first, dataset.problems, data_agree=data_agree)
-
-
-def count_samples(rows: FileRows, tally: SampleTally) -> None:
-    """Count some samples by label and by frames."""
-    lengths = pc.list_value_length(rows.batch.column("embeddings")).to_numpy()
-    tally.add(rows.batch.column("meta").field("label_id"), lengths)
