@@ -237,7 +237,7 @@ def network_errors() -> tuple[type[BaseException], ...]:
 
 
 def merge_pieces(pieces: Sequence[Piece]) -> list[ByteRange]:
-    """Return the requests that bring all pieces, near ones of a file merged, but none is cut."""
+    """Return the requests that bring all pieces: near ones of a file are merged, none is cut."""
     ranges: list[ByteRange] = []
     for number in sorted(range(len(pieces)), key=pieces.__getitem__):
         path, begin, end = pieces[number]

@@ -6,7 +6,7 @@ The outcome of a clip is the place at which its true class came, and the class t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,7 @@ Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcomes:
+class Outcomes(NamedTuple):
     """What came of clips that were scored."""
 
     labels: IntArray
@@ -62,11 +61,7 @@ def rank_classes(scores: npt.NDArray[Any], labels: IntArray) -> Outcomes:
 
 def join_outcomes(outcomes: Sequence[Outcomes]) -> Outcomes:
     """Return the outcomes of several batches as one."""
-    return Outcomes(
-        labels=np.concatenate([part.labels for part in outcomes]),
-        places=np.concatenate([part.places for part in outcomes]),
-        predicted=np.concatenate([part.predicted for part in outcomes]),
-    )
+    return Outcomes(*map(np.concatenate, zip(*outcomes, strict=True)))
 
 
 def measure(outcomes: Outcomes, seed: int) -> dict[str, Metric]:

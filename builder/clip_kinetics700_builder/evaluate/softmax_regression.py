@@ -7,7 +7,7 @@ of passes over the rows and not hundreds. A pass is a few matrix products of row
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,7 @@ class Prepared:
 
     def take(self, begin: int, end: int) -> "Prepared":
         """Return some of the rows, without a copy."""
-        return Prepared(
-            self.rows[begin:end],
-            self.labels[begin:end],
-            self.mean,
-            self.rotation,
-            self.variances,
-        )
+        return replace(self, rows=self.rows[begin:end], labels=self.labels[begin:end])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
