@@ -68,7 +68,7 @@ def check_header(block: bytes, key: str, nbytes: int) -> None:
     """Refuse a tar header that is not that of a sample's array of this size."""
     try:
         _, found, found_nbytes = read_header(block, 0)
-    except ValueError:
+    except (ValueError, IndexError):  # damaged, or cut short
         found, found_nbytes = "", nbytes
     if split_member_name(found) != (key, "npy"):
         # Writers cut long names: GNU as they are, PAX with `?` for letters; some write no UTF-8.
