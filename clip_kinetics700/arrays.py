@@ -6,7 +6,6 @@ decided once, by whoever iterates.
 
 import bisect
 import os
-import tarfile
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +21,9 @@ import pyarrow.parquet as pq
 from .damage import DamageError
 from .index import Block, Index, IntArray
 from .remote import Piece, RangeReader, file_ends, is_gzip_name, is_remote
-from .schema import Sample, decode_npy
+from .schema import Sample, decode_npy, split_member_name
 from .streams import Buffers, RangeFile
-from .tars import BLOCK
+from .tars import BLOCK, NAME_NBYTES, decode_name, read_header
 
 Array: TypeAlias = npt.NDArray[Any]
 Results: TypeAlias = list[Array | DamageError]
@@ -40,8 +39,6 @@ MAX_BYTES_AHEAD = 64 << 20
 MAX_GROUP_BYTES = 256 << 20
 # The columns that follow `caption` in a Sample, in its order.
 COLUMNS_AFTER_CAPTION = tuple(Sample.__dataclass_fields__)[3:]
-# A tar header has room for an ASCII key of this many letters and `.npy`.
-MAX_PLAIN_KEY = 95
 
 
 def decode_piece(
@@ -49,20 +46,15 @@ def decode_piece(
 ) -> Array:
     """Return the (n_frames, width) floats of a `.npy`, before which a tar header may stand.
 
-    Raises:
-        ValueError: something else lies there than the index says.
+    If something else lies there than the index says, that is a ValueError.
     """
     if isinstance(piece, ValueError):
         raise piece
-    if header_nbytes and len(key) <= MAX_PLAIN_KEY and key.isascii():
-        name = key.encode() + b".npy"
-        there = piece[: len(name)]
-        if there != name and bytes(there).replace(b".NPY", b".npy") != name:
-            raise ValueError("another file than the index says lies there")
-    elif header_nbytes and not may_be_header_of(bytes(piece[:header_nbytes]), f"{key}.npy"):
-        raise ValueError("another file than the index says lies there")
-    if header_nbytes and not has_size(bytes(piece[124:136]), len(piece) - header_nbytes):
-        raise ValueError("a file of another size than the index says lies there")
+    if header_nbytes:
+        name, nbytes = f"{key}.npy".encode(), len(piece) - header_nbytes
+        # As all common writers write them; the parser knows the other ways.
+        if piece[: len(name)] != name or piece[124:135] != b"%011o" % nbytes:
+            check_header(bytes(piece[:header_nbytes]), key, nbytes)
     array = decode_npy(piece[header_nbytes:])
     if array.ndim != 2 or len(array) != n_frames or array.dtype.kind != "f":
         raise ValueError(
@@ -72,25 +64,19 @@ def decode_piece(
     return array
 
 
-def has_size(field: bytes, nbytes: int) -> bool:
-    """Tell whether the size in a tar header is this one."""
-    # As all common writers write it; tarfile knows the other ways.
-    if field[:11] == b"%011o" % nbytes:
-        return True
+def check_header(block: bytes, key: str, nbytes: int) -> None:
+    """Refuse a tar header that is not that of a sample's array of this size."""
     try:
-        return int(tarfile.nti(field)) == nbytes  # type: ignore[attr-defined]  # not in the stubs
-    except tarfile.HeaderError:
-        return False
-
-
-def may_be_header_of(header: bytes, name: str) -> bool:
-    """Tell whether a header may belong to a name that is too long for it, or not ASCII."""
-    field, prefix = (header[a:b].partition(b"\0")[0] for a, b in ((0, 100), (345, 500)))
-    raw = name.encode()
-    # Writers cut the name: GNU as it is, PAX with other letters replaced; some write no UTF-8.
-    spellings = [raw, *(name.encode(encoding, "replace") for encoding in ("ascii", "latin-1"))]
-    is_cut = any(field == spelling[:100] for spelling in spellings)
-    return is_cut or prefix + b"/" + field == raw
+        _, found, found_nbytes = read_header(block, 0)
+    except (ValueError, IndexError):  # damaged, or cut short
+        found, found_nbytes = "", nbytes
+    if split_member_name(found) != (key, "npy"):
+        # Writers cut long names: GNU as they are, PAX with `?` for letters; some write no UTF-8.
+        names = (f"{key}.npy".encode(code, "replace") for code in ("utf-8", "ascii", "latin-1"))
+        if found not in [decode_name(name[:NAME_NBYTES]) for name in names]:
+            raise ValueError("another file than the index says lies there")
+    if found_nbytes != nbytes:
+        raise ValueError("a file of another size than the index says lies there")
 
 
 class Arrays(Protocol):
@@ -98,7 +84,6 @@ class Arrays(Protocol):
 
     def start(self, block: Block) -> Callable[[], Results]:
         """Ask for the embeddings of rows; return the function that waits for them."""
-        ...
 
 
 def open_arrays(index: Index, *, kind: str) -> Arrays:
@@ -140,7 +125,7 @@ def make_samples(index: Index, block: Block, results: Results) -> Iterator[Sampl
             sample = Sample(key, array, caption, *values)
         except ValueError as error:
             path = index.files[index.file_numbers[block.rows[place]]]
-            yield DamageError(path, key, None, str(error).removeprefix(f"sample {key}: "))
+            yield DamageError(path, key, None, str(error))
         else:
             yield sample
 
@@ -149,12 +134,7 @@ class NpyArrays:
     """Reads embeddings from the bytes of `.npy` files, in tars or by themselves."""
 
     def __init__(self, index: Index, *, header_nbytes: int) -> None:
-        """Open nothing yet.
-
-        Args:
-            index: where each array begins and ends.
-            header_nbytes: 512 where a tar header with the sample's key comes before each array.
-        """
+        """Open nothing yet; before each array comes a tar header of 512 bytes, or none of 0."""
         self._index = index
         self._header_nbytes = header_nbytes
         self._is_local = [not is_remote(path) or is_gzip_name(path) for path in index.files]
@@ -182,12 +162,9 @@ class NpyArrays:
         places: Sequence[tuple[int, int, int]],
         remote: Iterator[memoryview | ValueError],
     ) -> Results:
-        """Return each array, or what is wrong with it.
+        """Return each array, given file number, begin and end of each, or what is wrong with it.
 
-        Args:
-            block: the rows.
-            places: file number, begin and end of each row.
-            remote: the pieces of those rows whose files are remote.
+        Rows whose files are remote take their pieces from `remote`.
         """
         header_nbytes = self._header_nbytes
         files: dict[int, memoryview | ValueError] = {}
@@ -225,7 +202,6 @@ class ParquetArrays:
     """Reads embeddings from Parquet files, a row group at a time."""
 
     def __init__(self, index: Index) -> None:
-        """Open nothing yet."""
         self._index = index
         self._process = os.getpid()
         self._lock = Lock()
@@ -252,8 +228,7 @@ class ParquetArrays:
         except ConnectionError:  # no damage: the file is whole, but cannot be fetched
             raise
         except (pa.ArrowException, ValueError, KeyError, IndexError, OSError) as error:
-            reason = " ".join(str(error).split())
-            return DamageError(self._index.files[number], key, None, reason)
+            return DamageError(self._index.files[number], key, None, str(error))
         place = row_in_file - group_begins[group]
         array = frames[offsets[place] : offsets[place + 1]]
         if len(array) == n_frames:
@@ -289,8 +264,7 @@ class ParquetArrays:
 def split_frames(column: pa.ChunkedArray) -> tuple[Array, Array]:
     """Return a column of embeddings as (n_rows + 1,) offsets and (n_frames, width) floats.
 
-    Raises:
-        ValueError: it holds no lists of vectors of floats of one width, or one is missing.
+    Anything but lists of vectors of floats of one width, none missing, is a ValueError.
     """
     lists = column.combine_chunks()
     dtype = lists.type

@@ -140,9 +140,7 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     ) -> Iterator[tuple[str, pa.Table]]:
         """Yield the samples in order as tables, each with its place.
 
-        Args:
-            shards: (n,) int64 rows of the index, or tars, which may be copies of remote ones.
-            names: the names that damage gives the tars.
+        Shards are (n,) int64 rows of the index, or tars, maybe copies of those that damage names.
         """
         for number, (shard, name) in enumerate(zip(shards, names, strict=True)):
             if isinstance(shard, np.ndarray):
@@ -183,17 +181,10 @@ def cut_rows(rows: IntArray) -> list[IntArray]:
 def make_table(
     samples: pa.Table, results: Results, files: list[str], schema: pa.Schema, on_error: OnError
 ) -> pa.Table:
-    """Return samples as one table of the dataset's schema; damaged ones are raised or left out.
-
-    Args:
-        samples: captions and meta.
-        results: embeddings of the samples.
-        files: the file of each sample, which damage names.
-        schema: `data_schema` of the dataset.
-        on_error: what to do about damage.
+    """Return samples, with their embeddings and the names of their files, as one table of a schema.
 
     Raises:
-        DamageError: a sample is damaged, or not as wide as the dataset.
+        DamageError: a sample is damaged, or not as wide as the dataset, and is not to be left out.
     """
     width = schema.field("embeddings").type.value_type.list_size
     arrays = {}

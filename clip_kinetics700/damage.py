@@ -17,14 +17,12 @@ class DamageError(ValueError):
     """A sample or a file of samples cannot be read; the text says which one, where and why."""
 
     def __init__(self, path: str, key: str | None, offset: int | None, reason: str) -> None:
-        """Name what is damaged.
+        """Name what is damaged: the file at a path or URL, or the sample of a key in it.
 
-        Args:
-            path: path or URL of the file.
-            key: the sample; None where the file itself is damaged.
-            offset: byte of the file where the sample's array begins, where that is known.
-            reason: why it cannot be read.
+        The offset is the byte of the file where the sample's array begins, where that is known. The
+        reason is made one line, and need not name the sample.
         """
+        reason = " ".join(reason.removeprefix(f"sample {key}: ").split())
         where = "" if offset is None else f" (at byte {offset})"
         super().__init__(f"{path}: {reason if key is None else f'sample {key}: {reason}'}{where}")
         self.path, self.key, self.offset, self.reason = path, key, offset, reason
@@ -51,11 +49,7 @@ def keep_whole(results: Iterable["Whole | DamageError"], on_error: OnError) -> I
 
 
 def check_on_error(on_error: str) -> OnError:
-    """Return an option that says what to do about damage.
-
-    Raises:
-        ValueError: it is neither `raise` nor `skip`.
-    """
+    """Return what is to be done about damage, or raise ValueError for another word."""
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; allowed are 'raise' and 'skip'")
     return on_error  # type: ignore[return-value]  # mypy does not narrow by `in`

@@ -27,7 +27,6 @@ class OpenSource:
     """A source, and what has been learned about it so far; all views of a dataset share one."""
 
     def __init__(self, layout: Layout, on_error: OnError) -> None:
-        """Read nothing yet."""
         self.layout = layout
         self.on_error = on_error
 
@@ -58,13 +57,7 @@ class EmbeddingDataset:
     def __init__(
         self, source: OpenSource, splits: Sequence[str], rows: IntArray | None = None
     ) -> None:
-        """View what `open` has opened.
-
-        Args:
-            source: shared by all views.
-            splits: the splits of these samples.
-            rows: (n,) int64 rows of the index, in order; None is all rows of the splits.
-        """
+        """View what `open` has opened: (n,) int64 rows of its index, or all rows of some splits."""
         self._source = source
         self._splits = tuple(splits)
         self._given_rows = rows

@@ -16,12 +16,7 @@ from .schema import META_DTYPES, Float16Array
 
 
 def features_dict(width: int, class_names: Sequence[str] | None) -> dict[str, Any]:
-    """Return the dataset's features in the JSON form of `datasets`.
-
-    Args:
-        width: columns of the embeddings, 512 for ViT-B/32.
-        class_names: names by `label_id`, or None for videos without classes.
-    """
+    """Return the dataset's features in the JSON form of `datasets`; videos may have no classes."""
 
     def value(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "_type": "Value"}
@@ -53,12 +48,9 @@ def embeddings_type(width: int) -> pa.DataType:
 def embeddings_array(
     arrays: Sequence[Float16Array], width: int, lengths: Sequence[int] | None = None
 ) -> pa.ListArray:
-    """Return (n_frames, width) float16 arrays as a column of `embeddings_type`.
+    """Return (n_frames, width) float16 arrays as a column of `embeddings_type`, a row of each.
 
-    Args:
-        arrays: the frames of all rows, in order; a single array is not copied.
-        width: of the embeddings.
-        lengths: the number of frames of each row, where each array is not a row of its own.
+    Where rows are not arrays of their own, `lengths` are theirs. A single array is not copied.
     """
     is_single = len(arrays) == 1
     frames = arrays[0] if is_single else np.concatenate([np.empty((0, width), "f2"), *arrays])

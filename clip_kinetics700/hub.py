@@ -129,11 +129,8 @@ def find_cached(repository: str, revision: str | None) -> str | None:
 def keep_in_cache(url: RepositoryUrl, names: Iterable[str]) -> None:
     """Put small files into the Hub's cache, by which a repository is found again without network.
 
-    Files that cannot be had are left out: they are needed only once the Hub does not answer.
-
-    Args:
-        url: the repository at the revision that the user named: the cache notes its commit.
-        names: the files.
+    It is named at the revision that the user gave, whose commit the cache notes. Files that cannot
+    be had are left out: they are needed only once the Hub does not answer.
     """
     for name in names if not url.directory else ():
         with suppress(*HUB_ERRORS):

@@ -78,7 +78,6 @@ class Index:
     """(n,) int64 byte after the `.npy`; in a Parquet file, the row after."""
 
     def __len__(self) -> int:
-        """Count the samples."""
         return int(self.samples.num_rows)
 
     def take(self, rows: IntArray) -> Block:
@@ -130,10 +129,7 @@ def load_index(layout: Layout, *, on_error: OnError) -> Index:
 def read_index(path: str, *, first_byte: int, on_error: OnError) -> pa.Table | None:
     """Return an index as a table of `INDEX_SCHEMA`, or None where it is damaged and skipped.
 
-    Args:
-        path: path or URL of the index.
-        first_byte: the least offset that an array can have in its file.
-        on_error: what to do about damage.
+    No array can begin before `first_byte` of its file.
 
     Raises:
         DamageError: it cannot be read or is not one, and `on_error` is `raise`.
@@ -147,8 +143,7 @@ def read_index(path: str, *, first_byte: int, on_error: OnError) -> pa.Table | N
         check_columns(table, NEVER_NULL)
         check_places(table, first_byte)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        report_damage(DamageError(path, None, None, f"is no index: {reason}"), on_error)
+        report_damage(DamageError(path, None, None, f"is no index: {error}"), on_error)
         return None
     return table
 
@@ -275,8 +270,7 @@ def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
     except ConnectionError:  # no damage: the file is whole, but cannot be fetched
         raise
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        report_damage(DamageError(path, None, None, reason), on_error)
+        report_damage(DamageError(path, None, None, str(error)), on_error)
         return SAMPLE_SCHEMA.empty_table()
 
 
@@ -308,21 +302,16 @@ def scan_pieces(layout: Layout, *, on_error: OnError) -> Iterator[pa.Table]:
 def make_piece(
     rows: list[dict[str, Any]], on_error: OnError, *, path_of: Callable[[str], str] = str
 ) -> pa.Table:
-    """Return rows of the index as a table; a row that does not fit the columns is damage.
+    """Return rows of the index, at least one, as a table; one that does not fit is damage.
 
-    Args:
-        rows: at least one.
-        on_error: what to do about damage.
-        path_of: makes the path that damage names from the name that a row gives its file.
+    `path_of` makes the path that damage names from the name that a row gives its file.
     """
     try:
         return pa.Table.from_pylist(rows, INDEX_SCHEMA)
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
         if len(rows) == 1:
-            row = rows[0]
-            reason = " ".join(str(error).split())
-            path = path_of(row["tar_file"])
-            report_damage(DamageError(path, row["key"], row["npy_offset"], reason), on_error)
+            key, path, offset = (rows[0][name] for name in ("key", "tar_file", "npy_offset"))
+            report_damage(DamageError(path_of(path), key, offset, str(error)), on_error)
             return INDEX_SCHEMA.empty_table()
     # Arrow does not say which row it was: halves are tried until it is alone.
     middle = len(rows) // 2

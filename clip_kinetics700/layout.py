@@ -13,8 +13,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, unquote
@@ -31,7 +29,7 @@ from .schema import (
     SPLITS_CSV_NAME,
     normalize_split,
 )
-from .shards import is_tar, split_tars
+from .shards import group_pairs, is_tar, split_tars
 from .streams import read_if_there
 
 logger = logging.getLogger(__name__)
@@ -52,35 +50,21 @@ PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
 LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
 
 
-def list_local(root: str, *, max_depth: int) -> dict[str, dict[str, Any]]:
-    """Return size and time of each file of a directory by its relative name, without hidden files.
-
-    Args:
-        root: the directory.
-        max_depth: 1 stops at the directory's own files.
-    """
+def list_local(root: str) -> dict[str, dict[str, Any]]:
+    """Return size and time of each file of a directory, but hidden ones, by its relative name."""
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no directory {root}")
     found: dict[str, dict[str, Any]] = {}
-    for folder, folders, names in os.walk(root, followlinks=True):
-        inside = os.path.relpath(folder, root)
-        depth = 1 if inside == "." else 2 + inside.count("/")
-        folders[:] = [name for name in folders if depth < max_depth and not name.startswith(".")]
-        prefix = "" if inside == "." else f"{inside}/"
-        for name in names:
-            path = f"{folder}/{name}"
-            if not name.startswith(".") and Path(path).exists():
-                state = Path(path).stat()
-                found[prefix + name] = {"size": state.st_size, "mtime": state.st_mtime_ns}
+    for depth in range(MAX_DEPTH):
+        for path in Path(root).glob("[!.]*/" * depth + "[!.]*"):
+            if path.is_file():
+                state, name = path.stat(), path.relative_to(root).as_posix()
+                found[name] = {"size": state.st_size, "mtime": state.st_mtime_ns}
     return dict(sorted(found.items()))
 
 
 def parse_manifest(text: str | None, root: str) -> dict[str, Any]:
-    """Return the manifest's object, empty where there is no manifest.
-
-    Raises:
-        ValueError: the text is not that of a manifest.
-    """
+    """Return the manifest's object, empty where there is none; raise ValueError for other text."""
     try:
         manifest = {} if text is None else json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -95,8 +79,7 @@ def describe_data(
 ) -> tuple[tuple[str, ...] | None, int | None]:
     """Return class names by label id and the width of the embeddings, each None if not given.
 
-    Raises:
-        ValueError: the manifest gives something else for them.
+    What is given and is something else is a ValueError.
     """
     names = manifest.get("class_names")
     if names is not None and not (
@@ -141,7 +124,7 @@ class Layout:
 def list_files(root: str) -> dict[str, dict[str, Any]]:
     """Return what is known about each file of a source, by its relative name."""
     if not is_remote(root):
-        return list_local(root, max_depth=MAX_DEPTH)
+        return list_local(root)
     if not root.startswith(HUB_PREFIX):
         # One request instead of a listing, which many web servers do not even have.
         files = parse_manifest(read_text(root, MANIFEST_NAME), root).get("files")
@@ -169,11 +152,6 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
 def read_layout(source: Source, *, revision: str | None = None) -> Layout:
     """Return which files of a source hold which samples, by its manifest or else by looking.
 
-    Args:
-        source: a directory, a repository of the Hub, an fsspec URL of a directory, or tars: one,
-            several (they are `train`), or several by split.
-        revision: branch, tag or commit of a repository.
-
     Raises:
         FileNotFoundError: there is no such directory, repository or tar.
         ValueError: there are no samples in it, nothing tells their splits, or a URL is wrong.
@@ -199,15 +177,12 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
 
 
 def read_cached(cache: str) -> Layout:
-    """Return the layout of a repository that cannot be asked for, by its manifest if it is cached.
-
-    Args:
-        cache: directory of its files in the Hub's cache; some may not be there.
+    """Return the layout of a repository that cannot be asked for, by the Hub's cache of its files.
 
     Raises:
         FileNotFoundError: no samples are in the cache, and nothing says where they are.
     """
-    files = list_local(cache, max_depth=MAX_DEPTH)
+    files = list_local(cache)
     text = read_text(cache, MANIFEST_NAME) if MANIFEST_NAME in files else None
     listed = parse_manifest(text, cache).get("files")
     names = {**(listed if isinstance(listed, dict) else {}), **files}
@@ -296,9 +271,8 @@ def group_files(root: str, files: Collection[str]) -> tuple[Kind, dict[str, list
 
 def group_by_split(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
     """Return the names that match, by the split in their first group, splits in order."""
-    matches = [match for name in names if (match := pattern.fullmatch(name))]
-    pairs = sorted((SPLITS.index(SPLIT_OF_WORD[match[1]]), match[0]) for match in matches)
-    return {SPLITS[i]: [name for _, name in group] for i, group in groupby(pairs, itemgetter(0))}
+    matches = filter(None, map(pattern.fullmatch, sorted(names)))
+    return group_pairs((SPLIT_OF_WORD[match[1]], match[0]) for match in matches)
 
 
 def find_tars(root: str, files: Collection[str]) -> dict[str, list[str]]:

@@ -236,22 +236,14 @@ def network_errors() -> tuple[type[BaseException], ...]:
     return (OSError, TimeoutError, asyncio.TimeoutError, ClientError, *hub_errors)
 
 
-def merge_pieces(
-    pieces: Sequence[Piece],
-    *,
-    max_gap_bytes: int = MAX_GAP_BYTES,
-    max_range_bytes: int = MAX_RANGE_BYTES,
-) -> list[ByteRange]:
-    """Return the requests that bring all pieces, near pieces of one file merged.
-
-    A range is cut before it grows beyond `max_range_bytes`; a piece is never cut.
-    """
+def merge_pieces(pieces: Sequence[Piece]) -> list[ByteRange]:
+    """Return the requests that bring all pieces: near ones of a file are merged, none is cut."""
     ranges: list[ByteRange] = []
     for number in sorted(range(len(pieces)), key=pieces.__getitem__):
         path, begin, end = pieces[number]
         last = ranges[-1] if ranges else ByteRange("", 0, 0, [])
-        is_near = last.path == path and begin - last.end <= max_gap_bytes
-        if is_near and max(last.end, end) - last.begin <= max_range_bytes:
+        is_near = last.path == path and begin - last.end <= MAX_GAP_BYTES
+        if is_near and max(last.end, end) - last.begin <= MAX_RANGE_BYTES:
             last.end = max(last.end, end)
             last.pieces.append(number)
         else:
@@ -267,7 +259,6 @@ class RangeReader:
     """
 
     def __init__(self, max_in_flight: int = MAX_IN_FLIGHT) -> None:
-        """Start no thread yet."""
         self._max_in_flight = max_in_flight
         self._forget_threads()
 

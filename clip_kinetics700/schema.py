@@ -121,7 +121,6 @@ class Sample:
     """JSON object of the other columns of a plain table; None for Kinetics."""
 
     def __post_init__(self) -> None:
-        """Refuse arrays of another shape than the contract's."""
         if self.embeddings.ndim != 2:
             raise ValueError(
                 f"sample {self.key}: embeddings must have shape (n_frames, width), "

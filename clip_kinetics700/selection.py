@@ -31,7 +31,6 @@ class Selection:
     """Changes the random order."""
 
     def __post_init__(self) -> None:
-        """Refuse what selects nothing by mistake."""
         if isinstance(self.classes, str):
             raise ValueError(f"classes must be a list of names, got {self.classes!r}")
         if self.max_samples is not None and self.max_samples < 1:
@@ -46,12 +45,7 @@ class Selection:
 def resolve_splits(
     split: str | Sequence[str] | None, splits: Sequence[str], source: str
 ) -> list[str]:
-    """Return the splits that were asked for, by any word in use for them.
-
-    Args:
-        split: a word, several, or None for all.
-        splits: those that there are.
-        source: the name that an error gives the source.
+    """Return the splits of a source that were asked for, by any word in use for them; None is all.
 
     Raises:
         ValueError: there is no such split; it gives the nearest names.
@@ -81,11 +75,7 @@ def select_rows(
 ) -> dict[str, IntArray]:
     """Return the (n,) int64 selected rows of each split, in the order they are to be read.
 
-    Args:
-        index: the dataset's.
-        rows: (n,) int64 rows to select from, by split.
-        selection: what is wanted of each split.
-        class_names: all names, where the manifest says; else the captions are these.
+    Classes are those of a manifest, or else what the captions say.
 
     Raises:
         ValueError: there is no such class; it gives the nearest names.

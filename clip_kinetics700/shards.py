@@ -37,6 +37,14 @@ class PlacedSample(NamedTuple):
     """Length of that member."""
 
 
+class Damaged(NamedTuple):
+    """A sample of a tar, or the rest of the tar, that cannot be read."""
+
+    error: DamageError
+    members: dict[str, bytes | memoryview]
+    """What there is of the sample, by extension."""
+
+
 def read_shard(path: str | os.PathLike[str], *, on_error: OnError = "raise") -> Iterator[Sample]:
     """Yield the samples of one tar in order, from a local path or any fsspec URL.
 
@@ -55,13 +63,18 @@ def scan_shard(
 ) -> Iterator[PlacedSample]:
     """Yield the samples of one tar in order, each with the place of its array.
 
-    Args:
-        path: of the tar, or its URL.
-        on_error: what to do about damage.
-        name: how damage names the tar; None is its path.
+    Damage names the tar by its path or URL, or by a name of its own.
     """
     path = os.fspath(path)
-    name = path if name is None else name
+    for found in scan_tar(path, path if name is None else name):
+        if isinstance(found, Damaged):
+            report_damage(found.error, on_error)
+        else:
+            yield found
+
+
+def scan_tar(path: str, name: str) -> Iterator[PlacedSample | Damaged]:
+    """Yield the samples of one tar in order, damage in its place: a damaged tar's is the last."""
     last = None
     try:
         with open_tar(path) as stream:
@@ -70,16 +83,14 @@ def scan_shard(
                 try:
                     placed = decode_members(key, members)
                 except ValueError as error:
-                    reason = str(error).removeprefix(f"sample {key}: ")
                     offset = dict(members).get("npy", members[0][1]).offset
-                    report_damage(DamageError(name, key, offset, reason), on_error)
-                    continue
-                yield placed
+                    damage = DamageError(name, key, offset, str(error))
+                    yield Damaged(damage, {kind: member.data for kind, member in members})
+                else:
+                    yield placed
     except ValueError as error:
-        if isinstance(error, DamageError):
-            raise
         after = "" if last is None else f", after sample {last}"
-        report_damage(DamageError(name, None, None, f"{error}{after}"), on_error)
+        yield Damaged(DamageError(name, None, None, f"{error}{after}"), {})
 
 
 def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:
@@ -94,8 +105,7 @@ def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:
     try:
         sample = decode_sample(key, members)
     except ValueError as error:
-        reason = str(error).removeprefix(f"sample {key}: ")
-        report_damage(DamageError(path, key, None, reason), on_error)
+        report_damage(DamageError(path, key, None, str(error)), on_error)
         return
     yield PlacedSample(sample, 0, len(members["npy"]))
 
@@ -137,11 +147,7 @@ def is_tar(name: str) -> bool:
 
 
 def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[str]]:
-    """Return the tars of each split, as their directories or else `splits.csv` say.
-
-    Args:
-        tars: paths of all tars, relative to the dataset's directory.
-        splits_csv: the text of `splits.csv`, or None where there is none.
+    """Return the tars of each split, as their directories or else the text of `splits.csv` say.
 
     Raises:
         ValueError: neither says to which split a tar belongs.
@@ -149,7 +155,7 @@ def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[st
     words = [posixpath.basename(posixpath.dirname(tar)).lower() for tar in tars]
     if tars and all(word in SPLIT_OF_WORD for word in words):
         pairs = sorted(zip(words, tars, strict=True))
-        return _collect((normalize_split(word), tar) for word, tar in pairs)
+        return group_pairs((normalize_split(word), tar) for word, tar in pairs)
     if splits_csv is None:
         raise ValueError(
             "no splits.csv says which tar belongs to which split, "
@@ -186,7 +192,7 @@ def read_splits_csv(text: str, tars: Sequence[str]) -> dict[str, list[str]]:
         pairs.append((split, tar_of_stem.pop(stem)))
     if tar_of_stem:
         logger.warning("splits.csv leaves out %s", ", ".join(sorted(tar_of_stem.values())))
-    return _collect(pairs)
+    return group_pairs(pairs)
 
 
 def tar_stem(name: str) -> str:
@@ -215,7 +221,7 @@ def _read_rows(text: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _collect(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def group_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Group (split, tar) pairs by split, in the usual order of the splits."""
     pairs = list(pairs)
     groups = {split: [tar for word, tar in pairs if word == split] for split in SPLITS}

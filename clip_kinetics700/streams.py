@@ -141,7 +141,6 @@ class ChunkStream(io.RawIOBase):
     """Makes a stream of chunks of bytes."""
 
     def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
-        """Read these chunks, one after another."""
         self._chunks = chunks
         self._rest = memoryview(b"")
 

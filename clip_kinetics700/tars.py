@@ -66,14 +66,12 @@ class Stream(Protocol):
 
     def read(self, nbytes: int, /) -> bytes | memoryview:
         """Return the next bytes, fewer only where the tar ends."""
-        ...
 
 
 class ViewStream:
     """Reads a buffer from its start without copying it."""
 
     def __init__(self, view: memoryview) -> None:
-        """Read this buffer."""
         self._view = view
         self._at = 0
 
@@ -99,10 +97,7 @@ def open_tar(path: str) -> Iterator[Stream]:
 def read_members(stream: Stream, *, refuse: Refuse | None = None) -> Iterator[Member]:
     """Yield the files of a tar in order; links, devices and directories are passed over.
 
-    Args:
-        stream: the tar.
-        refuse: is asked about every member before its bytes are read; those it refuses never are
-            in memory, however large they say they are.
+    Members that `refuse` refuses, whatever their kind, never are in memory, however large they are.
 
     Raises:
         ValueError: a header is damaged, or the tar ends before its end mark; it names the byte.
@@ -121,7 +116,7 @@ def _read_strictly(stream: Stream, refuse: Refuse | None) -> Iterator[Member]:
     is_extension = False
     while (block := bytes(read(BLOCK))) != ZERO_BLOCK:
         _check_whole(block, BLOCK, offset)
-        kind, name, nbytes = _read_plain_header(block) or _read_odd_header(block, offset)
+        kind, name, nbytes = read_header(block, offset)
         if extended and kind == FILE:
             name, nbytes = extended.get("path", name), _parse_size(extended, name, nbytes)
         kind = SPARSE if SPARSE_FIELD in extended else kind
@@ -195,6 +190,11 @@ def _check_end(stream: Stream, offset: int) -> None:
             raise ValueError(f"an end mark at byte {offset}, but more data after it")
 
 
+def read_header(block: bytes, offset: int) -> Header:
+    """Return a member's header, or raise ValueError; links and directories have no data."""
+    return _read_plain_header(block) or _read_odd_header(block, offset)
+
+
 def _read_plain_header(block: bytes) -> Header | None:
     """Return the header of a file as most writers have it, or None where it is anything else.
 
@@ -205,7 +205,7 @@ def _read_plain_header(block: bytes) -> Header | None:
     # The low half of Adler-32 is one more than the sum of the bytes.
     if plain is None or (zlib.adler32(name) & 0xFFFF) - 1 != plain[2]:
         return None
-    return Header(plain[0], _decode_name(name.partition(b"\0")[0]), plain[1])
+    return Header(plain[0], decode_name(name.partition(b"\0")[0]), plain[1])
 
 
 @lru_cache(maxsize=4096)
@@ -228,7 +228,7 @@ def _read_after_name(rest: bytes) -> tuple[int, int, int] | None:
 
 
 def _read_odd_header(block: bytes, offset: int) -> Header:
-    """Return any header that `tarfile` reads; links and directories have no data."""
+    """Return any header that `tarfile` reads."""
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
@@ -237,7 +237,7 @@ def _read_odd_header(block: bytes, offset: int) -> Header:
         raise ValueError(f"a tar member of {header.size} bytes at byte {offset}")
     kind = FILE if header.isreg() and header.type[0] != SPARSE else header.type[0]
     has_data = header.isreg() or kind in EXTENSIONS or header.type not in tarfile.SUPPORTED_TYPES
-    name = _decode_name(header.name.encode("utf-8", "surrogateescape"))
+    name = decode_name(header.name.encode("utf-8", "surrogateescape"))
     return Header(kind, name, header.size if has_data else 0)
 
 
@@ -249,7 +249,7 @@ def _parse_size(extended: dict[str, str], name: str, nbytes: int) -> int:
     return int(text)
 
 
-def _decode_name(name: bytes) -> str:
+def decode_name(name: bytes) -> str:
     """Return a member's name, read as Latin-1 where it is no UTF-8: no two names become one."""
     try:
         return name.decode("utf-8")
@@ -260,7 +260,7 @@ def _decode_name(name: bytes) -> str:
 def _read_extension(kind: int, data: bytes, offset: int) -> dict[str, str]:
     """Return the fields of an extension that matter here: `path`, `size`, whether it is sparse."""
     if kind == GNU_LONG_NAME:
-        return {"path": _decode_name(data.partition(b"\0")[0])}
+        return {"path": decode_name(data.partition(b"\0")[0])}
     if kind not in PAX_OF_ONE_FILE:
         return {}
     fields: dict[str, str] = {}
@@ -270,7 +270,7 @@ def _read_extension(kind: int, data: bytes, offset: int) -> dict[str, str]:
         keyword, equals, value = data[len(digits) + 1 : max(length - 1, 0)].partition(b"=")
         if not equals or length > len(data):
             raise ValueError(f"damaged PAX header at byte {offset}")
-        fields[keyword.decode("utf-8", "replace")] = _decode_name(value)
+        fields[keyword.decode("utf-8", "replace")] = decode_name(value)
         data = data[length:]
     if any(key.startswith("GNU.sparse.") for key in fields):
         fields[SPARSE_FIELD] = ""

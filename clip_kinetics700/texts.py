@@ -41,7 +41,6 @@ class ClassTexts:
     """How it is known that the text model belongs to the embeddings of the dataset."""
 
     def __post_init__(self) -> None:
-        """Refuse arrays of another shape than the contract's."""
         if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.names):
             raise ValueError(
                 f"{len(self.names)} class names, but text embeddings of {self.embeddings.shape}"
@@ -63,11 +62,7 @@ def encode_class_texts(texts: ClassTexts) -> bytes:
 
 
 def decode_class_texts(data: bytes) -> ClassTexts:
-    """Return what `encode_class_texts` wrote.
-
-    Raises:
-        ValueError: the bytes are something else.
-    """
+    """Return what `encode_class_texts` wrote, or raise ValueError for other bytes."""
     try:
         texts = read_members(data)
     except Exception as error:  # a hostile file makes zipfile and numpy raise a dozen kinds
@@ -146,17 +141,15 @@ def score_clips(
     *,
     protocol: Protocol = "card",
 ) -> Float32Array:
-    """Return the probability of each class for clips whose frames follow each other.
+    """Return (n_clips, n_classes) float32 probabilities of clips whose frames follow each other.
+
+    A clip without frames, or with one that is not finite, has zeros.
 
     Args:
         frames: (n_frames, width) floats of all the clips.
         sizes: (n_clips,) int64 number of frames of each clip.
         texts: what `class_texts` returns.
         protocol: as for `zero_shot`.
-
-    Returns:
-        (n_clips, n_classes) float32; zeros where a clip has no frames, or has one that is not
-        finite.
 
     Raises:
         ValueError: widths differ, or there is no such protocol.
@@ -182,12 +175,7 @@ def score_clips(
 
 
 def classify(units: Float32Array, weights: Float32Array) -> Float32Array:
-    """Return (n, n_classes) float32 softmax(100 * units @ weights.T).
-
-    Args:
-        units: (n, width) float32 rows of length 1.
-        weights: (n_classes, width) float32 rows of length 1.
-    """
+    """Return (n, n_classes) float32 softmax(100 * units @ weights.T) of rows of length 1."""
     with np.errstate(invalid="ignore"):  # a frame that is not finite becomes NaN, found later
         logits = LOGIT_SCALE * (units @ weights.T)
         logits -= logits.max(axis=1, keepdims=True)

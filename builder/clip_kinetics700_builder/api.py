@@ -161,15 +161,9 @@ def build(output: AnyPath, *, progress: Progress, **options: Any) -> Built:
     from clip_kinetics700_builder.dataset.layout import WORK_NAME
 
     place = Path(output)
-    # What orders and numbers the rows is in the plan.
-    assembly = {"source": place, "output": place, "seed": None, "class_list": None}
-    return Built(
-        *build_dataset(
-            make_config(EncodeConfig, options, work=place / WORK_NAME),
-            make_config(AssembleConfig, options, **assembly),
-            progress=progress,
-        )
-    )
+    encoding = make_config(EncodeConfig, options, work=place / WORK_NAME)
+    assembly = make_config(AssembleConfig, options, source=place, output=place)
+    return Built(*build_dataset(encoding, assembly, progress=progress))
 
 
 @takes(EncodeConfig)

@@ -78,12 +78,7 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
 def open_engine(
     config: EncodeConfig, job: Job, *, progress: Progress
 ) -> AbstractContextManager[EncodeParts]:
-    """Open what the options name: this machine, or a Ray cluster.
-
-    Raises:
-        InputError: what is stored in the work directory was begun otherwise, the model cannot be
-            used, or there is no such cluster.
-    """
+    """Open what the options name: this machine, or a Ray cluster."""
     if config.run.engine == "ray":
         from clip_kinetics700_builder.engines.ray import open_cluster
 
@@ -115,11 +110,7 @@ def run_parts(
 
 
 def lock_rank(config: EncodeConfig, job: Job) -> AbstractContextManager[object]:
-    """Take the lock of this rank, released by the block or the end of the process.
-
-    Raises:
-        InputError: another process runs the same rank on the same directory.
-    """
+    """Take this rank's lock until the block or the process ends; refuse where another has it."""
     rank = f"rank {job.rank} of {job.world_size}"
     taken = (
         f"{config.work}: another process is encoding {rank} there; "

@@ -58,9 +58,7 @@ class AnnotationsConfig:
         name="annotations",
     )
     version: str | None = option(
-        "Release of Kinetics; its annotations are fetched where none are given.",
-        default=None,
-        choices=VERSIONS,
+        "Release of Kinetics; its annotations are fetched where none are given.", choices=VERSIONS
     )
     base_url: str = option(
         "Where CVDF's lists, archives and annotations are: a mirror or a directory.",
@@ -71,8 +69,7 @@ class AnnotationsConfig:
         "Where DeepMind's annotations are.", default=DEEPMIND_URL, metavar="URL_OR_DIR"
     )
     cache: Path | None = option(
-        "Directory of fetched annotations; default: clip-kinetics700 in the user's cache.",
-        default=None,
+        "Directory of fetched annotations; default: clip-kinetics700 in the user's cache."
     )
     splits: tuple[str, ...] = option(
         "Comma-separated; default: every split there is.", default=(), parse=parse_splits
@@ -84,11 +81,9 @@ class ClipsConfig:
     """Which clips are encoded, in which order, where they are, and which of their frames."""
 
     annotations: AnnotationsConfig = AnnotationsConfig()
-    videos: Path | None = option("Directory with the video files.", default=None)
+    videos: Path | None = option("Directory with the video files.")
     source: str | None = option(
-        "Where clips are that --videos has not: cvdf streams its archives.",
-        default=None,
-        choices=("cvdf",),
+        "Where clips are that --videos has not: cvdf streams its archives.", choices=("cvdf",)
     )
     class_list: str = option(
         "auto, 400, 600, 700 or a file with a class name a line: numbers the labels.",
@@ -115,7 +110,7 @@ class ModelConfig:
     """What encodes the frames, with all that can change a bit of an embedding."""
 
     name: str = option("Hub id or directory of a CLIP.", default=DEFAULT_MODEL, name="model")
-    revision: str | None = option("Branch, tag or commit of a Hub model.", default=None)
+    revision: str | None = option("Branch, tag or commit of a Hub model.")
     dtype: str = option(
         "What the model computes in; the dataset is float16 always.",
         default="auto",
@@ -127,10 +122,7 @@ class ModelConfig:
         choices=("auto", "yes", "no"),
     )
     batch_size: int | None = option(
-        "Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.",
-        default=None,
-        low=1,
-        high=MOST,
+        "Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.", low=1, high=MOST
     )
     device: str = option("auto, cpu, cuda or cuda:N.", default="auto", parse=parse_device)
     decoder: str = option(
@@ -149,18 +141,15 @@ class ModelConfig:
 class RunConfig:
     """How the work is done: nothing here changes a byte of the dataset."""
 
-    retry_errors: tuple[str, ...] | None = option(default=None, **_RETRY_ERRORS)
+    retry_errors: tuple[str, ...] | None = option(**_RETRY_ERRORS)
     rows_per_part: int = option(
         "Clips in a part, the unit that is never done twice.", default=500, low=1, high=MOST
     )
     encode_lanes: int | None = option(
-        "Batches in the encoder at a time; default: one a core, two on a GPU.",
-        default=None,
-        low=1,
-        high=MOST,
+        "Batches in the encoder at a time; default: one a core, two on a GPU.", low=1, high=MOST
     )
     decode_workers: int | None = option(
-        "Processes that decode; default: one a core.", default=None, low=1, high=MOST
+        "Processes that decode; default: one a core.", low=1, high=MOST
     )
     task_timeout_seconds: float = option(
         "Seconds after which decoding 64 frames of a clip is given up.",
@@ -177,15 +166,10 @@ class RunConfig:
         low=MIN_WORKER_MEMORY_MIB,
     )
     rank: int | None = option(
-        "Number of this process among several on one output; default: Slurm's, else 0.",
-        default=None,
-        low=0,
+        "Number of this process among several on one output; default: Slurm's, else 0.", low=0
     )
     world_size: int | None = option(
-        "How many processes share the output; default: Slurm's, else 1.",
-        default=None,
-        low=1,
-        high=MOST,
+        "How many processes share the output; default: Slurm's, else 1.", low=1, high=MOST
     )
     engine: str = option(
         "local: this machine, or this rank of several; ray: a Ray cluster.",
@@ -194,12 +178,10 @@ class RunConfig:
     )
     ray_address: str | None = option(
         "Or auto, or local; default: RAY_ADDRESS, else a cluster on this machine.",
-        default=None,
         metavar="HOST:PORT",
     )
     ray_cpus: int | None = option(
         "CPUs of one task; default: those of the smallest node, shared among its GPUs.",
-        default=None,
         low=1,
         high=MOST,
     )
@@ -222,9 +204,9 @@ class AssembleConfig:
 
     source: Path
     output: Path
-    seed: int | None = option("Seed of the order of a processed dataset; default: 0.", default=None)
+    seed: int | None = option("Seed of the order of a processed dataset; default: 0.")
     class_list: str | None = option(
-        "auto, 400, 600, 700 or a file: numbers labels that SOURCE does not number.", default=None
+        "auto, 400, 600, 700 or a file: numbers labels that SOURCE does not number."
     )
     samples_per_shard: int = option(
         "Samples in a tar and in a Parquet file.", default=SAMPLES_PER_SHARD, low=1, high=MOST
@@ -235,9 +217,7 @@ class AssembleConfig:
     max_failures: float = option(
         "Share of failed clips above which the exit code is 1.", default=0.5, low=0, high=1
     )
-    date: str | None = option(
-        "Date for the manifest; none is written otherwise.", default=None, parse=parse_date
-    )
+    date: str | None = option("Date for the manifest; none is written otherwise.", parse=parse_date)
     figures: bool = option(
         "Draw the card's pictures, which takes matplotlib and two seconds.", default=True
     )
@@ -250,14 +230,14 @@ class SourceConfig:
     source: str
     """Directory, fsspec URL, repository of the Hub, or one tar."""
     index: str | None = option(
-        "Index of SOURCE that lies elsewhere than in it; path or URL.", default=None, metavar="FILE"
+        "Index of SOURCE that lies elsewhere than in it; path or URL.", metavar="FILE"
     )
     on_error: OnError = option(
         "Whether damage ends the run, or costs the damaged samples alone.",
         default="raise",
         choices=get_args(OnError),
     )
-    revision: str | None = option("Branch, tag or commit of a Hub repository.", default=None)
+    revision: str | None = option("Branch, tag or commit of a Hub repository.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +258,7 @@ class DownloadConfig:
         "Comma-separated; default: all.", default=(), parse=parse_words
     )
     max_samples: int | None = option(
-        "Clips of each split; those that are there count first.", default=None, low=1
+        "Clips of each split; those that are there count first.", low=1
     )
     shuffle: bool = option("Random clips instead of those that cost least to get.", default=False)
     seed: int = option("Seed of the random choice.", default=0)
@@ -290,13 +270,13 @@ class DownloadConfig:
         parse=parse_words,
     )
     cookies: Path | None = option(
-        "For YouTube: cookies of a browser that is signed in, a Netscape file.", default=None
+        "For YouTube: cookies of a browser that is signed in, a Netscape file."
     )
     youtube_interval: float = option(
         "Seconds between the starts of two downloads from YouTube.", default=5.0, low=0, high=3600
     )
     youtube_address: str = "https://www.youtube.com/watch?v={id}"
-    retry_errors: tuple[str, ...] | None = option(default=None, **_RETRY_ERRORS)
+    retry_errors: tuple[str, ...] | None = option(**_RETRY_ERRORS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,13 +287,11 @@ class PushConfig:
     repository: str
     """NAMESPACE/NAME."""
     private: bool = option("If the repository is created: for its members only.", default=False)
-    revision: str | None = option("Branch; created from main.", default=None)
-    message: str | None = option("Message of the commit.", default=None)
+    revision: str | None = option("Branch; created from main.")
+    message: str | None = option("Message of the commit.")
     create_pr: bool = option("Open a pull request instead of committing.", default=False)
     token_file: Path | None = option(
-        "Holds a token of the Hub; default: HF_TOKEN, or that of `hf auth login`.",
-        default=None,
-        metavar="FILE",
+        "Holds a token of the Hub; default: HF_TOKEN, or that of `hf auth login`.", metavar="FILE"
     )
     max_workers: int = option(
         "Files that are sent at a time; Xet holds about 150 MB for each.",
@@ -334,16 +312,13 @@ class TextConfig:
     """Which text model, and whether it must belong to the embeddings."""
 
     prompts: Path | None = option(
-        "A prompt a line, {} for the class name; default: OpenAI's 28.",
-        default=None,
-        metavar="FILE",
+        "A prompt a line, {} for the class name; default: OpenAI's 28.", metavar="FILE"
     )
     model: str | None = option(
         "A whole CLIP; default: that of the published class texts, else of the frames.",
-        default=None,
         metavar="ID_OR_DIR",
     )
-    model_revision: str | None = option("Branch, tag or commit of a Hub model.", default=None)
+    model_revision: str | None = option("Branch, tag or commit of a Hub model.")
     force: bool = option("Take a text model of another family than the frames.", default=False)
 
 
@@ -354,7 +329,7 @@ class EvaluationConfig:
     source: SourceConfig
     split: str = option("Which clips are counted.", default="validation", parse=normalize_split)
     classes: str | None = option(
-        "400, 600, 700 or a file; default: the manifest's classes, else 700.", default=None
+        "400, 600, 700 or a file; default: the manifest's classes, else 700."
     )
     seed: int = option("Seed of the intervals, and of what is drawn from train.", default=0, low=0)
 
@@ -395,5 +370,5 @@ class SearchConfig:
 
     source: SourceConfig
     text: TextConfig = TextConfig()
-    split: str | None = option("Default: all of them.", default=None, parse=normalize_split)
+    split: str | None = option("Default: all of them.", parse=normalize_split)
     top: int = option("Clips for each text.", default=20, low=1, high=MOST)

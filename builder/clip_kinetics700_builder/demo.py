@@ -16,12 +16,11 @@ from pathlib import Path
 import av
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from clip_kinetics700 import load_dataset
 from clip_kinetics700.schema import SPLITS
 from clip_kinetics700_builder import api
-from clip_kinetics700_builder.cli.tables import print_manifest
+from clip_kinetics700_builder.cli.tables import make_table, print_manifest
 from clip_kinetics700_builder.config import DEFAULT_MODEL
 from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.vision import save_random_model
@@ -130,15 +129,13 @@ def choose_model(random_model: Path) -> str:
 
 def print_samples(output: Path) -> None:
     """Stream the dataset back and show what is in it."""
-    table = Table()
-    for name in ("split", "key", "caption", "seconds", "float16"):
-        table.add_column(name, no_wrap=True)
+    names = ("split", "key", "caption", "seconds", "float16")
+    found = []
     for split, rows in load_dataset(str(output), streaming=True).items():
         for row in rows:
             meta, shape = row["meta"], np.asarray(row["embeddings"], np.float16).shape
-            seconds = f"{meta['duration']:.2f}"
-            table.add_row(str(split), meta["key"], row["caption"], seconds, str(shape))
-    console.print(table)
+            found.append((split, meta["key"], row["caption"], f"{meta['duration']:.2f}", shape))
+    console.print(make_table(*names, rows=found, texts=names))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Option:
     """What the option means without a value; None for one that must have one."""
 
 
-def option(text: str, *, default: Any, **more: Any) -> Any:
+def option(text: str, *, default: Any = None, **more: Any) -> Any:
     """Return a field that is an option with this help; `more` are other fields of `Option`."""
     return field(default=default, metadata={"option": Option(text=text, **more)})
 
@@ -44,10 +44,7 @@ def list_options(
 ) -> "dict[str, tuple[Field[Any], Any]]":
     """Return field and type of every option of configurations, those within them included.
 
-    Args:
-        kinds: dataclasses of `config.py`; of options of one name the first one counts.
-        only: names of the options that are taken; empty means all.
-        leave_out: names of options that are not.
+    Of options of one name the first one counts; `only` and `leave_out` are names of options.
     """
     found: dict[str, tuple[Field[Any], Any]] = {}
     for item, hint in (pair for kind in kinds for pair in _walk(kind)):
@@ -75,10 +72,7 @@ def name_option(item: "Field[Any]") -> str:
 def make_config(kind: type[Config], options: Mapping[str, Any], **more: Any) -> Config:
     """Return the configuration whose fields, those within it too, have the values of options.
 
-    Args:
-        kind: a dataclass of `config.py`.
-        options: values by the option's name, or by the field's where it is no option.
-        more: values of fields that are not taken from the options.
+    These are by the option's name, or the field's where it is no option; `more` are of fields.
     """
     types, values = get_type_hints(kind), dict(more)
     for item in fields(kind):  # type: ignore[arg-type]

@@ -177,13 +177,10 @@ class Encoder(Protocol):
     @property
     def width(self) -> int:
         """Columns of the embeddings."""
-        ...
 
     @property
     def batch_size(self) -> int:
         """The one batch shape that `encode` accepts."""
-        ...
 
     def encode(self, pixels: UInt8Array) -> Float32Array:
         """Return (batch_size, width) float32 of (batch_size, height, width, 3) uint8 RGB."""
-        ...

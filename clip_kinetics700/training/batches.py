@@ -43,13 +43,7 @@ class Order:
 
 
 def order_epoch(rows: IntArray, files: npt.NDArray[np.int32], *, seed: tuple[int, ...]) -> IntArray:
-    """Return the rows file by file, the files in a random order.
-
-    Args:
-        rows: (n,) int64 rows of the index, at least one.
-        files: (n,) int32 number of the file of each.
-        seed: changes the order.
-    """
+    """Return (n,) int64 rows, at least one, file by file, the files in a random order."""
     place_of_file = np.random.default_rng(seed).permutation(int(files.max()) + 1)
     return rows[np.argsort(place_of_file[files], kind="stable")]
 
@@ -57,12 +51,8 @@ def order_epoch(rows: IntArray, files: npt.NDArray[np.int32], *, seed: tuple[int
 def share_places(n_rows: int, *, rank: int, world_size: int, even: Even) -> range:
     """Return which places are one rank's: neighbours, so that ranks read different files.
 
-    Args:
-        n_rows: rows of all ranks; a place beyond them starts again at the first row.
-        rank: from 0 to `world_size - 1`.
-        world_size: how many ranks there are.
-        even: None gives each row to exactly one rank, and some ranks one row more than others;
-            `pad` repeats rows until all ranks have as many; `drop` leaves out the last ones.
+    A place beyond the rows of all ranks starts again at the first row. `even` as for `batches`:
+    without it some ranks have one row more than others.
     """
     fewest, rest = divmod(n_rows, world_size)
     if even is None:
@@ -119,7 +109,6 @@ class BatchOptions:
     world_size: int
 
     def __post_init__(self) -> None:
-        """Refuse values that are not allowed."""
         for name, allowed in (
             ("dtype", get_args(Dtype)),
             ("frame_policy", get_args(FramePolicy)),

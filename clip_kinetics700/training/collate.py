@@ -46,15 +46,7 @@ class Batch(TypedDict):
 def cut_frames(
     array: Array, max_frames: int, policy: FramePolicy, rng: np.random.Generator
 ) -> Array:
-    """Return (n, width) floats, at most `max_frames` frames of a sample.
-
-    Args:
-        array: (n_frames, width) floats.
-        max_frames: how many are kept.
-        policy: the first ones (`truncate`), the middles of equal pieces (`uniform`), or a window
-            at a random place (`random`).
-        rng: draws that place.
-    """
+    """Return (n, width) floats, at most `max_frames` frames of a sample, as `batches` says."""
     surplus = len(array) - max_frames
     if surplus <= 0:
         return array
@@ -65,12 +57,7 @@ def cut_frames(
 
 
 def make_batch(rows: Sequence[BatchRow], *, dtype: Dtype) -> Batch:
-    """Return samples padded to the longest of them, at least one frame.
-
-    Args:
-        rows: B samples.
-        dtype: dtype of the batch's embeddings.
-    """
+    """Return samples padded to the longest, at least one frame, their embeddings of this dtype."""
     arrays, captions, labels, keys = zip(*rows, strict=True)
     lengths = np.array([len(array) for array in arrays])
     longest = max(1, int(lengths.max()))

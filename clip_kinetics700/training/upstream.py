@@ -157,10 +157,9 @@ class EmbeddingWebDatasetReader:
         return batch
 
     def _standardize(self, stored: npt.NDArray[Any]) -> dict[str, Any]:
-        """Return one sample's `zero_mask`, (n_frames,) float64, if it is padded, and `embeddings`.
+        """Return (n_frames, width) floats as one sample's `embeddings`, transformed.
 
-        Args:
-            stored: (n_frames, width) floats.
+        If they are padded there is a `zero_mask`, (n_frames,) float64, before them.
         """
         n_frames = len(stored) if self._n_frames is None else self._n_frames
         padded = np.zeros((n_frames, stored.shape[1]), stored.dtype.newbyteorder("="))

@@ -10,25 +10,21 @@ from clip_kinetics700.features import INDEX_SCHEMA, data_schema
 from clip_kinetics700.index import index_row
 from clip_kinetics700.schema import KEY_NAME, Sample
 from clip_kinetics700_builder.assemble import shards
-from clip_kinetics700_builder.assemble.shards import (
-    ROWS_PER_GROUP,
-    group_samples,
-    limit_bytes,
-    make_table,
-)
+from clip_kinetics700_builder.assemble.rows import group_samples
+from clip_kinetics700_builder.assemble.shards import ROWS_PER_GROUP, limit_bytes, make_table
 
 WIDTH = 3
 SCHEMA = data_schema(WIDTH, None)
 
 
-def make_sample(number: int, n_frames: int, width: int = WIDTH) -> Sample:
+def make_sample(number: int, n_frames: int) -> Sample:
     """Return a sample; every third one has no timestamps, every other no times."""
     rng = np.random.default_rng(number)
     times = None if number % 3 == 0 else np.linspace(0, 9, n_frames).astype(np.float32)
     begin = number if number % 2 else None
     return Sample(
         key=KEY_NAME.format(number),
-        embeddings=rng.standard_normal((n_frames, width)).astype(np.float16),
+        embeddings=rng.standard_normal((n_frames, WIDTH)).astype(np.float16),
         caption=f"größe {number}",
         youtube_id=None,
         time_start=begin,
@@ -45,7 +41,7 @@ def make_sample(number: int, n_frames: int, width: int = WIDTH) -> Sample:
 
 def count_groups(samples: Iterable[Sample]) -> list[int]:
     """Return how many samples each row group has."""
-    return [len(group) for group in group_samples(samples, WIDTH)]
+    return [len(group) for group in group_samples(samples, ROWS_PER_GROUP, limit_bytes(WIDTH))]
 
 
 def test_columns_are_those_of_rows() -> None:
@@ -82,9 +78,3 @@ def test_groups_of_long_clips_are_closed_early(monkeypatch: pytest.MonkeyPatch) 
 def test_clips_of_ten_seconds_fill_groups_by_their_number(width: int, mib: float) -> None:
     """A thousand clips of sixteen frames are one group, or very nearly, for any usual model."""
     assert limit_bytes(width) == mib * 2**20
-
-
-def test_embeddings_of_another_width_are_refused() -> None:
-    """One column is not spread over all of them."""
-    with pytest.raises(ValueError, match="embeddings are 1 wide, those of the dataset 3"):
-        count_groups([make_sample(0, 2, width=1)])

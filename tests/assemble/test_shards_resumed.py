@@ -209,6 +209,18 @@ def test_another_shard_size_keeps_nothing(tmp_path: Path) -> None:
     assert published_hashes(tmp_path / "a") == published_hashes(tmp_path / "b")
 
 
+class WiderRows(SmallRows):
+    """The same rows, which say that they are wider."""
+
+    width = 9
+
+
+def test_embeddings_of_another_width_are_refused(tmp_path: Path) -> None:
+    """One column is not spread over all of them."""
+    with pytest.raises(ValueError, match="embeddings are 8 wide, those of the dataset 9"):
+        assemble(WiderRows(), config_of(tmp_path))
+
+
 class FewerRows(SmallRows):
     """The same rows, but the last sample that the totals count is not there."""
 

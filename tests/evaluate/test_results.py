@@ -12,7 +12,6 @@ from clip_kinetics700_builder.evaluate.clips import open_evaluation
 from clip_kinetics700_builder.evaluate.results import (
     NEVER,
     NOTHING,
-    Method,
     Outcomes,
     list_confused,
     measure,
@@ -106,8 +105,5 @@ def test_intervals_are_those_of_resampled_clips() -> None:
 def test_nothing_to_count_is_refused(dataset: Path) -> None:
     """An evaluation of no clip at all has no accuracy."""
     source = open_evaluation(EvaluationConfig(source=SourceConfig(source=str(dataset))))
-    method = Method(
-        task="zero-shot", protocol="card", model="", model_sha256=None, parameters={}, packages=()
-    )
     with pytest.raises(InputError, match="dataset: no clip of split validation can be counted"):
-        sum_up(source, method, make_outcomes([], [], []))
+        sum_up(source, make_outcomes([], [], []), packages=(), task="zero-shot")

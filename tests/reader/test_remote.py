@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clip_kinetics700 import remote
 from clip_kinetics700.remote import (
+    ByteRange,
     Piece,
     RangeReader,
     is_gzip_name,
@@ -34,12 +36,20 @@ PIECES = st.builds(
 )
 
 
+def merge_within(pieces: list[Piece], max_gap: int, max_range: int) -> list[ByteRange]:
+    """Return the requests of pieces under other limits of gaps and ranges."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote, "MAX_GAP_BYTES", max_gap)
+        patch.setattr(remote, "MAX_RANGE_BYTES", max_range)
+        return merge_pieces(pieces)
+
+
 @given(st.lists(PIECES, max_size=30), st.integers(0, 100), st.integers(1, 500))
 def test_every_piece_lies_in_exactly_one_range(
     pieces: list[Piece], max_gap: int, max_range: int
 ) -> None:
     """Each piece is in one range, whole; a range is as long as allowed, or as one piece is."""
-    ranges = merge_pieces(pieces, max_gap_bytes=max_gap, max_range_bytes=max_range)
+    ranges = merge_within(pieces, max_gap, max_range)
     assert sorted(n for r in ranges for n in r.pieces) == list(range(len(pieces)))
     for byte_range in ranges:
         mine = [pieces[number] for number in byte_range.pieces]
@@ -53,7 +63,7 @@ def test_every_piece_lies_in_exactly_one_range(
 @given(st.lists(PIECES, max_size=30), st.integers(0, 100))
 def test_no_range_holds_a_wider_gap_than_allowed(pieces: list[Piece], max_gap: int) -> None:
     """Within a range no bytes are read for nothing but those of small gaps, and all such are."""
-    ranges = merge_pieces(pieces, max_gap_bytes=max_gap, max_range_bytes=10**9)
+    ranges = merge_within(pieces, max_gap, 10**9)
     for byte_range in ranges:
         mine = sorted(pieces[number] for number in byte_range.pieces)
         end = byte_range.begin
@@ -67,13 +77,13 @@ def test_no_range_holds_a_wider_gap_than_allowed(pieces: list[Piece], max_gap: i
 def test_near_pieces_are_one_request() -> None:
     """Pieces a little apart are read as one range, those farther apart or too long as several."""
     pieces = [Piece("a", 90, 100), Piece("a", 0, 10), Piece("a", 15, 20), Piece("b", 20, 25)]
-    ranges = merge_pieces(pieces, max_gap_bytes=5, max_range_bytes=50)
+    ranges = merge_within(pieces, 5, 50)
     assert [(r.path, r.begin, r.end, r.pieces) for r in ranges] == [
         ("a", 0, 20, [1, 2]),
         ("a", 90, 100, [0]),
         ("b", 20, 25, [3]),
     ]
-    assert len(merge_pieces(pieces, max_gap_bytes=99, max_range_bytes=50)) == 3
+    assert len(merge_within(pieces, 99, 50)) == 3
 
 
 def test_ranges_come_as_they_were_asked_for(tmp_path: Path) -> None:

@@ -179,11 +179,8 @@ def assemble_directory(
 ) -> Manifest:
     """Assemble a work directory or a processed dataset; return the manifest.
 
-    Args:
-        config: its options.
-        progress: shows how many rows are done.
-        waits: for another process that is assembling there, to find its work; ranks of a build
-            may well finish at the same moment.
+    Where another process assembles there, `waits` finds its work: ranks of a build may well finish
+    at the same moment.
 
     Raises:
         InputError: the source is neither, is not finished, or the output is in the way.

@@ -60,11 +60,7 @@ class PartRows:
     """The results of a whole plan, whatever parts they lie in."""
 
     def __init__(self, work: Path, *, is_finished: bool = True) -> None:
-        """Open every part of a work directory.
-
-        Args:
-            work: the directory.
-            is_finished: all parts must be there; else those that are there are opened.
+        """Open every part of a work directory, or those that are there if not all must be finished.
 
         Raises:
             InputError: it is no work directory, or parts are not finished.
@@ -102,11 +98,7 @@ class PartRows:
             yield report, reasons.to_pylist()
 
     def list_reasons(self, *, missing: str) -> list[str | None]:
-        """Return for each row of the plan why it failed, None where it did not.
-
-        Args:
-            missing: what is said of rows that no part holds.
-        """
+        """Return why each row of the plan failed, None where it did not, `missing` in no part."""
         is_nowhere = pc.is_null(self._rows["part"])
         return list(pc.if_else(is_nowhere, missing, self._rows["reason"]).to_pylist())
 
@@ -174,11 +166,6 @@ def rank_results(reasons: pa.ChunkedArray, unit: int, attempt: int) -> npt.NDArr
     A sample comes before a failure, one that says more than that a source has no file before one
     that does not, the videos directory before archives, these in their order, overlays first, and
     the last try before earlier ones.
-
-    Args:
-        reasons: why the rows of one part failed, null where they did not.
-        unit: rank of the part's unit.
-        attempt: number of the try.
     """
     if max(unit, attempt) >= MAX_RANK:
         raise ValueError(f"more than {MAX_RANK} archives, or tries of one")
@@ -188,11 +175,7 @@ def rank_results(reasons: pa.ChunkedArray, unit: int, attempt: int) -> npt.NDArr
 
 
 def check_part(part: FinishedPart, unit: Unit | None, n_rows: int, width: int) -> None:
-    """Refuse a part of other rows than the plan's, or of another width.
-
-    Raises:
-        BuildError: names the part.
-    """
+    """Raise BuildError for a part of other rows than the plan's, or of another width."""
     report = part.report
     rows = np.asarray(report.rows, np.int64)
     is_inside = len(np.unique(rows)) == len(rows) and ((rows >= 0) & (rows < n_rows)).all()

@@ -5,7 +5,7 @@ A result is what encoding made of a clip, or a sample of another dataset that is
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
@@ -30,52 +30,44 @@ class Rows(Protocol):
     @property
     def configuration(self) -> Mapping[str, Any]:
         """What the manifest says the embeddings were made with."""
-        ...
 
     @property
     def class_names(self) -> list[str] | None:
         """Names by label id; None for videos without classes."""
-        ...
 
     @property
     def canary(self) -> Canary | None:
         """Embeddings of the package's test video, where it was computed."""
-        ...
 
     @property
     def width(self) -> int:
         """Columns of the embeddings."""
-        ...
 
     @property
     def totals(self) -> Mapping[str, Totals]:
         """Counts of every split, known before the first result is read."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Digest of what decides the samples: other ones never have the same."""
-        ...
 
     def results(self, split: str) -> Iterator[Result]:
         """Yield every row of a split in plan order, the same ones whenever it is called."""
-        ...
 
 
 def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | dict[str, Any]]:
     """Yield the samples of a split under their keys, and the failed rows as their table has them.
 
-    Args:
-        rows: what is assembled.
-        split: `train`, `validation` or `test`.
-        first: number of the split's first sample in the whole dataset.
+    `first` is the number of the split's first sample in the whole dataset.
     """
     number = first
     label_ids = {name: label_id for label_id, name in enumerate(rows.class_names or [])}
     for result in rows.results(split):
         key = KEY_NAME.format(number)
         if isinstance(result, Sample):
-            yield rename_sample(result, key)
+            is_same = result.key == key
+            extra = result.extra if is_same else add_source_key(result.extra, result.key)
+            yield replace(result, key=key, extra=extra)
         else:
             clip, encoded = result
             if isinstance(encoded, Failure):
@@ -83,6 +75,22 @@ def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | d
                 continue
             yield make_sample(key, clip, encoded, label_ids)
         number += 1
+
+
+def group_samples(
+    samples: Iterable[Sample], max_samples: int, max_bytes: int
+) -> Iterator[list[Sample]]:
+    """Yield samples in lists, each closed at so many of them, or bytes of embeddings."""
+    group: list[Sample] = []
+    n_bytes = 0
+    for sample in samples:
+        group.append(sample)
+        n_bytes += sample.embeddings.nbytes
+        if len(group) == max_samples or n_bytes >= max_bytes:
+            yield group
+            group, n_bytes = [], 0
+    if group:
+        yield group
 
 
 def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[str, int]) -> Sample:
@@ -105,13 +113,6 @@ def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[s
         height=None if info is None else info.height,
         extra=extra,
     )
-
-
-def rename_sample(sample: Sample, key: str) -> Sample:
-    """Return a sample under another key; `extra` keeps the one it had."""
-    if sample.key == key:
-        return sample
-    return replace(sample, key=key, extra=add_to_extra(sample.extra, "key", sample.key))
 
 
 def add_to_extra(extra: str | None, name: str, value: Any) -> str:

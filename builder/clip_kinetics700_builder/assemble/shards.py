@@ -20,7 +20,7 @@ import pyarrow as pa
 from clip_kinetics700.features import INDEX_SCHEMA, META_TYPE, data_schema, embeddings_array
 from clip_kinetics700.index import index_row
 from clip_kinetics700.schema import SPLITS, Sample
-from clip_kinetics700_builder.assemble.rows import Rows, number_results
+from clip_kinetics700_builder.assemble.rows import Rows, group_samples, number_results
 from clip_kinetics700_builder.assemble.tables import TableFile, open_table_file
 from clip_kinetics700_builder.assemble.tar import spell_end, spell_sample
 from clip_kinetics700_builder.dataset.layout import SHARDS_NAME, WORK_NAME
@@ -49,7 +49,6 @@ class SampleWriter:
     def __init__(
         self, rows: Rows, output: Path, *, index: TableFile, failures: TableFile, advance: Advance
     ) -> None:
-        """Write nothing yet."""
         self._rows = rows
         self._output = output
         self._index = index
@@ -63,11 +62,7 @@ class SampleWriter:
         """The manifest's entries of tars that are written, by shard."""
 
     def make_groups(self, shards: Sequence[Shard], kept: Container[Shard]) -> Groups:
-        """Yield the row groups that are to be written, shard by shard.
-
-        Args:
-            shards: all there are.
-            kept: those whose files are there.
+        """Yield the row groups that are to be written, shard by shard; none of those that are kept.
 
         Raises:
             BuildError: there are other samples than the totals say.
@@ -128,10 +123,14 @@ class SampleWriter:
     ) -> Iterator[tuple[list[Sample], pa.RecordBatch, bytes]]:
         """Yield samples in row groups with their rows of the index, and with their members."""
         n_bytes = 0
-        for group in group_samples(samples, self._rows.width):
+        width = self._rows.width
+        for group in group_samples(samples, ROWS_PER_GROUP, limit_bytes(width)):
             members: list[bytes] = []
             rows: list[dict[str, Any]] = []
             for sample in group:
+                if sample.embeddings.shape[1] != width:
+                    found = sample.embeddings.shape[1]
+                    raise ValueError(f"embeddings are {found} wide, those of the dataset {width}")
                 spelled = spell_sample(sample)
                 begin = n_bytes + spelled.npy_begin
                 place = (None, None) if shard.tar is None else (begin, spelled.npy_nbytes)
@@ -142,23 +141,6 @@ class SampleWriter:
             columns = pa.RecordBatch.from_pylist(rows, INDEX_SCHEMA)
             self._tallies[shard.split].add(columns["label_id"], columns["n_frames"].to_numpy())
             yield group, columns, b"".join(members)
-
-
-def group_samples(samples: Iterable[Sample], width: int) -> Iterator[list[Sample]]:
-    """Yield samples in lists of a row group each; refuse those of another width."""
-    group: list[Sample] = []
-    n_frames = 0
-    for sample in samples:
-        if sample.embeddings.shape[1] != width:
-            found = sample.embeddings.shape[1]
-            raise ValueError(f"embeddings are {found} wide, those of the dataset {width}")
-        group.append(sample)
-        n_frames += len(sample.embeddings)
-        if len(group) == ROWS_PER_GROUP or 2 * n_frames * width >= limit_bytes(width):
-            yield group
-            group, n_frames = [], 0
-    if group:
-        yield group
 
 
 def limit_bytes(width: int) -> int:
@@ -192,14 +174,7 @@ def make_ahead(groups: Groups) -> Iterator[Iterator[pa.Table | None]]:
 def write_parquet(
     output: Path, shard: Shard, groups: Iterable[pa.Table], schema: pa.Schema
 ) -> dict[str, FileEntry]:
-    """Take the row groups of a shard and write its Parquet file, if it has one; return its entry.
-
-    Args:
-        output: the dataset's directory.
-        shard: says which.
-        groups: all of it.
-        schema: of the file.
-    """
+    """Write the row groups of a shard into its Parquet file, if it has one; return its entry."""
     if shard.parquet is None:
         deque(groups, maxlen=0)
         return {}
@@ -232,12 +207,7 @@ class ShardReports:
     """
 
     def __init__(self, output: Path, fingerprint: str) -> None:
-        """Read and write the reports of a directory.
-
-        Args:
-            output: the dataset's.
-            fingerprint: of all that decides the bytes of its shards.
-        """
+        """Take a dataset's directory, and a fingerprint of all that decides the bytes of shards."""
         self._output = output
         self._directory = output / WORK_NAME / SHARDS_NAME
         self._fingerprint = fingerprint

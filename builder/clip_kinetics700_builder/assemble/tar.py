@@ -53,11 +53,7 @@ PADDING = [bytes(-nbytes % BLOCK) for nbytes in range(BLOCK)]
 
 
 def make_header(key: str, extension: str, nbytes: int) -> bytes:
-    """Return the header of a member, as `tarfile` makes it.
-
-    Raises:
-        ValueError: USTAR has no room for the name or the size.
-    """
+    """Return the header of a member as `tarfile` makes it, or refuse to as it does."""
     name = f"{key}.{extension}"
     if len(name) > NAME_NBYTES or not name.isascii():
         return make_any_header(name, nbytes)

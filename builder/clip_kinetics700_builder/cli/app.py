@@ -71,7 +71,10 @@ def run(words: list[str]) -> int:
     logging.getLogger("clip_kinetics700_builder").setLevel(level)
     try:
         with catch_signals():
-            check_utf8(words)
+            # Neither annotations nor manifest could name such a path.
+            for word in words:
+                if any("\ud800" <= letter <= "\udfff" for letter in word):
+                    raise InputError(f"{word!r}: is not UTF-8")
             words = spread_values(words, "--annotations")
             return cli.main(args=words, prog_name="clip-kinetics700", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -86,13 +89,6 @@ def run(words: list[str]) -> int:
             raise
         is_misuse = isinstance(error, (click.UsageError, InputError))
         return end_with(describe_error(error), 2 if is_misuse else 1)
-
-
-def check_utf8(words: list[str]) -> None:
-    """Refuse paths that are no UTF-8: neither annotations nor manifest could name them."""
-    for word in words:
-        if any("\ud800" <= letter <= "\udfff" for letter in word):
-            raise InputError(f"{word!r}: is not UTF-8")
 
 
 def end_with(message: str, code: int) -> int:

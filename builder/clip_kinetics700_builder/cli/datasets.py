@@ -101,21 +101,29 @@ def verify_command(source: str, *, revision: str | None, force_download: bool, q
 
     SOURCE is a directory, or a repository of the Hub, which is fetched into the Hub's cache.
     """
+    from clip_kinetics700_builder.dataset.manifest import require_manifest
+
     progress = api.choose_progress(not quiet)
     problems, snapshot = api.verify_source(
         source, revision, force_download=force_download, progress=progress
     )
-    if snapshot is None:
-        return print_verified(source, Path(source), problems, quiet=quiet)
-    title = snapshot.repository.title
-    code = print_verified(title, snapshot.directory, problems, quiet=quiet)
-    if damaged := snapshot.find_damaged({problem.file for problem in problems}):
+    title = source if snapshot is None else snapshot.repository.title
+    if problems:
+        print_problems(title, problems)
+    elif not quiet:
+        manifest = require_manifest(Path(source) if snapshot is None else snapshot.directory)
+        totals = manifest.totals
+        counts = f"{totals.samples:,} samples, {totals.failures:,} failures"
+        click.echo(f"{title}: {len(manifest.files)} files are as the manifest says, {counts}")
+    if snapshot is not None and (
+        damaged := snapshot.find_damaged({problem.file for problem in problems})
+    ):
         click.echo(
             f"{title}: {len(damaged)} of its files are damaged in the Hub's cache, and are not in "
             "the repository; --force-download fetches them again",
             err=True,
         )
-    return code
+    return 1 if problems else 0
 
 
 @click.command("convert")
@@ -250,22 +258,6 @@ def print_dry_run(work: Path, options: Mapping[str, Any], formats: Sequence[str]
         return 0
     n_clips = cost.count_clips(job, config)
     tables.print_cost(model, cost.predict_cost(model, n_clips, formats))
-    return 0
-
-
-def print_verified(
-    title: str, directory: Path, problems: Sequence["Problem"], *, quiet: bool
-) -> int:
-    """Print what verification found, or that all is well; return the exit code."""
-    from clip_kinetics700_builder.dataset.manifest import require_manifest
-
-    if problems:
-        return print_problems(title, problems)
-    if not quiet:
-        manifest = require_manifest(directory)
-        totals = manifest.totals
-        counts = f"{totals.samples:,} samples, {totals.failures:,} failures"
-        click.echo(f"{title}: {len(manifest.files)} files are as the manifest says, {counts}")
     return 0
 
 

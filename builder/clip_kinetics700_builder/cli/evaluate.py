@@ -103,11 +103,7 @@ def search_command(
 
 
 def check_outputs(result_file: Path | None, figure: Path | None) -> None:
-    """Refuse, before hours of work, what could not be written at their end.
-
-    Raises:
-        InputError: a directory is not there, or the library that draws.
-    """
+    """Refuse, before hours of work, what could not be written at their end."""
     for name, file in (("--json", result_file), ("--figure", figure)):
         if file is not None and not file.parent.is_dir():
             raise InputError(f"{name} {file}: there is no directory {file.parent}")
@@ -116,11 +112,7 @@ def check_outputs(result_file: Path | None, figure: Path | None) -> None:
 
 
 def check_library(use: str) -> None:
-    """Refuse to begin without a library.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Refuse to begin without a library."""
     module = MODULE_OF_OPTION[use]
     if find_spec(module) is None:
         raise InputError(f"{module} is not installed: pip install 'clip-kinetics700[eval]'")

@@ -59,7 +59,12 @@ LEAKAGE = {
 }
 
 
-def make_table(*headings: str, texts: Collection[str] = ("split",), title: str = "") -> Table:
+def make_table(
+    *headings: str,
+    rows: Iterable[Iterable[Any]],
+    texts: Collection[str] = ("split",),
+    title: str = "",
+) -> Table:
     """Return a table of numbers; columns named in `texts` are words, which fold."""
     table = Table(title=title or None, title_justify="left")
     for heading in headings:
@@ -69,6 +74,8 @@ def make_table(*headings: str, texts: Collection[str] = ("split",), title: str =
             justify="left" if is_text else "right",
             overflow="fold" if is_text else "ellipsis",
         )
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     return table
 
 
@@ -81,12 +88,12 @@ def print_manifest(manifest: Manifest, output: Path, summary: "EncodeSummary | N
     """Print rows, samples, failures by reason and frames of each split, and the rate."""
     names = ("rows", "samples", "failures", "frames")
     why = "why clips failed"
-    table = make_table("split", *names, why, texts=("split", why), title=str(output))
-    rows = [*manifest.splits.items()]
-    for name, totals in [*rows, ("all", manifest.totals)]:
+    rows = []
+    for split, totals in [*manifest.splits.items(), ("all", manifest.totals)]:
         reasons = ", ".join(f"{n} {r}" for r, n in sorted(totals.failures_by_reason.items()))
-        numbers = [f"{getattr(totals, column):,}" for column in names]
-        table.add_row(name, *numbers, reasons, end_section=name == rows[-1][0])
+        rows.append([split, *(getattr(totals, name) for name in names), reasons])
+    table = make_table("split", *names, why, rows=rows, texts=("split", why), title=str(output))
+    table.rows[-2].end_section = True
     console = open_console()
     console.print(table)
     if summary is not None and summary.n_clips:
@@ -105,13 +112,15 @@ def print_encoded(summary: "EncodeSummary", work: Path) -> None:
 
 def print_plan(job: "Job", config: EncodeConfig) -> None:
     """Print what a run would do: clips, found files and parts of each split."""
-    table = make_table("split", "clips", "found", "missing", "empty files", "parts", title=DRY_RUN)
+    names = ("found", "missing", "empty_file")
     parts = Counter(part.name.rsplit("-", 1)[0] for part in job.parts)
-    for split, counts in job.count_found().items():
-        numbers = [counts.total(), *(counts[n] for n in ("found", "missing", "empty_file"))]
-        table.add_row(split, *map("{:,}".format, numbers), str(parts[split]))
+    rows = [
+        (split, counts.total(), *(counts[name] for name in names), parts[split])
+        for split, counts in job.count_found().items()
+    ]
+    headings = ("split", "clips", "found", "missing", "empty files", "parts")
     console = open_console()
-    console.print(table)
+    console.print(make_table(*headings, rows=rows, title=DRY_RUN))
     if job.archives:
         console.print(f"{len(job.archives)} archives would be read for the clips that are missing")
     n_left = len(job.list_unfinished(config.work))
@@ -147,11 +156,8 @@ def format_seconds(seconds: float) -> str:
 
 def print_conversion(plan: Iterable[tuple[str, int, int]], source: str, output: Path) -> None:
     """Print what a conversion would read: files and bytes of each split."""
-    table = make_table("split", "files", "bytes", title=DRY_RUN)
-    for split, n_files, n_bytes in plan:
-        table.add_row(split, f"{n_files:,}", f"{n_bytes:,}")
     console = open_console()
-    console.print(table)
+    console.print(make_table("split", "files", "bytes", rows=plan, title=DRY_RUN))
     console.print(f"{source} would be converted into {output}")
 
 
@@ -162,15 +168,21 @@ def print_info(info: Mapping[str, Any]) -> None:
     table = Table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in [*describe_source(info), *describe_numbers(info)]:
+    for name, text in describe_info(info):
         table.add_row(name, text)
     console.print(table)
-    for table in (tabulate_splits(info), tabulate_classes(info), tabulate_oddities(info)):
-        console.print(table)
+    splits = [*info["splits"].items(), ("all", info)]
+    rows = [(split, counts["samples"], counts["frames"]) for split, counts in splits]
+    console.print(make_table("split", "samples", "frames", rows=rows))
+    console.print(tabulate_classes(info))
+    oddities = [(text, info["oddities"][name]) for name, text in ODDITY_TEXTS.items()]
+    rows = [(text, oddity["count"], oddity["first"] or "") for text, oddity in oddities]
+    texts = ("odd", "the first")
+    console.print(make_table("odd", "count", "the first", rows=rows, texts=texts))
 
 
-def describe_source(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what a dataset is and what it was made with, as names and texts."""
+def describe_info(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a dataset is and was made with, widths, frames and norms, as names and texts."""
     there = {True: "yes", False: "no"}
     made_with = info["provenance"] or {"provenance": "unknown"}
     names = ("provenance", "model", "model_revision", "frames_per_second", "dtype", "seed")
@@ -180,17 +192,11 @@ def describe_source(info: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("files", f"{info['n_files']:,} of {bytes_of_samples} bytes; all files {bytes_of_all}"),
         ("index, manifest", f"{there[info['has_index']]}, {there[info['has_manifest']]}"),
         *((name, str(made_with[name])) for name in names if made_with.get(name) is not None),
-    ]
-
-
-def describe_numbers(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return widths, types, frames and norms, as names and texts."""
-    return [
         ("width", join_top(info["widths"])),
         ("type", join_top(info["dtypes"])),
-        ("frames of a sample", join_extremes(info["frames_per_sample"], "{:,.4g}")),
+        ("frames of a sample", join_extremes(info["frames_per_sample"])),
         ("samples by frames", join_top((info["frames_per_sample"] or {}).get("counts", {}))),
-        ("norm of a frame", join_extremes(info["norms"], "{:,.4g}")),
+        ("norm of a frame", join_extremes(info["norms"])),
     ]
 
 
@@ -204,41 +210,25 @@ def join_top(counts: Mapping[str, int]) -> str:
     return ", ".join([*texts, f"{left:,} others"] if left > 0 else texts)
 
 
-def join_extremes(numbers: Mapping[str, float] | None, form: str) -> str:
+def join_extremes(numbers: Mapping[str, float] | None) -> str:
     """Return minimum, median, mean and maximum in words."""
     names = ("min", "median", "mean", "max")
-    return "" if numbers is None else ", ".join(f"{n} {form.format(numbers[n])}" for n in names)
-
-
-def tabulate_splits(info: Mapping[str, Any]) -> Table:
-    """Return the samples and frames of each split."""
-    table = make_table("split", "samples", "frames")
-    for split, counts in [*info["splits"].items(), ("all", info)]:
-        table.add_row(split, f"{counts['samples']:,}", f"{counts['frames']:,}")
-    return table
+    return "" if numbers is None else ", ".join(f"{n} {numbers[n]:,.4g}" for n in names)
 
 
 def tabulate_classes(info: Mapping[str, Any]) -> Table:
     """Return the classes with most samples, and how many have none."""
     classes = info["classes"]
     heading = f"{'' if classes['is_complete'] else 'more than '}{classes['number']:,} classes"
-    table = make_table(heading, "samples", texts=(heading,))
-    for name, count in list(classes["counts"].items())[:TOP_CLASSES]:
-        # Captions of one's own may be whole paragraphs.
-        text = make_printable(name if len(name) <= COLUMNS else f"{name[:COLUMNS]}...")
-        table.add_row(text, f"{count:,}")
+    # Captions of one's own may be whole paragraphs.
+    rows = [
+        (make_printable(name if len(name) <= COLUMNS else f"{name[:COLUMNS]}..."), count)
+        for name, count in list(classes["counts"].items())[:TOP_CLASSES]
+    ]
+    table = make_table(heading, "samples", rows=rows, texts=(heading,))
     table.add_section()
     table.add_row("without a caption or class", f"{info['without_class']:,}")
     table.add_row("without a label id", f"{info['without_label_id']:,}")
-    return table
-
-
-def tabulate_oddities(info: Mapping[str, Any]) -> Table:
-    """Return what is odd, how often, and the first of each."""
-    table = make_table("odd", "count", "the first", texts=("odd", "the first"))
-    for name, text in ODDITY_TEXTS.items():
-        oddity = info["oddities"][name]
-        table.add_row(text, f"{oddity['count']:,}", oddity["first"] or "")
     return table
 
 
@@ -268,37 +258,26 @@ def print_status(status: Status, directory: Path) -> None:
     """Print clips, missing share and reasons by split, attempts by source, the worst classes."""
     console = open_console(COLUMNS)
     console.print(f"{directory}: a {status.kind}", soft_wrap=True)
-    why = "why they are missing"
-    table = make_table("split", "clips", "here", "missing", why, texts=("split", why))
+    rows: list[tuple[Any, ...]] = []
     for split in status.splits:
-        count = status.rows[split]
-        share = f"{1 - status.held[split] / count:.1%}"
+        count, held = status.rows[split], status.held[split]
         reasons = join_counts(status.reasons.get(split, Counter()))
-        table.add_row(split, f"{count:,}", f"{status.held[split]:,}", share, reasons)
-    console.print(table)
-    console.print(tabulate_sources(status))
+        rows.append((split, count, held, f"{1 - held / count:.1%}", reasons))
+    why = "why they are missing"
+    texts = ("split", why)
+    console.print(make_table("split", "clips", "here", "missing", why, rows=rows, texts=texts))
+    rows = [(name, counts.total(), join_counts(counts)) for name, counts in status.sources.items()]
+    texts = ("source", "what came of them")
+    console.print(make_table("source", "attempts", "what came of them", rows=rows, texts=texts))
     for line in status.damaged:
         console.print(f"damaged: {line}", soft_wrap=True)
-    console.print(tabulate_missing(status))
-
-
-def tabulate_sources(status: Status) -> Table:
-    """Return the attempts of each source by what came of them."""
-    texts = ("source", "what came of them")
-    table = make_table("source", "attempts", "what came of them", texts=texts)
-    for name, counts in status.sources.items():
-        table.add_row(name, f"{sum(counts.values()):,}", join_counts(counts))
-    return table
-
-
-def tabulate_missing(status: Status) -> Table:
-    """Return the classes of which the largest share is missing."""
-    table = make_table("class", "clips", "missing", "share", texts=("class",))
     ranked = sorted(status.classes.items(), key=lambda item: (-item[1][1] / item[1][0], item[0]))
-    for name, (count, missing) in ranked[:WORST_CLASSES]:
-        numbers = f"{count:,}", f"{missing:,}", f"{missing / count:.1%}"
-        table.add_row(name or "without a class", *numbers)
-    return table
+    rows = [
+        (name or "without a class", count, missing, f"{missing / count:.1%}")
+        for name, (count, missing) in ranked[:WORST_CLASSES]
+    ]
+    headings = ("class", "clips", "missing", "share")
+    console.print(make_table(*headings, rows=rows, texts=("class",)))
 
 
 def join_counts(counts: "Counter[str]") -> str:
@@ -320,60 +299,41 @@ def print_annotations(description: Mapping[str, Any]) -> None:
         console.print(tabulate(title, LEAKAGE, description["leakage"]))
 
 
-def tabulate(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return rows as a table."""
+def tabulate(title: str, columns: Mapping[str, str], found: Sequence[Mapping[str, Any]]) -> Table:
+    """Return counts by name as a table."""
     texts = ("version", "split", "in train of")
-    table = make_table(*columns.values(), texts=texts, title=title)
-    for row in rows:
-        cells = [row[name] for name in columns]
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells))
-    return table
+    rows = [[counts[name] for name in columns] for counts in found]
+    return make_table(*columns.values(), rows=rows, texts=texts, title=title)
 
 
 def print_result(result: EvaluationResult) -> None:
     """Print the metrics with their intervals, the worst classes and the most confused pairs."""
     console = open_console(COLUMNS)
-    for table in (tabulate_metrics(result), tabulate_scores(result), tabulate_confused(result)):
-        console.print(table)
-    if result.dropped:
-        texts = [f"{count:,} {reason}" for reason, count in result.dropped.items()]
-        console.print(f"not counted: {', '.join(texts)}")
-
-
-def tabulate_metrics(result: EvaluationResult) -> Table:
-    """Return top-1, top-5 and their mean."""
-    model = make_printable(result.model)
-    clips = f"{result.counted:,} clips of {result.split}"
-    table = make_table(
-        model,
-        "accuracy",
-        f"{result.level:.0%} interval",
-        texts=(model,),
-        title=f"{result.task}, protocol {result.protocol}: {clips}",
-    )
-    names = ("top-1", "top-5", "mean of the two")
-    for name, metric in zip(names, (result.top1, result.top5, result.mean), strict=True):
-        table.add_row(name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
-    return table
-
-
-def tabulate_scores(result: EvaluationResult) -> Table:
-    """Return the classes with the lowest top-1."""
+    names, metrics = ("top-1", "top-5", "mean of the two"), (result.top1, result.top5, result.mean)
+    model, clips = make_printable(result.model), f"{result.counted:,} clips of {result.split}"
+    rows: list[tuple[Any, ...]] = [
+        (name, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
+        for name, metric in zip(names, metrics, strict=True)
+    ]
+    title = f"{result.task}, protocol {result.protocol}: {clips}"
+    headings = [model, "accuracy", f"{result.level:.0%} interval"]
+    console.print(make_table(*headings, rows=rows, texts=(model,), title=title))
     worst = sorted(result.classes, key=lambda score: (score.top1, score.top5, score.name))
+    rows = [
+        (make_printable(score.name), score.clips, f"{score.top1:.3f}", f"{score.top5:.3f}")
+        for score in worst[:WORST_CLASSES]
+    ]
     heading = f"the worst of {len(worst):,} classes"
-    table = make_table(heading, "clips", "top-1", "top-5", texts=(heading,))
-    for score in worst[:WORST_CLASSES]:
-        numbers = f"{score.clips:,}", f"{score.top1:.3f}", f"{score.top5:.3f}"
-        table.add_row(make_printable(score.name), *numbers)
-    return table
-
-
-def tabulate_confused(result: EvaluationResult) -> Table:
-    """Return the pairs of classes that are confused most often."""
-    table = make_table("class", "taken for", "clips", texts=("class", "taken for"))
-    for pair in result.confused[:WORST_CLASSES]:
-        table.add_row(make_printable(pair.true), make_printable(pair.predicted), f"{pair.clips:,}")
-    return table
+    console.print(make_table(heading, "clips", "top-1", "top-5", rows=rows, texts=(heading,)))
+    rows = [
+        (make_printable(pair.true), make_printable(pair.predicted), pair.clips)
+        for pair in result.confused[:WORST_CLASSES]
+    ]
+    texts = ("class", "taken for")
+    console.print(make_table("class", "taken for", "clips", rows=rows, texts=texts))
+    if result.dropped:
+        counts = [f"{count:,} {reason}" for reason, count in result.dropped.items()]
+        console.print(f"not counted: {', '.join(counts)}")
 
 
 def print_hits(texts: Sequence[str], found: Sequence[Sequence["Hit"]]) -> None:

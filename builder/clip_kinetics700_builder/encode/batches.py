@@ -32,12 +32,9 @@ class EncoderThreads(ExitStack):
     """Calls an encoder in threads of its own, which end with the `with` block."""
 
     def __init__(self, encoder: Encoder, n_threads: int, *, is_pinned: bool = False) -> None:
-        """Take an encoder.
+        """Take an encoder that several threads may call, and how many do.
 
-        Args:
-            encoder: its `encode` may be called from several threads.
-            n_threads: how many calls run at a time.
-            is_pinned: whether batches lie in memory that a GPU fetches by itself.
+        Pinned batches lie in memory that a GPU fetches by itself.
         """
         super().__init__()
         self.n_threads = n_threads

@@ -35,11 +35,7 @@ def resolve_device(device: str, local_rank: int = 0) -> str:
 
 
 def resolve_decode_device(device: str, encode_device: str) -> str:
-    """Return the device that decodes: the CPU, or else the encoder's GPU.
-
-    Raises:
-        InputError: a GPU is to decode, and there is none.
-    """
+    """Return the device that decodes: the CPU, or else the encoder's GPU, which must be there."""
     if device == "cpu":
         return device
     if not torch.cuda.is_available():
@@ -88,12 +84,7 @@ def resolve_batch_size(batch_size: int | None, device: str) -> int:
 def resolve_compiled(choice: str, device: str, dtype: str, *, n_clips: int, n_cores: int) -> bool:
     """Return whether the model is compiled: `auto` is yes where it can be and pays for itself.
 
-    Args:
-        choice: `auto`, `yes` or `no`.
-        device: a resolved name.
-        dtype: a resolved name.
-        n_clips: the number of clips that this process will encode.
-        n_cores: the number of cores that it may use.
+    That is a matter of the clips that this process will encode, and of the cores it may use.
 
     Raises:
         InputError: it must be compiled, and this machine cannot.

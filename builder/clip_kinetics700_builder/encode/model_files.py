@@ -234,17 +234,13 @@ def parse_preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
             "supported are resize to a shortest edge or a height and width, bilinear (2) or "
             "bicubic (3), centre crop, rescale, normalize"
         )
-    exact = None
+    edge, is_cropped = size.get("shortest_edge"), config.get("do_center_crop")
     try:
-        if not size.get("shortest_edge"):
-            exact = (int(size["height"]), int(size["width"]))
         return Preprocessing(
-            shortest_edge=int(size["shortest_edge"]) if exact is None else None,
-            size=exact,
+            shortest_edge=int(edge) if edge else None,
+            size=None if edge else (int(size["height"]), int(size["width"])),
             resample=filter_name,
-            crop=(int(crop["height"]), int(crop["width"]))
-            if config.get("do_center_crop")
-            else None,
+            crop=(int(crop["height"]), int(crop["width"])) if is_cropped else None,
             rescale_factor=float(config["rescale_factor"]),
             mean=read_channels(config, "image_mean"),
             std=read_channels(config, "image_std"),

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import AutoTokenizer
 
 from clip_kinetics700_builder.encode.model_files import ModelFiles, describe_error, read_object
-from clip_kinetics700_builder.encode.vision import LOAD_ERRORS, refusing, silence_transformers
+from clip_kinetics700_builder.encode.vision import LOAD_ERRORS, load_model, silence_transformers
 from clip_kinetics700_builder.types import Float32Array, InputError
 
 TEXTS_PER_BATCH = 112
@@ -29,12 +29,7 @@ class TextEncoder:
     def encode(
         self, texts: Sequence[str], *, advance: Callable[[int], None] = lambda _: None
     ) -> Float32Array:
-        """Return (n_texts, width) float32 `text_embeds`, not normalised.
-
-        Args:
-            texts: any number of texts.
-            advance: takes the number of texts just done.
-        """
+        """Return (n_texts, width) float32 `text_embeds`, not normalised; `advance` counts texts."""
         found = []
         for begin in range(0, len(texts), TEXTS_PER_BATCH):
             batch = list(texts[begin : begin + TEXTS_PER_BATCH])
@@ -67,7 +62,7 @@ def load_text_encoder(files: ModelFiles) -> TextEncoder:
             f"model {files.name}: config.json says model_type {config.get('model_type')!r}, which "
             "has no text tower; a whole CLIP model (clip) is needed"
         )
-    model = load_text_model(files)
+    model = load_model(files, torch.float32, kind="text")
     tokenizer = load_tokenizer(files)
     n_tokens, n_vectors = len(tokenizer), int(model.config.vocab_size)
     if n_tokens > n_vectors:
@@ -75,30 +70,6 @@ def load_text_encoder(files: ModelFiles) -> TextEncoder:
             f"model {files.name}: its tokenizer has {n_tokens} tokens, its text tower {n_vectors}"
         )
     return TextEncoder(model, tokenizer, int(model.config.max_position_embeddings))
-
-
-def load_text_model(files: ModelFiles) -> Any:
-    """Return the text tower with its projection, every tensor of it from the weights."""
-    # Its annotation knows only the call that returns the model alone.
-    load: Any = CLIPTextModelWithProjection.from_pretrained
-    with refusing(files.name, "its text tower cannot be loaded"):
-        config = CLIPTextConfig.from_pretrained(files.directory)
-        # A whole CLIPModel projects by its own configuration, as in `model_files`.
-        config.projection_dim = files.width
-        model, loading = load(
-            files.directory,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise InputError(
-            f"model {files.name}: its weights have no whole text tower: {len(missing)} tensors "
-            f"are missing, the first is {missing[0]}"
-        )
-    return model.eval()
 
 
 def load_tokenizer(files: ModelFiles) -> Any:

@@ -1,4 +1,4 @@
-"""Loads the vision tower of a Hugging Face CLIP model, and how pictures are prepared for it.
+"""Loads a tower of a Hugging Face CLIP model, and how pictures are prepared for it.
 
 What its image processor does is read from its configuration and then checked against the processor
 itself, before any work. Only this module and `text` import transformers.
@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
     CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
@@ -48,21 +50,15 @@ LOAD_ERRORS = (
     OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     RuntimeError, ImportError, StrictDataclassError, SafetensorError,
 )  # fmt: skip
-# Old checkpoints hold tensors that no model needs, such as position ids, but no such layers.
-VISION_TENSORS = "vision_model.encoder.layers."
+TOWERS: dict[str, tuple[Any, Any]] = {
+    "vision": (CLIPVisionModelWithProjection, CLIPVisionConfig),
+    "text": (CLIPTextModelWithProjection, CLIPTextConfig),
+}
 
 
 @contextmanager
 def refusing(name: str, what: str) -> Iterator[None]:
-    """Turn an error that transformers raises in the block into the refusal of a model.
-
-    Args:
-        name: the model's.
-        what: what is wrong with it.
-
-    Raises:
-        InputError: names the model and the error.
-    """
+    """Turn an error that transformers raises in the block into an InputError about a model."""
     try:
         yield
     except LOAD_ERRORS as error:
@@ -87,7 +83,7 @@ def load_encoder(
     """
     silence_transformers()
     dtype = getattr(torch, shape.dtype)
-    tower = VisionTower(load_model(files, dtype).eval(), preprocessing, dtype).to(device)
+    tower = VisionTower(load_model(files, dtype), preprocessing, dtype).to(device)
     return ClipVisionEncoder(
         tower=compile_tower(tower) if shape.compiled else tower,
         preprocessing=preprocessing,
@@ -98,14 +94,14 @@ def load_encoder(
     )
 
 
-def load_model(files: ModelFiles, dtype: torch.dtype) -> Any:
-    """Return the vision tower with its projection, every tensor of it from the weights."""
-    # Its annotation knows only the call that returns the model alone.
-    load: Any = CLIPVisionModelWithProjection.from_pretrained
+def load_model(files: ModelFiles, dtype: torch.dtype, *, kind: str = "vision") -> Any:
+    """Return the `vision` or the `text` tower with its projection, all of it from the weights."""
+    model_class, config_class = TOWERS[kind]
     with refusing(files.name, "its weights and config.json cannot be loaded"):
-        config = CLIPVisionConfig.from_pretrained(files.directory)
+        config = config_class.from_pretrained(files.directory)
+        # A whole CLIPModel projects by its own configuration, as in `model_files`.
         config.projection_dim = files.width
-        model, loading = load(
+        model, loading = model_class.from_pretrained(
             files.directory,
             config=config,
             dtype=dtype,
@@ -122,16 +118,18 @@ def load_model(files: ModelFiles, dtype: torch.dtype) -> Any:
     missing = sorted(loading["missing_keys"])
     if missing:
         raise InputError(
-            f"model {files.name}: its weights are not those of a CLIP vision model with a "
+            f"model {files.name}: its weights are not those of a CLIP {kind} model with a "
             f"projection: {len(missing)} tensors are missing, the first is {missing[0]}"
         )
-    unused = [key for key in loading["unexpected_keys"] if key.startswith(VISION_TENSORS)]
+    # Old checkpoints hold tensors that no model needs, such as position ids, but no such layers.
+    layers = f"{kind}_model.encoder.layers."
+    unused = [key for key in loading["unexpected_keys"] if key.startswith(layers)]
     if unused:
         raise InputError(
             f"model {files.name}: config.json has no place for {len(unused)} tensors of "
             f"layers in its weights, the first is {min(unused)}"
         )
-    return model
+    return model.eval()
 
 
 def read_preprocessing(files: ModelFiles) -> Preprocessing:

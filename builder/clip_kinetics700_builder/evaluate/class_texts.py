@@ -42,7 +42,7 @@ from clip_kinetics700_builder.encode.model_files import ModelFiles, find_model
 from clip_kinetics700_builder.parts.canary import Canary, is_same_encoder
 from clip_kinetics700_builder.system.files import write_bytes, write_json
 from clip_kinetics700_builder.system.progress import Progress, no_progress
-from clip_kinetics700_builder.types import Failure, Float32Array, InputError
+from clip_kinetics700_builder.types import Failure, InputError
 
 if TYPE_CHECKING:
     from clip_kinetics700_builder.encode.text import TextEncoder
@@ -69,14 +69,8 @@ def check_family(manifest: Manifest | None, files: ModelFiles, name: str, *, for
     one file. Where the hashes differ (the vision tower was saved alone, or in another format), the
     vision tower beside the texts must make of the test video what the manifest says.
 
-    Args:
-        manifest: of the dataset; None where it has none.
-        files: of the whole CLIP.
-        name: of the dataset.
-        force: use a model of another family all the same.
-
     Raises:
-        InputError: it is of another family.
+        InputError: the model is of another family, and is not to be used all the same.
     """
     configuration = {} if manifest is None else manifest.configuration
     recorded = configuration.get("weights_sha256")
@@ -189,8 +183,7 @@ def find_class_texts(
 def read_published(target: TextTarget) -> ClassTexts | None:
     """Return the texts that are published beside the data, None where there are none.
 
-    Raises:
-        InputError: the file is not the one that the manifest lists, or is of another width.
+    A file that is not the one that the manifest lists, or of another width, is refused.
     """
     entry = None if target.manifest is None else target.manifest.files.get(CLASS_TEXTS_NAME)
     if entry is None:
@@ -225,10 +218,11 @@ def compute_class_texts(
     n_texts = len(names) * len(prompts)
     with progress("texts", n_texts, "texts") as advance:
         texts = [prompt.replace(PLACE_OF_NAME, name) for name in names for prompt in prompts]
-        embeds = encoder.encode(texts, advance=advance)
+        units = normalize_rows(encoder.encode(texts, advance=advance))
+    by_class = units.reshape(len(names), len(prompts), -1)
     return ClassTexts(
         names=tuple(names),
-        embeddings=average_prompts(embeds, len(prompts)),
+        embeddings=normalize_rows(by_class.mean(axis=1, dtype=np.float32)),
         prompts=prompts,
         model=files.name,
         model_sha256=hash_weights(files.weights_sha256),
@@ -236,20 +230,10 @@ def compute_class_texts(
     )
 
 
-def average_prompts(embeds: Float32Array, n_prompts: int) -> Float32Array:
-    """Return (n_classes, width) unit rows of (n_classes * n_prompts, width) text embeddings."""
-    units = normalize_rows(embeds).reshape(-1, n_prompts, embeds.shape[1])
-    return normalize_rows(units.mean(axis=1, dtype=np.float32))
-
-
 def open_text_model(
     target: TextTarget, config: TextConfig
 ) -> tuple["TextEncoder", ModelFiles, str]:
-    """Return a text encoder, its files, and what says that it belongs to the dataset's frames.
-
-    Raises:
-        InputError: it cannot be loaded, or is not of the family of the embeddings.
-    """
+    """Return a text encoder, its files, and what says that it belongs to the dataset's frames."""
     from clip_kinetics700_builder.encode.text import load_text_encoder
 
     files = find_model(*choose_model(target.manifest, config))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_kinetics700.classes import VERSIONS, class_names
-from clip_kinetics700.damage import OnError, report_damage
+from clip_kinetics700.damage import OnError
 from clip_kinetics700.hub import parse_repository_url
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import strip_query
@@ -22,7 +22,6 @@ from clip_kinetics700_builder.clips.classes import read_classes
 from clip_kinetics700_builder.config import EvaluationConfig
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.read.rows import (
-    Row,
     RowSource,
     batch_samples,
     count_steps,
@@ -42,12 +41,7 @@ class Labels:
     """Which class of the list a clip is of; remembers the classes that are not in it."""
 
     def __init__(self, own_names: Sequence[str] | None, names: Sequence[str]) -> None:
-        """Number the classes.
-
-        Args:
-            own_names: what `label_id` counts in the dataset; None where nothing says so.
-            names: the class list of the evaluation.
-        """
+        """Take what `label_id` counts in the dataset, if something says so, and the class list."""
         self.names = tuple(names)
         self._own_names = own_names
         self._ids = {name: number for number, name in enumerate(names)}
@@ -71,11 +65,7 @@ class Labels:
         return number
 
     def refuse_strangers(self, source: str) -> None:
-        """Refuse data with classes that are not in the list.
-
-        Raises:
-            InputError: there are such; it names them.
-        """
+        """Refuse data with classes that are not in the list; name some of them."""
         if self._strangers:
             shown = sorted(self._strangers)[:STRANGERS_SHOWN]
             left = len(self._strangers) - len(shown)
@@ -131,7 +121,8 @@ class EvaluationSource:
         n_labelled = 0
         with self.progress(split, total, unit) as advance:
             rows = read_rows(self.rows, split, advance, check=self._check_width)
-            for samples in batch_samples(self._leave_out_damage(rows, dropped)):
+            on_error = self.config.source.on_error
+            for samples in batch_samples(rows, on_error, lambda _: dropped.update(["damaged"])):
                 batch = self._label(samples, dropped)
                 n_labelled += len(batch.labels)
                 if len(batch.labels):
@@ -145,14 +136,6 @@ class EvaluationSource:
         # A clip without frames may have a width of its own.
         is_other = width != self.width and len(sample.embeddings)
         return f"{width} columns, the others have {self.width}" if is_other else None
-
-    def _leave_out_damage(self, rows: Iterator[Row], dropped: Counter[str]) -> Iterator[Sample]:
-        for row in rows:
-            if isinstance(row, Sample):
-                yield row
-                continue
-            report_damage(row.error, self.config.source.on_error)
-            dropped["damaged"] += 1
 
     def _label(self, samples: Sequence[Sample], dropped: Counter[str]) -> ClipBatch:
         found = [self.labels.find(sample.caption, sample.label_id) for sample in samples]
@@ -187,12 +170,7 @@ def why_none(split: str) -> str:
 def open_evaluation(
     config: EvaluationConfig, *splits: str, progress: Progress = no_progress
 ) -> EvaluationSource:
-    """Open a dataset and refuse at once what cannot be evaluated.
-
-    Args:
-        config: names the dataset.
-        splits: the splits that will be read.
-        progress: shows how far reading a split has come.
+    """Open a dataset of which some splits will be read; refuse at once what cannot be evaluated.
 
     Raises:
         InputError: there is no such dataset, split or class list, or the index says already that
@@ -242,11 +220,7 @@ def find_width(rows: RowSource, on_error: OnError) -> int:
 
 
 def check_labels(rows: RowSource, split: str, labels: Labels, name: str) -> None:
-    """Refuse a split by its index alone, before a model is loaded or a frame is read.
-
-    Raises:
-        InputError: none of its clips has a label, or some have one that is not in the list.
-    """
+    """Refuse labels by the index alone, before a model is loaded or a frame is read."""
     index = rows.dataset.index
     block = index.take(index.rows_of(split))
     pairs = zip(block.column("caption"), block.column("label_id"), strict=True)
@@ -257,11 +231,7 @@ def check_labels(rows: RowSource, split: str, labels: Labels, name: str) -> None
 
 
 def resolve_classes(classes: str | None, own_names: Sequence[str] | None) -> Sequence[str]:
-    """Return the class list: a given one, that of the manifest, or that of Kinetics-700.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
+    """Return the class list: a given one, that of the manifest, or that of Kinetics-700."""
     if classes is None:
         return class_names("700") if own_names is None else own_names
     if classes not in VERSIONS and not Path(classes).is_file():

@@ -18,7 +18,6 @@ from clip_kinetics700_builder.config import ProbeConfig
 from clip_kinetics700_builder.evaluate.clips import ClipBatch, EvaluationSource, open_evaluation
 from clip_kinetics700_builder.evaluate.results import (
     Evaluation,
-    Method,
     Outcomes,
     join_outcomes,
     rank_classes,
@@ -77,7 +76,10 @@ def evaluate_linear_probe(config: ProbeConfig, *, progress: Progress = no_progre
         score, parameters = train_mean_pooled(train, len(names), held_out=config.held_out)
     batches = source.read(evaluation.split)
     outcomes = join_outcomes([score_batch(b, source, score, is_card=is_card) for b in batches])
-    method = Method(
+    return sum_up(
+        source,
+        outcomes,
+        packages=("numpy", "scikit-learn") if is_card else ("numpy", "scipy", "torch"),
         task="linear-probe",
         protocol=config.protocol,
         model=parameters.pop("classifier"),
@@ -92,9 +94,7 @@ def evaluate_linear_probe(config: ProbeConfig, *, progress: Progress = no_progre
             },
             **parameters,
         },
-        packages=("numpy", "scikit-learn") if is_card else ("numpy", "scipy", "torch"),
     )
-    return sum_up(source, method, outcomes)
 
 
 def read_features(source: EvaluationSource, *, is_card: bool) -> Features:
@@ -189,11 +189,11 @@ def train_mean_pooled(
     c = max(sweep, key=lambda step: step["top1"])["c"]
     final = fit_classifier(data, len(seen), c=c, tolerance=FINAL_TOLERANCE, start=best)
     log.info("C %g: trained on all rows, %d passes", c, final.n_passes)
-    classifier = final.restore(data)
+    weights, bias = final.restore(data)
 
     def score(rows: Float32Array) -> npt.NDArray[Any]:
         scores = np.full((len(rows), n_classes), -np.inf, np.float32)
-        scores[:, seen] = classifier.score(rows)
+        scores[:, seen] = rows @ weights + bias
         return scores
 
     return score, {

@@ -3,10 +3,10 @@
 The outcome of a clip is the place at which its true class came, and the class that came first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,7 @@ Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcomes:
+class Outcomes(NamedTuple):
     """What came of clips that were scored."""
 
     labels: IntArray
@@ -62,11 +61,7 @@ def rank_classes(scores: npt.NDArray[Any], labels: IntArray) -> Outcomes:
 
 def join_outcomes(outcomes: Sequence[Outcomes]) -> Outcomes:
     """Return the outcomes of several batches as one."""
-    return Outcomes(
-        labels=np.concatenate([part.labels for part in outcomes]),
-        places=np.concatenate([part.places for part in outcomes]),
-        predicted=np.concatenate([part.predicted for part in outcomes]),
-    )
+    return Outcomes(*map(np.concatenate, zip(*outcomes, strict=True)))
 
 
 def measure(outcomes: Outcomes, seed: int) -> dict[str, Metric]:
@@ -108,36 +103,20 @@ def measure_classes(outcomes: Outcomes, names: Sequence[str]) -> tuple[ClassScor
     )
 
 
-def list_confused(outcomes: Outcomes, names: Sequence[str]) -> tuple[ConfusedPair, ...]:
-    """Return the pairs of classes that are taken for each other most often, wrong ones only."""
+def rank_confused(outcomes: Outcomes, n_classes: int) -> list[tuple[int, int, int]]:
+    """Return each class, what it was wrongly taken for and how often, the most frequent first."""
     is_wrong = (outcomes.predicted != outcomes.labels) & (outcomes.predicted != NOTHING)
-    codes = outcomes.labels[is_wrong] * len(names) + outcomes.predicted[is_wrong]
+    codes = outcomes.labels[is_wrong] * n_classes + outcomes.predicted[is_wrong]
     pairs, counts = np.unique(codes, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:CONFUSED_PAIRS]
-    return tuple(
-        ConfusedPair(
-            names[pairs[place] // len(names)],
-            names[pairs[place] % len(names)],
-            int(counts[place]),
-        )
-        for place in order
-    )
+    order = np.argsort(-counts, kind="stable")
+    columns = (*np.divmod(pairs[order], n_classes), counts[order])
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
-    """How the clips of an evaluation were classified."""
-
-    task: str
-    """`zero-shot` or `linear-probe`."""
-    protocol: str
-    model: str
-    """Name of the text model or of the classifier."""
-    model_sha256: str | None
-    parameters: Mapping[str, Any]
-    """What else decides the figures."""
-    packages: Sequence[str]
-    """Libraries whose versions the result states."""
+def list_confused(outcomes: Outcomes, names: Sequence[str]) -> tuple[ConfusedPair, ...]:
+    """Return the pairs of classes that are taken for each other most often."""
+    ranked = rank_confused(outcomes, len(names))[:CONFUSED_PAIRS]
+    return tuple(ConfusedPair(names[true], names[taken], count) for true, taken, count in ranked)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,8 +137,16 @@ class Evaluation:
         return f"Evaluation({what}: {tops} of {result.counted:,} clips)"
 
 
-def sum_up(source: EvaluationSource, method: Method, outcomes: Outcomes) -> Evaluation:
+def sum_up(
+    source: EvaluationSource, outcomes: Outcomes, packages: Sequence[str], **method: Any
+) -> Evaluation:
     """Return the outcomes of an evaluation with the result that sums them up.
+
+    Args:
+        source: what was evaluated.
+        outcomes: of its clips.
+        packages: libraries whose versions the result states.
+        method: the fields of an `EvaluationResult` that say how clips were classified.
 
     Raises:
         InputError: no clip is left to count.
@@ -169,21 +156,16 @@ def sum_up(source: EvaluationSource, method: Method, outcomes: Outcomes) -> Eval
         raise InputError(f"{source.name}: no clip of split {config.split} can be counted")
     dropped = source.dropped[config.split]
     result = EvaluationResult(
-        task=method.task,
-        protocol=method.protocol,
+        **{**method, **measure(outcomes, config.seed)},
         split=config.split,
         counted=len(outcomes.places),
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
-        model=method.model,
-        model_sha256=method.model_sha256,
         dataset=source.describe(),
         seed=config.seed,
         level=LEVEL,
         resamples=RESAMPLES,
-        **measure(outcomes, config.seed),
-        parameters=method.parameters,
         classes=measure_classes(outcomes, names),
         confused=list_confused(outcomes, names),
-        versions={package: version(package) for package in method.packages},
+        versions={package: version(package) for package in packages},
     )
     return Evaluation(result, outcomes, names)

@@ -98,12 +98,7 @@ def load_frames(
     on_error: OnError = "raise",
     advance: Advance = lambda _: None,
 ) -> FrameStore:
-    """Read all frames of a dataset into memory.
-
-    Args:
-        dataset: what `clip_kinetics700.open` returns, or a selection of it.
-        on_error: `raise` damage, or `skip` it with a warning.
-        advance: takes the number of clips just read.
+    """Read all frames of a dataset, or of a selection of it, into memory.
 
     Raises:
         DamageError: a clip is damaged or of another width, and `on_error` is `raise`.

@@ -7,7 +7,7 @@ of passes over the rows and not hundreds. A pass is a few matrix products of row
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,20 +28,6 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Classifier:
-    """Weights of a linear classifier: the highest of `features @ weights + bias` is its class."""
-
-    weights: Array
-    """(width, n_classes)."""
-    bias: Array
-    """(n_classes,)."""
-
-    def score(self, features: Array) -> Array:
-        """Return the (n, n_classes) logits of (n, width) features."""
-        return np.asarray(features @ self.weights + self.bias)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """Features in coordinates in which the problem is round."""
 
@@ -58,13 +44,7 @@ class Prepared:
 
     def take(self, begin: int, end: int) -> "Prepared":
         """Return some of the rows, without a copy."""
-        return Prepared(
-            self.rows[begin:end],
-            self.labels[begin:end],
-            self.mean,
-            self.rotation,
-            self.variances,
-        )
+        return replace(self, rows=self.rows[begin:end], labels=self.labels[begin:end])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,12 +64,12 @@ class Fit:
         bias = torch.from_numpy(self.bias).to(rows.dtype)
         return np.asarray(torch.addmm(bias, rows, weights))
 
-    def restore(self, prepared: Prepared) -> Classifier:
-        """Return the classifier of features as they were."""
+    def restore(self, prepared: Prepared) -> tuple[Array, Array]:
+        """Return (width, n_classes) weights and (n_classes,) bias for features as they were."""
         weights = prepared.rotation @ self.weights
         bias = self.bias - prepared.mean @ weights
         dtype = np.dtype(str(prepared.rows.dtype).removeprefix("torch."))
-        return Classifier(weights.astype(dtype), bias.astype(dtype))
+        return weights.astype(dtype), bias.astype(dtype)
 
 
 def prepare_features(features: Array, labels: npt.NDArray[np.int64]) -> Prepared:

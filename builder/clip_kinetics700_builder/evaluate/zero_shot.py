@@ -9,7 +9,6 @@ from clip_kinetics700_builder.evaluate.class_texts import TextTarget, find_class
 from clip_kinetics700_builder.evaluate.clips import ClipBatch, open_evaluation
 from clip_kinetics700_builder.evaluate.results import (
     Evaluation,
-    Method,
     Outcomes,
     join_outcomes,
     rank_classes,
@@ -33,7 +32,10 @@ def evaluate_zero_shot(config: ZeroShotConfig, *, progress: Progress = no_progre
     texts, is_published = find_class_texts(target, names, config.text, progress=progress)
     batches = source.read(split)
     outcomes = join_outcomes([score_batch(batch, texts, config.protocol) for batch in batches])
-    method = Method(
+    return sum_up(
+        source,
+        outcomes,
+        packages=("numpy",) if is_published else ("numpy", "torch", "transformers"),
         task="zero-shot",
         protocol=config.protocol,
         model=texts.model,
@@ -45,9 +47,7 @@ def evaluate_zero_shot(config: ZeroShotConfig, *, progress: Progress = no_progre
             "class_texts": "published" if is_published else "computed",
             "clips_without_answer": int((outcomes.predicted < 0).sum()),
         },
-        packages=("numpy",) if is_published else ("numpy", "torch", "transformers"),
     )
-    return sum_up(source, method, outcomes)
 
 
 def score_batch(batch: ClipBatch, texts: ClassTexts, protocol: Protocol) -> Outcomes:

@@ -5,6 +5,7 @@ dataset; it may lie beside a source that cannot be written to.
 """
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 from clip_kinetics700.features import INDEX_SCHEMA
@@ -16,22 +17,16 @@ from clip_kinetics700_builder.assemble.tables import open_table_file
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.read.rows import open_source, read_own_manifest
 from clip_kinetics700_builder.system.files import check_directory
-from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
+from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import InputError
 
 
 def index_source(
     config: SourceConfig, output: Path | None, *, progress: Progress = no_progress
 ) -> tuple[Path, dict[str, int]]:
-    """Write the index of a source.
+    """Write the index of a source; return its file, and how many samples of each split it has.
 
-    Args:
-        config: the source.
-        output: the file; None is index.parquet in a local source.
-        progress: shows how many files are done.
-
-    Returns:
-        The file, and how many samples of each split it has.
+    Without an `output` it is index.parquet in a local source.
 
     Raises:
         InputError: the source has an index of its own, or there is no place for one.
@@ -41,7 +36,8 @@ def index_source(
     refuse_indexed(layout, config.source)
     path = choose_file(layout, config.source, output)
     counts: Counter[str] = Counter()
-    places = {name: number for number, name in enumerate(list_names(layout), 1)}
+    paths = chain.from_iterable(layout.files.values())
+    places = {layout.relative(path): number for number, path in enumerate(paths)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         progress("index", len(places), "files") as advance,
@@ -53,8 +49,10 @@ def index_source(
                 continue
             index.write(piece)
             counts.update(piece.column("split").to_pylist())
-            n_done = advance_to(places[piece.column("tar_file")[-1].as_py()] - 1, n_done, advance)
-        advance_to(len(places), n_done, advance)
+            place = places[piece.column("tar_file")[-1].as_py()]
+            advance(place - n_done)
+            n_done = place
+        advance(len(places) - n_done)
         if not counts:
             raise InputError(f"{config.source}: holds no samples")
     return path, {split: counts[split] for split in SPLITS if split in counts}
@@ -80,15 +78,3 @@ def choose_file(layout: Layout, source: str, output: Path | None) -> Path:
         raise InputError(f"--output {path}: is a directory; a file is needed")
     check_directory("--output", path.parent)
     return path
-
-
-def list_names(layout: Layout) -> list[str]:
-    """Return the names of all files that hold samples, in the order they are read."""
-    return [layout.relative(path) for group in layout.files.values() for path in group]
-
-
-def advance_to(place: int, n_done: int, advance: Advance) -> int:
-    """Tell of the files done since then; return how many that makes."""
-    if place > n_done:
-        advance(place - n_done)
-    return max(place, n_done)

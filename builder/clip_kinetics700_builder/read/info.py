@@ -1,7 +1,6 @@
 """`info` counts what is in a dataset of any dialect and what is odd about it, in one pass.
 
-The printed tables and `--json` are two forms of one document. Everything is counted exactly but
-the median of the norms, see `info_counts.Norms`.
+The printed tables and `--json` are two forms of one document.
 """
 
 from collections import Counter
@@ -12,19 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clip_kinetics700.damage import OnError, report_damage
+from clip_kinetics700.damage import OnError
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import is_gzip_name
 from clip_kinetics700.schema import SPLIT_OF_WORD, SPLITS, Sample
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.read.info_counts import (
     Classes,
-    Norms,
     Oddity,
     SeenNames,
     describe_counts,
+    describe_norms,
 )
 from clip_kinetics700_builder.read.rows import (
+    Damage,
     Row,
     batch_samples,
     count_steps,
@@ -44,7 +44,6 @@ class Survey:
     """What is counted while the rows pass by."""
 
     def __init__(self, class_names: Sequence[str] | None, on_error: OnError) -> None:
-        """Count nothing yet."""
         self._class_names = class_names
         self._on_error = on_error
         self.samples: Counter[str] = Counter()
@@ -53,7 +52,7 @@ class Survey:
         self.widths: Counter[int] = Counter()
         self.dtypes: Counter[str] = Counter()
         self.first_of_width: dict[int, str] = {}
-        self.norms = Norms()
+        self.norms: list[npt.NDArray[np.float32]] = []
         self.classes = Classes()
         self.n_without_label_id = 0
         self.keys, self.clips = SeenNames(), SeenNames()
@@ -61,18 +60,13 @@ class Survey:
 
     def add(self, rows: Iterator[Row], split: str) -> None:
         """Count the rows of one split."""
-        for batch in batch_samples(self._leave_out_damage(rows)):
+        for batch in batch_samples(rows, self._on_error, self._note_damage):
             for sample in batch:
                 self._add_sample(sample, split)
             self._add_frames(batch)
 
-    def _leave_out_damage(self, rows: Iterator[Row]) -> Iterator[Sample]:
-        for row in rows:
-            if isinstance(row, Sample):
-                yield row
-                continue
-            report_damage(row.error, self._on_error)
-            self.oddities["damaged"].add(row.error.key or row.clip.video_id)
+    def _note_damage(self, row: Damage) -> None:
+        self.oddities["damaged"].add(row.error.key or row.clip.video_id)
 
     def _add_sample(self, sample: Sample, split: str) -> None:
         n_frames, width = sample.embeddings.shape
@@ -109,7 +103,7 @@ class Survey:
             norms = measure_frames(frames)
             is_zero = norms == 0
             is_odd = ~np.isfinite(norms)
-            self.norms.add(norms[~is_odd])
+            self.norms.append(norms[~is_odd])
             if is_zero.any() or is_odd.any():
                 sizes = [len(sample.embeddings) for sample in group]
                 owners = np.repeat(np.arange(len(group)), sizes)
@@ -137,10 +131,6 @@ def measure_frames(frames: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 def describe_source(config: SourceConfig, *, progress: Progress = no_progress) -> dict[str, Any]:
     """Read a source once; return what is in it, ready for JSON.
-
-    Args:
-        config: the source.
-        progress: shows how much is read.
 
     Raises:
         InputError: there is no such source.
@@ -212,7 +202,7 @@ def describe_samples(survey: Survey) -> dict[str, Any]:
         "width": widths[0][0] if widths else None,
         "widths": {str(width): count for width, count in widths},
         "dtypes": dict(survey.dtypes.most_common()),
-        "norms": survey.norms.describe(),
+        "norms": describe_norms(survey.norms),
         "classes": {
             "number": len(survey.classes.counts),
             "is_complete": survey.classes.is_complete,

@@ -7,7 +7,7 @@ passed over: what becomes of damage is the caller's to say.
 import json
 import logging
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from clip_kinetics700.arrays import make_samples
-from clip_kinetics700.damage import DamageError, OnError
+from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.dataset import EmbeddingDataset, OpenSource, open_dataset
 from clip_kinetics700.index import Block, read_parquet_columns
 from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest
 from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode_npy
-from clip_kinetics700.shards import decode_members, group_members, scan_loose, tar_stem
+from clip_kinetics700.shards import PlacedSample, scan_loose, scan_tar, tar_stem
 from clip_kinetics700.streams import read_if_there
-from clip_kinetics700.tars import Member, open_tar, read_members
+from clip_kinetics700_builder.assemble.rows import group_samples
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, check_manifest
 from clip_kinetics700_builder.system.progress import Advance
@@ -49,34 +49,23 @@ class Damage(NamedTuple):
 Row: TypeAlias = Sample | Damage
 
 
-def scan_tar(path: str, split: str, check: Check) -> Iterator[Row]:
+def read_tar(path: str, split: str, check: Check) -> Iterator[Row]:
     """Yield the rows of one tar; where it is damaged itself, that is its last row."""
-    last = None
-    try:
-        with open_tar(path) as stream:
-            for key, members in group_members(read_members(stream)):
-                last = key
-                yield decode_row(path, split, key, members, check)
-    except ValueError as error:
-        after = "" if last is None else f", after sample {last}"
-        damage = DamageError(path, None, None, f"{error}{after}")
-        yield lost_file(damage, split, tar_stem(path))
+    for found in scan_tar(path, path):
+        if isinstance(found, PlacedSample):
+            yield check_sample(found.sample, path, found.npy_offset, split, check)
+        elif found.error.key is None:
+            yield lost_file(found.error, split, tar_stem(path))
+        else:
+            yield Damage(found.error, guess_clip(split, found.error.key, found.members))
 
 
-def decode_row(
-    path: str, split: str, key: str, members: list[tuple[str, Member]], check: Check
-) -> Row:
-    """Return the row of one run of members."""
-    offset = dict(members).get("npy", members[0][1]).offset
-    try:
-        sample = decode_members(key, members).sample
-    except ValueError as error:
-        rest = {extension: member.data for extension, member in members}
-        return Damage(name_damage(path, key, offset, error), guess_clip(split, key, rest))
+def check_sample(sample: Sample, path: str, offset: int | None, split: str, check: Check) -> Row:
+    """Return a sample of a file, or its damage if something is wrong with it."""
     fault = check(sample)
     if fault is None:
         return sample
-    return Damage(name_damage(path, key, offset, fault), clip_of_sample(sample, split))
+    return Damage(DamageError(path, sample.key, offset, fault), clip_of_sample(sample, split))
 
 
 def guess_clip(split: str, key: str, members: dict[str, bytes | memoryview]) -> Clip:
@@ -91,24 +80,13 @@ def guess_clip(split: str, key: str, members: dict[str, bytes | memoryview]) -> 
         return Clip(split, key, None, None, None, "")
 
 
-def scan_triple(path: str, split: str, check: Check) -> Iterator[Row]:
+def read_triple(path: str, split: str, check: Check) -> Iterator[Row]:
     """Yield the one row of a `NAME.npy` with what lies beside it."""
     try:
         for sample, _, _ in scan_loose(path, on_error="raise"):
-            fault = check(sample)
-            if fault is None:
-                yield sample
-            else:
-                damage = name_damage(path, sample.key, None, fault)
-                yield Damage(damage, clip_of_sample(sample, split))
+            yield check_sample(sample, path, None, split, check)
     except DamageError as error:
-        key = error.key or posixpath.basename(path)
-        yield lost_file(error, split, key)
-
-
-def name_damage(path: str, key: str, offset: int | None, reason: object) -> DamageError:
-    """Return the damage of one sample."""
-    return DamageError(path, key, offset, str(reason).removeprefix(f"sample {key}: "))
+        yield lost_file(error, split, error.key or posixpath.basename(path))
 
 
 def clip_of_sample(sample: Sample, split: str) -> Clip:
@@ -183,11 +161,7 @@ def prepare_rows(dataset: EmbeddingDataset, on_error: OnError) -> RowSource:
 
 
 def leave_out_parquet(dataset: EmbeddingDataset) -> RowSource:
-    """Return a dataset of Parquet files without those that cannot be read.
-
-    Raises:
-        DamageError: none of them can be read.
-    """
+    """Return a dataset of Parquet files without those that cannot be read, if any is left."""
     lost: dict[str, list[Damage]] = {}
     files: dict[str, list[str]] = {}
     for split, group in dataset.layout.files.items():
@@ -260,21 +234,17 @@ def count_steps(source: RowSource) -> tuple[int, str]:
 def read_rows(
     source: RowSource, split: str, advance: Advance, *, check: Check = lambda _: None
 ) -> Iterator[Row]:
-    """Yield every row of a split in order.
+    """Yield every row of a split in order, none of a split that is not there.
 
-    Args:
-        source: what is read.
-        split: `train`, `validation` or `test`; one that is not there has no rows.
-        advance: takes the number of steps just done.
-        check: returns what is wrong with a sample that could be read, or None; it is damage then.
+    A sample that could be read, but that `check` finds something wrong with, is damage.
     """
     layout = source.dataset.layout
     if source.dataset.needs_index:
         yield from read_indexed(source.dataset, split, advance, check)
     else:
-        scan = scan_tar if layout.kind == "tars" else scan_triple
+        read = read_tar if layout.kind == "tars" else read_triple
         for path in layout.files.get(split, ()):
-            yield from scan(path, split, check)
+            yield from read(path, split, check)
             advance(1)
     yield from source.lost.get(split, ())
 
@@ -283,30 +253,17 @@ def read_indexed(
     dataset: EmbeddingDataset, split: str, advance: Advance, check: Check
 ) -> Iterator[Row]:
     """Yield the rows of a split by the index, which knows of damaged ones whose they are."""
-    index = dataset.index
+    index, is_parquet = dataset.index, dataset.layout.kind == "parquet"
     for block, results in dataset.read_blocks(index.rows_of(split)):
-        for place, found in enumerate(make_samples(index, block, results)):
-            if isinstance(found, DamageError):
-                error: DamageError | None = found
+        places = zip(index.file_numbers[block.rows], index.begins[block.rows], strict=True)
+        found = zip(make_samples(index, block, results), places, strict=True)
+        for row, (sample, (number, begin)) in enumerate(found):
+            if isinstance(sample, DamageError):
+                yield Damage(sample, clip_of_block(block, row, split))
             else:
-                error = check_row(dataset, block, place, check(found))
-            if error is not None:
-                yield Damage(error, clip_of_block(block, place, split))
-            elif isinstance(found, Sample):
-                yield found
+                offset = None if is_parquet else int(begin)
+                yield check_sample(sample, index.files[number], offset, split, check)
         advance(len(results))
-
-
-def check_row(
-    dataset: EmbeddingDataset, block: Block, place: int, fault: str | None
-) -> DamageError | None:
-    """Return the fault of one row of an index, if it has one, as damage."""
-    if fault is None:
-        return None
-    index, row = dataset.index, block.rows[place]
-    path, key = index.files[index.file_numbers[row]], block.column("key")[place]
-    offset = None if dataset.layout.kind == "parquet" else int(index.begins[row])
-    return DamageError(path, key, offset, fault)
 
 
 def clip_of_block(block: Block, place: int, split: str) -> Clip:
@@ -316,15 +273,17 @@ def clip_of_block(block: Block, place: int, split: str) -> Clip:
     return Clip(split, youtube_id or key, start, end, caption or None, caption)
 
 
-def batch_samples(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
-    """Yield samples in batches of bounded size."""
-    batch: list[Sample] = []
-    n_bytes = 0
-    for sample in samples:
-        batch.append(sample)
-        n_bytes += sample.embeddings.nbytes
-        if len(batch) == SAMPLES_PER_BATCH or n_bytes >= BYTES_PER_BATCH:
-            yield batch
-            batch, n_bytes = [], 0
-    if batch:
-        yield batch
+def batch_samples(
+    rows: Iterable[Row], on_error: OnError, note: Callable[[Damage], None]
+) -> Iterator[list[Sample]]:
+    """Yield the samples of rows in batches of bounded size; raise damage, or skip and note it."""
+
+    def leave_out_damage() -> Iterator[Sample]:
+        for row in rows:
+            if isinstance(row, Sample):
+                yield row
+            else:
+                report_damage(row.error, on_error)
+                note(row)
+
+    return group_samples(leave_out_damage(), SAMPLES_PER_BATCH, BYTES_PER_BATCH)

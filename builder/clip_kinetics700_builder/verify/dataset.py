@@ -14,22 +14,13 @@ import pyarrow.compute as pc
 
 from clip_kinetics700.features import INDEX_SCHEMA, data_schema
 from clip_kinetics700.schema import INDEX_NAME, MANIFEST_NAME
-from clip_kinetics700_builder.dataset.layout import FIGURES, list_names
-from clip_kinetics700_builder.dataset.manifest import (
-    ManifestError,
-    require_manifest,
-)
+from clip_kinetics700_builder.dataset.layout import list_names
+from clip_kinetics700_builder.dataset.manifest import ManifestError, require_manifest
 from clip_kinetics700_builder.dataset.problems import DamagedFileError, Problem, Problems
 from clip_kinetics700_builder.dataset.shards import Shard
 from clip_kinetics700_builder.dataset.totals import SampleTally, Totals
 from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
-from clip_kinetics700_builder.verify.files import (
-    Dataset,
-    check_class_texts,
-    check_failures,
-    check_names,
-    check_splits_csv,
-)
+from clip_kinetics700_builder.verify.files import Dataset, check_names, check_small_files
 from clip_kinetics700_builder.verify.rows import (
     FileRows,
     check_index,
@@ -98,10 +89,7 @@ def verify_dataset(
 ) -> list[Problem]:
     """Return everything that is wrong with a dataset; nothing where it is as it was written.
 
-    Args:
-        directory: the dataset.
-        names: the names of its files, where they are not all in the directory.
-        progress: shows how many samples are done.
+    The names of its files are given where they are not all in the directory.
 
     Raises:
         InputError: there is no such directory, or no manifest in it.
@@ -116,11 +104,7 @@ def verify_dataset(
         problems.add(MANIFEST_NAME, message)
     dataset = Dataset(directory, manifest, problems)
     check_names(dataset, list_names(directory) if names is None else names)
-    check_splits_csv(dataset)
-    check_failures(dataset)
-    for name in FIGURES:
-        dataset.find(name)
-    check_class_texts(dataset)
+    check_small_files(dataset)
     with progress("verify", manifest.totals.samples, "samples") as advance:
         check_samples(dataset, advance)
     return problems.found()
@@ -153,13 +137,7 @@ def check_samples(dataset: Dataset, advance: Advance) -> None:
 
 
 def compare_tally(totals: Totals, tally: SampleTally, names: Iterable[str]) -> Iterator[str]:
-    """Yield what the manifest says of the samples of a split and is not so.
-
-    Args:
-        totals: what it says.
-        tally: what there is.
-        names: of the counts that are compared besides that of the frames.
-    """
+    """Yield what the manifest says of the frames and the named counts of a split, and is not so."""
     if totals.frames != tally.frames:
         yield f"{totals.frames} frames, the samples hold {tally.frames}"
     for name in names:
@@ -195,7 +173,8 @@ def check_shard(
         check_batch(dataset, shard, shard.first + n_done, together)
         data = next(filter(None, together[:2]), None)
         if data is not None:
-            count_samples(data, tally)
+            lengths = pc.list_value_length(data.batch.column("embeddings")).to_numpy()
+            tally.add(data.batch.column("meta").field("label_id"), lengths)
         n_done += n_rows
         advance(n_rows)
     tar.finish()
@@ -217,9 +196,3 @@ def check_batch(
     if index is not None:
         check_index(index, tar, shard, first, dataset.problems)
         compare_index(data, index, first, dataset.problems, data_agree=data_agree)
-
-
-def count_samples(rows: FileRows, tally: SampleTally) -> None:
-    """Count some samples by label and by frames."""
-    lengths = pc.list_value_length(rows.batch.column("embeddings")).to_numpy()
-    tally.add(rows.batch.column("meta").field("label_id"), lengths)

@@ -4,7 +4,7 @@ The small tables, splits.csv and failures.parquet, are compared with the manifes
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from clip_kinetics700.schema import (
     SPLITS_CSV_NAME,
 )
 from clip_kinetics700.texts import decode_class_texts
-from clip_kinetics700_builder.dataset.layout import README_NAME
+from clip_kinetics700_builder.dataset.layout import FIGURES, README_NAME
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.dataset.problems import DamagedFileError, Problems
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME, splits_csv
@@ -72,68 +72,69 @@ def check_names(dataset: Dataset, names: Iterable[str]) -> None:
             dataset.problems.add(name, f"is {what} that {MANIFEST_NAME} does not list")
 
 
-def check_splits_csv(dataset: Dataset) -> None:
-    """Check that splits.csv has one row a tar, in order, with upstream's words."""
-    path = dataset.find(SPLITS_CSV_NAME)
-    if path is None:
-        return
+def check_small_files(dataset: Dataset) -> None:
+    """Check the files that are no samples: the small tables, the figures, the class texts."""
+    checks: dict[str, Callable[[Path, Manifest], Iterator[str]]] = {
+        SPLITS_CSV_NAME: check_splits_csv,
+        FAILURES_NAME: check_failures,
+        **dict.fromkeys(FIGURES, lambda *_: iter(())),
+        CLASS_TEXTS_NAME: check_class_texts,
+    }
+    for name, check in checks.items():
+        path = dataset.find(name)
+        if path is not None:
+            for message in check(path, dataset.manifest):
+                dataset.problems.add(name, message)
+
+
+def check_splits_csv(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield where splits.csv has not one row a tar, in order, with upstream's words."""
     found = path.read_bytes().split(b"\n")
-    expected = splits_csv(dataset.manifest.list_shards()).encode("utf-8").split(b"\n")
+    expected = splits_csv(manifest.list_shards()).encode("utf-8").split(b"\n")
     for number, (line, ours) in enumerate(zip(found, expected, strict=False), 1):
         if line != ours:
-            message = f"line {number} is {line[:80]!r}, must be {ours!r}"
-            dataset.problems.add(SPLITS_CSV_NAME, message)
+            yield f"line {number} is {line[:80]!r}, must be {ours!r}"
             return
     if len(found) != len(expected):
-        message = f"holds {len(found) - 1} lines, must hold {len(expected) - 1}"
-        dataset.problems.add(SPLITS_CSV_NAME, message)
+        yield f"holds {len(found) - 1} lines, must hold {len(expected) - 1}"
 
 
-def check_class_texts(dataset: Dataset) -> None:
-    """Check that published class texts are unit vectors of the dataset's classes and width."""
-    manifest = dataset.manifest
-    if CLASS_TEXTS_NAME not in manifest.files:
-        return
-    path = dataset.find(CLASS_TEXTS_NAME)
-    if path is None:
-        return
+def check_class_texts(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield why published class texts are not unit vectors of the dataset's classes and width."""
     try:
         texts = decode_class_texts(path.read_bytes())
     except ValueError as error:
-        dataset.problems.add(CLASS_TEXTS_NAME, str(error))
+        yield str(error)
         return
     if list(texts.names) != manifest.class_names:
-        dataset.problems.add(CLASS_TEXTS_NAME, f"is not of the classes of {MANIFEST_NAME}")
+        yield f"is not of the classes of {MANIFEST_NAME}"
     width = texts.embeddings.shape[1]
     if width != manifest.width:
-        message = f"has {width} columns, {MANIFEST_NAME} says {manifest.width}"
-        dataset.problems.add(CLASS_TEXTS_NAME, message)
+        yield f"has {width} columns, {MANIFEST_NAME} says {manifest.width}"
     if not np.allclose(np.linalg.norm(texts.embeddings, axis=1), 1, atol=1e-4):
-        dataset.problems.add(CLASS_TEXTS_NAME, "holds rows that are not of length 1")
+        yield "holds rows that are not of length 1"
 
 
-def check_failures(dataset: Dataset) -> None:
-    """Check the rows of the failures, and their counts against the manifest's."""
-    path = dataset.find(FAILURES_NAME)
-    if path is None:
-        return
+def check_failures(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with the rows of the failures, and with the manifest's counts of them."""
     try:
-        found = count_failures(path, dataset.manifest.count_rows()[FAILURES_NAME])
+        found = count_failures(path, manifest.count_rows()[FAILURES_NAME])
     except DamagedFileError as error:
-        dataset.problems.add(FAILURES_NAME, str(error))
+        yield str(error)
         return
-    expected: Counter[tuple[str, str]] = Counter()
-    for split, totals in dataset.manifest.splits.items():
-        for reason, count in totals.failures_by_reason.items():
-            expected[split, reason] = count
+    expected = Counter(
+        {
+            (split, reason): count
+            for split, totals in manifest.splits.items()
+            for reason, count in totals.failures_by_reason.items()
+        }
+    )
     for split, reason in sorted(found.keys() | expected.keys()):
-        pair = split, reason
+        stated, there = expected[split, reason], found[split, reason]
         if reason not in REASONS:
-            message = f"holds the reason {reason!r}, allowed are {', '.join(REASONS)}"
-            dataset.problems.add(FAILURES_NAME, message)
-        if found[pair] != expected[pair]:
-            dataset.problems.add(
-                FAILURES_NAME,
-                f"holds {found[pair]} rows of split {split!r} and reason {reason!r}, "
-                f"{MANIFEST_NAME} says {expected[pair]}",
+            yield f"holds the reason {reason!r}, allowed are {', '.join(REASONS)}"
+        if there != stated:
+            yield (
+                f"holds {there} rows of split {split!r} and reason {reason!r}, "
+                f"{MANIFEST_NAME} says {stated}"
             )

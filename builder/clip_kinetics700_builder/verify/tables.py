@@ -21,13 +21,7 @@ Convert = Callable[[pa.RecordBatch], pa.RecordBatch]
 def read_table(
     path: Path, schema: pa.Schema, n_rows: int, convert: Convert = lambda batch: batch
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file, which must have this schema and so many rows.
-
-    Args:
-        path: of the file.
-        schema: its columns and metadata.
-        n_rows: how many rows.
-        convert: what every batch passes through.
+    """Yield the rows of a Parquet file, which must have this schema and so many rows, converted.
 
     Raises:
         DamagedFileError: it is no Parquet file, has others, or cannot be read on.
@@ -51,11 +45,7 @@ def read_table(
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema) -> None:
-    """Refuse other columns, other types or other `datasets` features.
-
-    Raises:
-        DamagedFileError: the first that differs is named.
-    """
+    """Raise DamagedFileError for other columns, other types or other `datasets` features."""
     if found.names != expected.names:
         raise DamagedFileError(f"has the columns {found.names}, must have {expected.names}")
     for field in expected:
@@ -69,11 +59,7 @@ def check_schema(found: pa.Schema, expected: pa.Schema) -> None:
 
 
 def read_group(table: pq.ParquetFile, number: int) -> list[pa.RecordBatch]:
-    """Return the rows of one row group, whose values are safe to look at.
-
-    Raises:
-        DamagedFileError: it cannot be read.
-    """
+    """Return the rows of one row group, safe to look at; else raise DamagedFileError."""
     try:
         group = table.read_row_group(number)
         group.validate(full=True)
@@ -84,11 +70,7 @@ def read_group(table: pq.ParquetFile, number: int) -> list[pa.RecordBatch]:
 
 
 def check_data_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return rows of the data as they are; nothing in them may be null but fields of `meta`.
-
-    Raises:
-        DamagedFileError: something is.
-    """
+    """Return rows of data, of which nothing may be null but fields of `meta`, as they are."""
     embeddings = batch.column("embeddings")
     parts = {
         "embeddings": embeddings,
@@ -113,11 +95,7 @@ def nest_index_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def count_failures(path: Path, n_rows: int) -> Counter[tuple[str, str]]:
-    """Return how many failures of each (split, reason) a table of them holds.
-
-    Raises:
-        DamagedFileError: it cannot be read, or a row says nothing, or more than one line.
-    """
+    """Return how many failures of each (split, reason) a table of them, which is checked, holds."""
     counts: Counter[tuple[str, str]] = Counter()
     first = 0
     for batch in read_table(path, FAILURES_SCHEMA, n_rows):

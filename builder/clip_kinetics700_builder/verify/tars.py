@@ -13,7 +13,7 @@ import pyarrow as pa
 from clip_kinetics700.features import META_TYPE, embeddings_array
 from clip_kinetics700.remote import BUFFER_SIZE
 from clip_kinetics700.schema import KEY_NAME, Sample, decode_sample, encode_sample
-from clip_kinetics700.tars import BLOCK, Member, read_members
+from clip_kinetics700.tars import BLOCK, Member, Stream, read_members
 from clip_kinetics700_builder.assemble.rows import find_misfit
 from clip_kinetics700_builder.assemble.tar import spell_end, spell_sample
 from clip_kinetics700_builder.dataset.problems import DamagedFileError
@@ -26,51 +26,27 @@ EXTENSIONS = ("json", "npy", "txt")
 SHOWN_BEFORE, SHOWN_AFTER = 20, 20
 
 
-class RecordedStream:
-    """A stream that keeps what was read of it until it is taken."""
-
-    def __init__(self, stream: io.BufferedIOBase) -> None:
-        """Read from the start of an open tar."""
-        self._stream = stream
-        self._pieces: list[bytes] = []
-
-    def read(self, nbytes: int, /) -> bytes:
-        """Return the next bytes, fewer only where the tar ends."""
-        self._pieces.append(self._stream.read(nbytes))
-        return self._pieces[-1]
-
-    def take(self) -> bytes:
-        """Return all that was read since the last time."""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        return data
-
-
 def read_tar(path: Path, *, first: int, n_samples: int, width: int) -> Iterator[pa.RecordBatch]:
-    """Yield the samples of a tar, and where their arrays lie.
-
-    Args:
-        path: of the file.
-        first: number of its first sample in the dataset.
-        n_samples: how many it must hold.
-        width: columns that its embeddings must have.
+    """Yield the samples of a tar, the first of which has that number, and where their arrays lie.
 
     Raises:
         DamagedFileError: a sample is not what it must be or not there, or something else is.
     """
     with io.BufferedReader(io.FileIO(path), BUFFER_SIZE) as file:
-        stream = RecordedStream(file)
-        members = read_strictly(stream)
+        members = read_strictly(file)
         samples: list[Sample] = []
         places: list[tuple[int, int]] = []
         begin = offset = 0
         for number in range(first, first + n_samples):
             key = KEY_NAME.format(number)
             found = {name: require_member(members, f"{key}.{name}") for name in EXTENSIONS}
-            data = stream.take()
+            # The parser stands behind the padding of the last member.
+            n_bytes = file.tell() - offset
+            file.seek(offset)
+            data = file.read(n_bytes)
             samples.append(read_sample(key, found, width, data))
             places.append((found["npy"].offset, len(found["npy"].data)))
-            offset += len(data)
+            offset += n_bytes
             if len(samples) == ROWS_PER_BATCH or offset - begin >= BYTES_PER_BATCH:
                 yield make_batch(samples, places, width)
                 samples, places, begin = [], [], offset
@@ -78,7 +54,9 @@ def read_tar(path: Path, *, first: int, n_samples: int, width: int) -> Iterator[
             yield make_batch(samples, places, width)
         if next(members, None) is not None:
             raise DamagedFileError(f"holds more than its samples from byte {offset} on")
-        if stream.take() != spell_end(offset):
+        file.seek(offset)
+        end = spell_end(offset)
+        if file.read(len(end) + 1) != end:
             raise DamagedFileError(f"does not end as a tar of ours does after byte {offset}")
 
 
@@ -96,12 +74,8 @@ def make_batch(
     return pa.RecordBatch.from_pydict(columns)
 
 
-def read_strictly(stream: RecordedStream) -> Iterator[Member]:
-    """Yield the members of a tar.
-
-    Raises:
-        DamagedFileError: the strict parser says of what.
-    """
+def read_strictly(stream: Stream) -> Iterator[Member]:
+    """Yield the members of a tar; what the strict parser refuses is a DamagedFileError."""
     try:
         yield from read_members(stream)
     except ValueError as error:
@@ -120,13 +94,7 @@ def require_member(members: Iterator[Member], name: str) -> Member:
 
 
 def read_sample(key: str, members: dict[str, Member], width: int, found: bytes) -> Sample:
-    """Return the sample of some members.
-
-    Args:
-        key: its key.
-        members: by extension.
-        width: columns that its embeddings must have.
-        found: all bytes of the members, headers and padding included.
+    """Return the sample of members by extension, `found` with their headers and padding.
 
     Raises:
         DamagedFileError: the sample cannot be read, is none of ours, or is not spelled as ours are.

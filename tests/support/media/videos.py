@@ -212,7 +212,9 @@ def decode(
     path: Path, *, first: int = 0, rate: float = 1.0, decoder: str = "pyav"
 ) -> Frames | Failure:
     """Decode a video of 64 x 48 without resizing."""
-    return decode_frames(DecodeTask(7, str(path), first, Decoding(rate, UNCHANGED, decoder=decoder)))
+    return decode_frames(
+        DecodeTask(7, str(path), first, Decoding(rate, UNCHANGED, decoder=decoder))
+    )
 
 
 def decode_well(path: Path, *, first: int = 0, rate: float = 1.0, decoder: str = "pyav") -> Frames:
