@@ -116,6 +116,23 @@ def test_the_damaged_frame_is_named(sound_videos: dict[str, Path], tmp_path: Pat
     assert decode(path) == Failure(7, "decode", "decode_error", "the frame at 2.00 s is damaged")
 
 
+def test_damaged_frames_can_be_kept(sound_videos: dict[str, Path], tmp_path: Path) -> None:
+    """Where damage is allowed, all frames come, and those that show it are named."""
+    path = tmp_path / "hole.mp4"
+    path.write_bytes(sound_videos["mpeg4.mp4"].read_bytes())
+    place, size = list_packets(path)[20]
+    overwrite(path, place + 20, bytes(size - 20))
+    keeping = Decoding(1.0, AS_IT_IS, keeps_damaged=True)
+    found, sound = (
+        decode_frames(DecodeTask(7, str(file), 0, keeping))
+        for file in (path, sound_videos["mpeg4.mp4"])
+    )
+    assert isinstance(found, Frames)
+    assert isinstance(sound, Frames)
+    assert (found.damaged, sound.damaged) == ((2, 3), ())
+    assert np.array_equal(found.pixels[:2], sound.pixels[:2])
+
+
 def test_damage_that_no_kept_frame_shows_costs_nothing(
     sound_videos: dict[str, Path], tmp_path: Path
 ) -> None:

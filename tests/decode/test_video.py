@@ -11,7 +11,8 @@ import pytest
 
 import clip_kinetics700_builder.decode.video
 from clip_kinetics700_builder.decode import torchcodec_frames
-from clip_kinetics700_builder.types import UInt8Array
+from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
+from clip_kinetics700_builder.types import Frames, UInt8Array
 from tests.support.media.videos import (
     AV1,
     H264,
@@ -20,6 +21,7 @@ from tests.support.media.videos import (
     MPEG2,
     MPEG4,
     OPEN_GOP,
+    UNCHANGED,
     VP9,
     CodedVideo,
     cut_coded,
@@ -238,6 +240,26 @@ def test_grey_frames_are_not_taken_for_pictures(tmp_path: Path) -> None:
     assert read_codes(frames.pixels) == video.codes_at(frames.timestamps.tolist())
 
 
+@pytest.mark.parametrize("decoder", ["pyav", "torchcodec"])
+def test_square_pixels_stretch_the_picture(tmp_path: Path, decoder: str) -> None:
+    """A picture of pixels twice as wide as high is stored narrow, and stretched when asked."""
+    options = (*H264, "-vf", "setsar=2")
+    path = encode_video(tmp_path / "wide.mp4", draw_codes(range(30)), *options)
+    stored, stretched = (
+        decode_frames(
+            DecodeTask(
+                7, str(path), 0, Decoding(1.0, UNCHANGED, decoder=decoder, squares_pixels=is_asked)
+            )
+        )
+        for is_asked in (False, True)
+    )
+    assert isinstance(stored, Frames)
+    assert isinstance(stretched, Frames)
+    assert (stored.info.width, stretched.info.width) == (64, 128)
+    assert (stored.info.height, stretched.info.height) == (48, 48)
+    assert read_codes(stretched.pixels) == [0, 25]
+
+
 def test_large_frames_are_decoded_in_slices(
     plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +275,7 @@ def test_walking_gives_what_picking_gives(
 ) -> None:
     """Decoding all frames and decoding few give the same ones, to the bit."""
     picked = decode_well(plain_video.path, rate=5.0)
-    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_pick_crops", lambda *_: None)
+    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_pick_crops", lambda *_: (None, ()))
     assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, picked.pixels)
 
 

@@ -66,7 +66,7 @@ def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | d
         key = KEY_NAME.format(number)
         if isinstance(result, Sample):
             is_same = result.key == key
-            extra = result.extra if is_same else add_source_key(result.extra, result.key)
+            extra = result.extra if is_same else add_to_extra(result.extra, "key", result.key)
             yield replace(result, key=key, extra=extra)
         else:
             clip, encoded = result

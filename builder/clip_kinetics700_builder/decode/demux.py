@@ -14,7 +14,7 @@ import numpy.typing as npt
 from av.error import FFmpegError
 from av.stream import Discard
 
-from clip_kinetics700_builder.decode.checks import check_file, check_size
+from clip_kinetics700_builder.decode.checks import check_file, check_size, open_video_file
 from clip_kinetics700_builder.types import ClipError
 
 # The packets of a smaller file are kept in memory, so that it is read once.
@@ -28,6 +28,10 @@ AVI = "avi"
 # Where pieces of a recording are joined, and where it ends, FFmpeg takes sound packets for damaged.
 MPEG_TS = "mpegts"
 NO_TIME = -(2**63)
+# No sound packet has such a run of zero bytes; it is what broken downloads and disks leave.
+HOLE = bytes(512)
+# Where the headers of packets lie between them, a hole takes packets away.
+HEADERS_BETWEEN = ("matroska,webm", "flv", "asf", "nut", "ogg", MPEG_TS, MPEG_PS)
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -82,8 +86,8 @@ def describe_packets(fields: Int64Array, *, container: str, time_base: Fraction)
     """Return what the packets of a video stream say.
 
     Args:
-        fields: (n, 6) int64, for each packet pts, dts, duration, and whether it is a key, is hidden
-            and is corrupt.
+        fields: (n, 8) int64, for each packet pts, dts, duration, whether it is a key, is hidden and
+            is corrupt, its place in the file, and its size.
         container: FFmpeg's name of it.
         time_base: seconds of a tick.
 
@@ -112,6 +116,29 @@ def describe_packets(fields: Int64Array, *, container: str, time_base: Fraction)
         is_corrupt=is_corrupt if container != MPEG_TS else np.zeros_like(is_corrupt),
         time_base=time_base,
     )
+
+
+def find_holes(path: str, pts: Int64Array, *, place: Int64Array, nbytes: Int64Array) -> list[int]:
+    """Return the indices of packets beside which others are lost to a hole of zeros.
+
+    Args:
+        path: of the file.
+        pts: (n,) int64, when the frames of the packets are displayed.
+        place: (n,) int64, where the packets lie in the file; -1 where that is not known.
+        nbytes: (n,) int64, how long they are.
+    """
+    steps = np.diff(np.sort(pts))
+    # Sound may hold zeros, so frames must be missing, too.
+    if not len(steps) or steps.max() <= 1.5 * np.median(steps):
+        return []
+    gaps = place[1:] - (place + nbytes)[:-1]
+    found: list[int] = []
+    with open_video_file(path) as file:
+        for index in np.flatnonzero((gaps >= len(HOLE)) & (place[:-1] >= 0)).tolist():
+            file.seek(int(place[index] + nbytes[index]))
+            if HOLE in file.read(int(gaps[index])):
+                found += [index, index + 1]
+    return found
 
 
 class Video(AbstractContextManager["Video"]):
@@ -193,13 +220,18 @@ class Video(AbstractContextManager["Video"]):
             fields.append(NO_TIME if packet.dts is None else packet.dts)
             fields.append(packet.duration or 0)
             fields.extend((packet.is_keyframe, packet.is_discard, packet.is_corrupt))
+            fields.extend((-1 if packet.pos is None else packet.pos, packet.size))
             if keeps:
                 self._kept.append(packet)
-        return describe_packets(
-            np.frombuffer(fields, np.int64).reshape(-1, 6),
-            container=self.container.format.name,
-            time_base=self.stream.time_base,
+        table, container = (
+            np.frombuffer(fields, np.int64).reshape(-1, 8),
+            self.container.format.name,
         )
+        packets = describe_packets(table, container=container, time_base=self.stream.time_base)
+        if container in HEADERS_BETWEEN:
+            beside = find_holes(self._path, packets.pts, place=table[:, 6], nbytes=table[:, 7])
+            packets.is_corrupt[beside] = True
+        return packets
 
     def _demux(self) -> Iterator[Any]:
         try:

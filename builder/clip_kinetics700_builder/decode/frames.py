@@ -13,16 +13,14 @@ import numpy as np
 from av.error import FFmpegError
 from av.filter import Graph
 
-from clip_kinetics700_builder.decode.demux import Int64Array, MissedError, Packets, Video
+from clip_kinetics700_builder.decode.demux import HOLE, Int64Array, MissedError, Packets, Video
 from clip_kinetics700_builder.types import ClipError, UInt8Array
 
 Crop = TypeVar("Crop")
 
 # Streams of these codecs say which frames no other refers to.
 SKIPPING_CODECS = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
-# No sound packet of these codecs has such a run of zero bytes, which is what broken downloads and
-# disks leave.
-HOLE = bytes(512)
+# Packets of these codecs hold no zeros in a row, but for up to 27 in VP8; those of others may.
 HOLE_CODECS = (
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2",
     "msmpeg4v3", "wmv1", "wmv2", "wmv3", "vc1", "h263", "flv1", "theora",
