@@ -150,12 +150,15 @@ class Video(AbstractContextManager["Video"]):
     aspect: Fraction = Fraction(1)
     """How many times as wide as high a pixel is to be shown."""
 
-    def __init__(self, path: str, *, squares_pixels: bool = False) -> None:
+    def __init__(
+        self, path: str, *, squares_pixels: bool = False, packets: Packets | None = None
+    ) -> None:
         """Open a file and read all packets of its video stream.
 
         Args:
             path: of the file.
             squares_pixels: whether the aspect of pixels counts.
+            packets: what they say, if that is known: they are not read then.
 
         Raises:
             ClipError: it is no video that can be opened, or it cannot be read to its end.
@@ -166,7 +169,7 @@ class Video(AbstractContextManager["Video"]):
         if squares_pixels:
             self.aspect = self.stream.sample_aspect_ratio or Fraction(1)
         try:
-            self.packets = self._scan()
+            self.packets = packets or self._scan()
         except BaseException:
             self.container.close()
             raise
@@ -184,8 +187,9 @@ class Video(AbstractContextManager["Video"]):
         if self._kept:
             kept, self._kept = self._kept, []
             return islice(enumerate(kept), start, None)
-        self.container.close()
-        self._open()
+        if not self._is_fresh:
+            self.container.close()
+            self._open()
         source = self._demux()
         if not start or self.container.format.name == MPEG_PS:
             return enumerate(source)
@@ -204,6 +208,7 @@ class Video(AbstractContextManager["Video"]):
         except (FFmpegError, ValueError):
             message = "FFmpeg cannot open this file as a video"
             raise ClipError("decode", "unreadable", message) from None
+        self._is_fresh = True
         try:
             self.stream = find_stream(self.container)
         except ClipError:
@@ -234,6 +239,7 @@ class Video(AbstractContextManager["Video"]):
         return packets
 
     def _demux(self) -> Iterator[Any]:
+        self._is_fresh = False
         try:
             for packet in self.container.demux(self.stream):
                 # Without bytes and time it is the mark of the end.

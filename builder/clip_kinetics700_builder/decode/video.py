@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clip_kinetics700_builder.config import FRAMES_PER_TASK
-from clip_kinetics700_builder.decode.checks import check_length, check_resized
+from clip_kinetics700_builder.decode.checks import check_length, check_resized, open_video_file
 from clip_kinetics700_builder.decode.demux import (
     Int64Array,
     MissedError,
@@ -119,15 +120,31 @@ def decode_frames(task: DecodeTask) -> Frames | Failure:
         return Failure(task.row, *error.args)
 
 
+# What the packets of the last long video say, which is decoded in many tasks, by its `identify`.
+_scans: dict[tuple[str, int, int], Packets] = {}
+
+
+def identify(path: str) -> tuple[str, int, int]:
+    """Return what tells a file from others and from later ones: path, size, time of change."""
+    with open_video_file(path) as file:
+        status = os.fstat(file.fileno())
+    return path, status.st_size, status.st_mtime_ns
+
+
 def _decode(task: DecodeTask) -> Frames:
-    rate = task.decoding.frames_per_second
-    with Video(task.path, squares_pixels=task.decoding.squares_pixels) as video:
-        check_whole(task.path, video)
+    rate, file = task.decoding.frames_per_second, identify(task.path)
+    known = _scans.get(file)
+    with Video(task.path, squares_pixels=task.decoding.squares_pixels, packets=known) as video:
         packets = video.packets
+        if known is None:
+            check_whole(task.path, video)
         duration = packets.seconds(packets.end - packets.begin)
         # Some containers do not say how long the last frame lasts: an only frame seems to last 0 s.
         n_frames = max(1, count_frames(duration, rate))
         check_length(duration, n_frames)
+        if known is None and n_frames > FRAMES_PER_TASK:
+            _scans.clear()
+            _scans[file] = packets
         stop = min(task.first + FRAMES_PER_TASK, n_frames)
         timestamps = list_timestamps(task.first, stop, frames_per_second=rate)
         # The times asked for and those of the frames are rounded apart, so each of ours is moved
