@@ -27,6 +27,7 @@ from tests.support.media.videos import (
     cut_coded,
     decode_well,
     draw_codes,
+    draw_motion,
     draw_quadrants,
     encode_coded,
     encode_variable_rate,
@@ -36,6 +37,7 @@ from tests.support.media.videos import (
     patch_mp4_matrix,
     probe_times,
     read_codes,
+    read_raw_frames,
     run_ffmpeg,
 )
 
@@ -238,6 +240,28 @@ def test_grey_frames_are_not_taken_for_pictures(tmp_path: Path) -> None:
     video = encode_coded(tmp_path / "long.ts", options=options, n_frames=560, rate="5")
     frames = decode_well(video.path, first=64)
     assert read_codes(frames.pixels) == video.codes_at(frames.timestamps.tolist())
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "torchcodec"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-pix_fmt", "yuv420p", "-colorspace", "bt709", "-color_range", "tv"),
+        ("-pix_fmt", "yuv420p", "-colorspace", "bt709", "-color_range", "pc"),
+        ("-pix_fmt", "yuv422p", "-colorspace", "smpte170m"),
+        ("-pix_fmt", "yuv420p10le", "-colorspace", "bt2020nc"),
+        ("-pix_fmt", "gray"),
+        ("-pix_fmt", "yuv420p", "-flags", "+ildct+ilme", "-x264opts", "tff=1"),
+    ],
+    ids=["bt709", "full range", "422", "10 bits", "grey", "interlaced"],
+)
+def test_colours_are_those_of_the_ffmpeg_program(
+    tmp_path: Path, options: Options, decoder: str
+) -> None:
+    """Pictures are what `ffmpeg -i` shows, however their colours are stored."""
+    path = encode_video(tmp_path / "colours.mkv", draw_motion(3), "-c:v", "libx264", *options)
+    frames = decode_well(path, rate=25.0, decoder=decoder)
+    assert np.array_equal(frames.pixels, read_raw_frames(path))
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "torchcodec"])

@@ -23,7 +23,7 @@ MAX_KEPT_BYTES = 64 * 2**20
 SEEK_MARGIN_SECONDS = 5.0
 # MPEG-PS gives a time to some frames only; after a seek FFmpeg guesses the others wrongly.
 MPEG_PS = "mpeg"
-# What FFmpeg takes for its times of display is wrong where frames are packed together.
+# It has times of decoding alone; what FFmpeg makes of them is wrong where frames are packed together.
 AVI = "avi"
 # Where pieces of a recording are joined, and where it ends, FFmpeg takes sound packets for damaged.
 MPEG_TS = "mpegts"
@@ -105,7 +105,8 @@ def describe_packets(fields: Int64Array, *, container: str, time_base: Fraction)
         times = durations.cumsum() - durations
     elif len(dts) > 1 and dts.min() == dts.max() != NO_TIME:
         raise ClipError("decode", "decode_error", "all frames of the video have the same time")
-    is_timed = bool(states_pts.any()) and container != AVI
+    is_guessed = container == AVI and bool((pts != dts).any())
+    is_timed = bool(states_pts.any()) and not is_guessed
     return Packets(
         pts=times,
         durations=durations,

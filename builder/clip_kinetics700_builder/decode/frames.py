@@ -13,6 +13,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.filter import Graph
 
+from clip_kinetics700_builder.decode.checks import check_size
 from clip_kinetics700_builder.decode.demux import HOLE, Int64Array, MissedError, Packets, Video
 from clip_kinetics700_builder.types import ClipError, UInt8Array
 
@@ -112,6 +113,8 @@ def make_graph(frame: Any, aspect: Fraction) -> Any:
     The flag of `scale` is the ffmpeg program's own; a reformatter would take the fields of
     interlaced frames apart, and set the colours of frames of 10 bits elsewhere.
     """
+    width = max(1, round(frame.width * aspect))
+    check_size(width, frame.height)
     graph = Graph()
     # Nothing here looks at times, but without a clock PyAV warns.
     source = graph.add_buffer(
@@ -119,7 +122,7 @@ def make_graph(frame: Any, aspect: Fraction) -> Any:
     )
     graph.link_nodes(
         source,
-        graph.add("scale", f"w={max(1, round(frame.width * aspect))}:h=ih:flags=bicubic"),
+        graph.add("scale", f"w={width}:h=ih:flags=bicubic"),
         graph.add("format", "pix_fmts=rgb24"),
         graph.add("buffersink"),
     ).configure()
