@@ -23,7 +23,7 @@ MAX_KEPT_BYTES = 64 * 2**20
 SEEK_MARGIN_SECONDS = 5.0
 # MPEG-PS gives a time to some frames only; after a seek FFmpeg guesses the others wrongly.
 MPEG_PS = "mpeg"
-# It has times of decoding alone; what FFmpeg makes of them is wrong where frames are packed together.
+# It has times of decoding alone; what FFmpeg makes of them is wrong where frames are packed.
 AVI = "avi"
 # Where pieces of a recording are joined, and where it ends, FFmpeg takes sound packets for damaged.
 MPEG_TS = "mpegts"
