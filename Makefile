@@ -28,7 +28,8 @@ help:
 install:
 	@sh .ci/bootstrap
 
-demo: install
+demo:
+	@sh .ci/bootstrap demo
 	@$(PYTHON_IN_VENV) -m clip_kinetics700_builder.demo
 
 test: install

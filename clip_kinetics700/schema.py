@@ -52,6 +52,7 @@ REASONS = (
     "no_video_stream",
     "no_frames",
     "truncated",
+    "encrypted",
     "decode_error",
     "timed_out",
     "crashed",

@@ -10,7 +10,8 @@ from clip_kinetics700_builder.assemble.assemble import assemble_directory, refus
 from clip_kinetics700_builder.config import AssembleConfig, EncodeConfig
 from clip_kinetics700_builder.dataset.layout import WORK_NAME, refuse_foreign
 from clip_kinetics700_builder.dataset.manifest import Manifest
-from clip_kinetics700_builder.decode.video import check_ffmpeg
+from clip_kinetics700_builder.decode.video import check_decoder
+from clip_kinetics700_builder.encode.devices import resolve_decoder
 from clip_kinetics700_builder.engines.cluster import make_portable
 from clip_kinetics700_builder.engines.local import (
     EncodeParts,
@@ -50,7 +51,7 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
         InputError: an option, a file or the model cannot be used; nothing was written.
         BuildError: the encoder failed.
     """
-    check_ffmpeg()
+    check_decoder(resolve_decoder(config.model.decoder, config.model.decode_device))
     if config.run.engine == "ray":
         config = make_portable(config)
     job = plan_job(config)

@@ -31,7 +31,7 @@ DEFAULT_MODEL_REVISION = "refs/pr/15"
 FRAMES_PER_TASK = 64
 # An 8-hour file of 4K takes less than half of it.
 WORKER_MEMORY_MIB = 1536
-# torch and torchcodec take 330 before any work.
+# torch and PyAV take 300 before any work.
 MIN_WORKER_MEMORY_MIB = 512
 # More than anything counted here; beyond it, numbers stop fitting where they are used.
 MOST = 10**9
@@ -96,6 +96,12 @@ class ClipsConfig:
         high=10**6,
         is_open=True,
     )
+    keep_damaged: bool = option(
+        "Keep clips with damaged frames; their meta says which frames these are.", default=False
+    )
+    square_pixels: bool = option(
+        "Stretch pictures whose pixels are not square to how they are displayed.", default=False
+    )
     seed: int = option("Seed of the order.", default=0)
 
 
@@ -119,6 +125,11 @@ class ModelConfig:
         "Frames in a call of the model; default: 16 on a CPU, 256 on a GPU.", low=1, high=MOST
     )
     device: str = option("auto, cpu, cuda or cuda:N.", default="auto", parse=parse_device)
+    decoder: str = option(
+        "What decodes: pyav notices damage, torchcodec can use NVDEC; auto: pyav on a CPU.",
+        default="auto",
+        choices=("auto", "pyav", "torchcodec"),
+    )
     decode_device: str = option(
         "cuda decodes with NVDEC, where torchcodec was built with it.",
         default="cpu",

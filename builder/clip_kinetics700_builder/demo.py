@@ -8,12 +8,12 @@ from the Hub; where the Hub does not answer, the demo makes a tiny random one an
 import csv
 import logging
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
+import av
 import numpy as np
 from rich.console import Console
 
@@ -33,6 +33,8 @@ GENERATED = {
     "game of life": "life=size=320x240:rate=12:mold=10:ratio=0.1:seed=1",
     "colour bars": "smptehdbars=size=426x240:rate=30000/1001:duration=6",
 }
+
+GENERATED_SECONDS = 10
 
 console = Console(soft_wrap=True, markup=False)
 
@@ -94,11 +96,17 @@ def list_packaged_videos() -> Iterator[Path]:
 
 
 def generate_video(source: str, path: Path) -> None:
-    """Encode up to ten seconds of an FFmpeg test source."""
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-f", "lavfi", "-i", source, "-t", "10"]
-    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-f", "mp4"]
+    """Encode ten seconds of an FFmpeg test source."""
     partial = path.with_suffix(".partial")
-    subprocess.run([*command, "-y", str(partial)], check=True)
+    with av.open(source, format="lavfi") as test, av.open(str(partial), "w", "mp4") as video:
+        pictures = test.streams.video[0]
+        stream = video.add_stream("libx264", rate=pictures.average_rate)
+        stream.width, stream.height, stream.pix_fmt = pictures.width, pictures.height, "yuv420p"
+        for frame in test.decode(pictures):
+            if float(frame.time or 0) >= GENERATED_SECONDS:
+                break
+            video.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+        video.mux(stream.encode())
     partial.replace(path)
 
 

@@ -106,6 +106,8 @@ class Frames:
     timestamps: Float32Array
     """(n,) float32, seconds since the start of the stream."""
     info: VideoInfo
+    damaged: tuple[int, ...] = ()
+    """Indices, among the clip's kept frames, of those that are damaged and kept all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ class EncodedClip:
     """(n_frames,) float32, seconds since the start of the stream; None if not recorded."""
     info: VideoInfo | None
     """None where the embeddings were made elsewhere and nothing was recorded."""
+    damaged: tuple[int, ...] = ()
+    """Indices of frames that are damaged and kept all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,13 +106,14 @@ def test_a_model_without_weights(inputs: dict[str, str], tmp_path: Path) -> None
 
 
 def test_no_ffmpeg(inputs: dict[str, str], tmp_path: Path) -> None:
-    """Where FFmpeg's libraries do not load, one line says what to install."""
+    """Where torchcodec does not find FFmpeg's libraries, one line says what to install."""
     libraries = tmp_path / "libraries"
     libraries.mkdir()
     for number in range(55, 63):
         for name in ("avutil", "avcodec", "avformat", "avdevice", "avfilter"):
             (libraries / f"lib{name}.so.{number}").write_bytes(b"no library")
-    outcome = run_cli_process(*build_words(inputs), LD_LIBRARY_PATH=str(libraries))
+    words = build_words({**inputs, "--decoder": "torchcodec"})
+    outcome = run_cli_process(*words, LD_LIBRARY_PATH=str(libraries))
     assert_one_line(outcome, "FFmpeg")
 
 

@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import psutil
 import pytest
 
-from clip_kinetics700_builder.decode.pool import DecodePool
+from clip_kinetics700_builder.decode.pool import (
+    MAX_WINDOW_BYTES,
+    TASKS_PER_WORKER,
+    DecodePool,
+)
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
 from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.types import BuildError, Failure, Frames
@@ -192,9 +197,44 @@ def test_signals_leave_the_workers_to_the_parent(plain_video: CodedVideo) -> Non
         assert worker_pids(pool) == before
 
 
+def test_a_worker_that_is_stopped_loses_no_clip(plain_video: CodedVideo) -> None:
+    """A machine that sleeps, or a job that is suspended, does not use up the clip's time."""
+    with DecodePool(1, 1.5) as pool:
+        decode_all(pool, [make_task(0, plain_video)])
+        [pid] = worker_pids(pool)
+        os.kill(pid, signal.SIGSTOP)
+        wake = Timer(3.0, os.kill, (pid, signal.SIGCONT))
+        wake.start()
+        assert decode_all(pool, [make_task(0, plain_video)]) == [""]
+        assert worker_pids(pool) == [pid]
+
+
+def test_one_slow_clip_holds_no_other_back(plain_video: CodedVideo) -> None:
+    """While the first clip takes its time, all behind it that fit in memory are taken up."""
+    taken: list[int] = []
+
+    def list_tasks() -> Iterator[DecodeTask]:
+        for row in range(40):
+            taken.append(row)
+            yield replace(make_task(row, plain_video), path="hang" if row == 0 else "balloon")
+
+    with DecodePool(2, 1, decode=misbehave) as pool:
+        first = next(iter(pool.decode(list_tasks())))
+    assert isinstance(first, Failure)
+    assert (first.row, len(taken)) == (0, 2 * TASKS_PER_WORKER)
+    with DecodePool(2, 1, decode=misbehave, result_bytes=MAX_WINDOW_BYTES // 8) as pool:
+        taken.clear()
+        next(iter(pool.decode(list_tasks())))
+    assert len(taken) == 8
+
+
 ABANDONED = """
 from clip_kinetics700_builder.decode.video import Decoding, DecodeTask
-from clip_kinetics700_builder.decode.pool import DecodePool
+from clip_kinetics700_builder.decode.pool import (
+    MAX_WINDOW_BYTES,
+    TASKS_PER_WORKER,
+    DecodePool,
+)
 from tests.support.processes.misdeeds import misbehave, worker_pids
 from tests.support.media.videos import UNCHANGED
 

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import clip_kinetics700_builder.decode.video
+from clip_kinetics700_builder.decode import torchcodec_frames
+from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
+from clip_kinetics700_builder.types import Frames, UInt8Array
 from tests.support.media.videos import (
     AV1,
     H264,
@@ -18,20 +21,23 @@ from tests.support.media.videos import (
     MPEG2,
     MPEG4,
     OPEN_GOP,
+    UNCHANGED,
     VP9,
     CodedVideo,
     cut_coded,
     decode_well,
     draw_codes,
+    draw_motion,
     draw_quadrants,
     encode_coded,
     encode_variable_rate,
     encode_video,
     patch_mkv_duration,
     patch_mp4_duration,
-    patch_mp4_rotation,
+    patch_mp4_matrix,
     probe_times,
     read_codes,
+    read_raw_frames,
     run_ffmpeg,
 )
 
@@ -174,15 +180,29 @@ def test_longer_sound_adds_no_frames(tmp_path: Path, suffix: str) -> None:
     assert read_codes(decode_well(path).pixels) == [0, 25]
 
 
-@pytest.mark.parametrize("clockwise", [0, 90, 180, 270])
-def test_rotation_and_colours_are_those_displayed(tmp_path: Path, clockwise: int) -> None:
-    """Four coloured quadrants come out turned as the file says, none mirrored or swapped."""
+Turn = Callable[[UInt8Array], UInt8Array]
+MATRICES: dict[str, tuple[tuple[int, int, int, int], Turn]] = {
+    "as it is": ((1, 0, 0, 1), lambda frame: frame),
+    "clockwise": ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),
+    "upside down": ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+    "anticlockwise": ((0, -1, 1, 0), np.rot90),
+    "left and right": ((-1, 0, 0, 1), np.fliplr),
+    "top and bottom": ((1, 0, 0, -1), np.flipud),
+    "transposed": ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+    "transposed otherwise": ((0, -1, -1, 0), lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
+}
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "torchcodec"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_pictures_are_upright_as_displayed(tmp_path: Path, name: str, decoder: str) -> None:
+    """Four coloured quadrants come out turned and mirrored as the file says, no colour swapped."""
+    matrix, turn = MATRICES[name]
     drawn = draw_quadrants(30)
     path = encode_video(tmp_path / "turned.mp4", drawn, *H264, "-pix_fmt", "yuv444p")
-    if clockwise:
-        patch_mp4_rotation(path, clockwise=clockwise)
-    frames = decode_well(path)
-    expected = np.rot90(drawn[0], k=-clockwise // 90)
+    patch_mp4_matrix(path, *matrix)
+    frames = decode_well(path, decoder=decoder)
+    expected = turn(drawn[0])
     assert (frames.info.height, frames.info.width) == expected.shape[:2]
     shown = expected[:: expected.shape[0] // 4][1::2, :: expected.shape[1] // 4][:, 1::2]
     decoded = frames.pixels[0, 12::24, 16::32]
@@ -222,22 +242,75 @@ def test_grey_frames_are_not_taken_for_pictures(tmp_path: Path) -> None:
     assert read_codes(frames.pixels) == video.codes_at(frames.timestamps.tolist())
 
 
+@pytest.mark.parametrize("decoder", ["pyav", "torchcodec"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-pix_fmt", "yuv420p", "-colorspace", "bt709", "-color_range", "tv"),
+        ("-pix_fmt", "yuv420p", "-colorspace", "bt709", "-color_range", "pc"),
+        ("-pix_fmt", "yuv422p", "-colorspace", "smpte170m"),
+        ("-pix_fmt", "yuv420p10le", "-colorspace", "bt2020nc"),
+        ("-pix_fmt", "gray"),
+        ("-pix_fmt", "yuv420p", "-flags", "+ildct+ilme", "-x264opts", "tff=1"),
+    ],
+    ids=["bt709", "full range", "422", "10 bits", "grey", "interlaced"],
+)
+def test_colours_are_those_of_the_ffmpeg_program(
+    tmp_path: Path, options: Options, decoder: str
+) -> None:
+    """Pictures are what `ffmpeg -i` shows, however their colours are stored."""
+    path = encode_video(tmp_path / "colours.mkv", draw_motion(3), "-c:v", "libx264", *options)
+    frames = decode_well(path, rate=25.0, decoder=decoder)
+    assert np.array_equal(frames.pixels, read_raw_frames(path))
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "torchcodec"])
+def test_square_pixels_stretch_the_picture(tmp_path: Path, decoder: str) -> None:
+    """A picture of pixels twice as wide as high is stored narrow, and stretched when asked."""
+    options = (*H264, "-vf", "setsar=2")
+    path = encode_video(tmp_path / "wide.mp4", draw_codes(range(30)), *options)
+    stored, stretched = (
+        decode_frames(
+            DecodeTask(
+                7, str(path), 0, Decoding(1.0, UNCHANGED, decoder=decoder, squares_pixels=is_asked)
+            )
+        )
+        for is_asked in (False, True)
+    )
+    assert isinstance(stored, Frames)
+    assert isinstance(stretched, Frames)
+    assert (stored.info.width, stretched.info.width) == (64, 128)
+    assert (stored.info.height, stretched.info.height) == (48, 48)
+    assert read_codes(stretched.pixels) == [0, 25]
+
+
 def test_large_frames_are_decoded_in_slices(
     plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cutting the work to bound memory changes no pixel."""
-    whole = decode_well(plain_video.path, rate=5.0)
-    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "MAX_SLICE_BYTES", 3 * 64 * 48 * 7)
-    assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, whole.pixels)
+    """Cutting the work of torchcodec to bound memory changes no pixel."""
+    whole = decode_well(plain_video.path, rate=5.0, decoder="torchcodec")
+    monkeypatch.setattr(torchcodec_frames, "MAX_SLICE_BYTES", 3 * 64 * 48 * 7)
+    sliced = decode_well(plain_video.path, rate=5.0, decoder="torchcodec")
+    assert np.array_equal(sliced.pixels, whole.pixels)
 
 
-def test_walking_gives_what_seeking_gives(
+def test_walking_gives_what_picking_gives(
     plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two ways to a frame agree to the bit where both work."""
-    sought = decode_well(plain_video.path, rate=5.0)
-    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_seek_frames", lambda *_: None)
-    assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, sought.pixels)
+    """Decoding all frames and decoding few give the same ones, to the bit."""
+    picked = decode_well(plain_video.path, rate=5.0)
+    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_pick_crops", lambda *_: (None, ()))
+    assert np.array_equal(decode_well(plain_video.path, rate=5.0).pixels, picked.pixels)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_both_decoders_give_the_same(make_coded: MakeCoded, name: str) -> None:
+    """Torchcodec gives the frames and times that PyAV gives, in any codec and container."""
+    path = make_coded(name).path
+    first, second = decode_well(path), decode_well(path, decoder="torchcodec")
+    assert np.array_equal(first.timestamps, second.timestamps)
+    assert first.info == second.info
+    assert np.abs(first.pixels.astype(int) - second.pixels).max() <= 1
 
 
 def test_changing_size_is_followed(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from clip_kinetics700_builder.decode.preprocess import Preprocessing
 from clip_kinetics700_builder.decode.video import (
     DecodeTask,
     Decoding,
-    check_ffmpeg,
+    check_decoder,
     decode_frames,
-    ffmpeg_version,
+    list_versions,
 )
 from clip_kinetics700_builder.types import Failure
 from tests.support.media.videos import (
@@ -176,10 +176,11 @@ def test_a_needle_of_a_video_is_refused(tmp_path: Path) -> None:
     assert failure.reason == "out_of_memory"
 
 
-def test_ffmpeg_is_found_here() -> None:
-    """Where the libraries load, the check is silent and the version has a number."""
-    check_ffmpeg()
-    assert ffmpeg_version()[:1].isalnum()
+@pytest.mark.parametrize("decoder", ["pyav", "torchcodec"])
+def test_decoders_are_found_here(decoder: str) -> None:
+    """Where the libraries load, the check is silent and FFmpeg's version has a number."""
+    check_decoder(decoder)
+    assert list_versions(decoder)["ffmpeg"][:1].isalnum()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_LIBRARY_PATH is Linux's")
@@ -191,7 +192,7 @@ def test_missing_ffmpeg_is_one_clear_line(tmp_path: Path) -> None:
     code = (
         "import clip_kinetics700_builder.decode.video as decode\n"
         "from clip_kinetics700_builder.types import InputError\n"
-        "try:\n    decode.check_ffmpeg()\n"
+        "try:\n    decode.check_decoder('torchcodec')\n"
         "except InputError as error:\n    print(error)\n"
     )
     paths = {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": SOURCE_PATHS}

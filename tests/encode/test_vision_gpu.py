@@ -100,7 +100,14 @@ def test_nvdec_gives_the_frames_of_the_cpu(plain_video: CodedVideo) -> None:
         std=(0.5,) * 3,
     )
     on_cpu, on_gpu = (
-        decode_frames(DecodeTask(0, str(plain_video.path), 0, Decoding(1.0, clip, device)))
+        decode_frames(
+            DecodeTask(
+                0,
+                str(plain_video.path),
+                0,
+                Decoding(1.0, clip, decoder="torchcodec", device=device),
+            )
+        )
         for device in ("cpu", "cuda")
     )
     if isinstance(on_gpu, Failure):

@@ -66,7 +66,7 @@ def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | d
         key = KEY_NAME.format(number)
         if isinstance(result, Sample):
             is_same = result.key == key
-            extra = result.extra if is_same else add_source_key(result.extra, result.key)
+            extra = result.extra if is_same else add_to_extra(result.extra, "key", result.key)
             yield replace(result, key=key, extra=extra)
         else:
             clip, encoded = result
@@ -95,7 +95,9 @@ def group_samples(
 
 def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[str, int]) -> Sample:
     """Join what the annotations and the encoder say of one clip."""
-    info = encoded.info
+    info, extra = encoded.info, clip.extra
+    if encoded.damaged:
+        extra = add_to_extra(extra, "damaged_frames", encoded.damaged)
     return Sample(
         key=key,
         embeddings=encoded.embeddings,
@@ -109,14 +111,14 @@ def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[s
         fps=None if info is None else info.frames_per_second,
         width=None if info is None else info.width,
         height=None if info is None else info.height,
-        extra=clip.extra,
+        extra=extra,
     )
 
 
-def add_source_key(extra: str | None, key: str) -> str:
-    """Return `extra` with the key that a sample had where it comes from.
+def add_to_extra(extra: str | None, name: str, value: Any) -> str:
+    """Return the JSON object `extra` with a value of ours, before those that were there.
 
-    One that holds a `key` already, of an earlier conversion, or that is no JSON object is kept
+    One that holds that name already, as of an earlier conversion, or that is no JSON object is kept
     whole below the name `extra`.
     """
     before: Any = {}
@@ -125,9 +127,9 @@ def add_source_key(extra: str | None, key: str) -> str:
             before = json.loads(extra)
         except (ValueError, RecursionError):
             before = extra
-    if not isinstance(before, dict) or "key" in before:
+    if not isinstance(before, dict) or name in before:
         before = {"extra": before}
-    document = {"key": key, **before}
+    document = {name: value, **before}
     text = json.dumps(document, ensure_ascii=False)
     # A name in a tar that is no UTF-8 stands as surrogates, which only escapes can spell.
     return text if is_utf8(text) else json.dumps(document)

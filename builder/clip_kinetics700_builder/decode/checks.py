@@ -41,7 +41,7 @@ PICTURES = re.compile(
 def check_file(path: str) -> None:
     """Refuse a file that is empty, or that makes FFmpeg open other files.
 
-    torchcodec cannot tell FFmpeg which formats to refuse, and FFmpeg recognises a playlist (HLS,
+    FFmpeg recognises a playlist (HLS,
     DASH, ffconcat, a VobSub index) by its content, whatever its name. All of them are text.
 
     Raises:

@@ -16,8 +16,11 @@ from clip_kinetics700_builder.decode.video import DecodeTask, decode_frames
 from clip_kinetics700_builder.decode.worker import Decode, DecodeWorker
 from clip_kinetics700_builder.types import Failure, Frames
 
-# Tasks in flight for each worker: one runs and one waits, so that no worker idles.
-TASKS_PER_WORKER = 2
+# Results come out in order, so one slow clip holds back the others: with this many tasks a worker,
+# the workers go on meanwhile (docs/decisions.md), but only as long as their results fit.
+TASKS_PER_WORKER = 16
+MAX_WINDOW_BYTES = 2**30
+MIN_TASKS_PER_WORKER = 2
 # Pixels of 64 frames of 224 x 224.
 RESULT_BYTES = 64 * 224 * 224 * 3
 
@@ -43,7 +46,8 @@ class DecodePool(AbstractContextManager["DecodePool"]):
             result_bytes: room for the pixels of one call; larger results come through the pipe.
             decode: the function that the processes run.
         """
-        self._window = workers * TASKS_PER_WORKER
+        fitting = min(workers * TASKS_PER_WORKER, MAX_WINDOW_BYTES // result_bytes)
+        self._window = max(fitting, workers * MIN_TASKS_PER_WORKER)
         self._workers = [
             DecodeWorker(timeout_seconds, memory_mib, result_bytes=result_bytes, decode=decode)
             for _ in range(workers)

@@ -6,12 +6,14 @@ where they are decoded and only crops travel; decoders and encoders share it.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from clip_kinetics700_builder.types import UInt8Array
 
 RESAMPLES = ("bicubic", "bilinear")
 # How far beyond its stated end the last frame is held: containers round that end.
@@ -118,41 +120,36 @@ def resize_floats(planes: Tensor, size: tuple[int, int], resample: str) -> Tenso
 
 
 def crop_displayed(
-    frames: Iterable[tuple[float, float, Tensor]],
+    frames: Iterable[tuple[float, float, Callable[[], UInt8Array]]],
     times: Sequence[float],
-    preprocessing: Preprocessing,
-    *,
-    may_begin_late: bool = False,
+    crop: Callable[[UInt8Array], Tensor],
 ) -> Tensor | None:
-    """Return the crops of the frames displayed at ascending times.
+    """Return the crops of the frames displayed at ascending times; the first stands for any before.
 
     A frame is displayed until the next one begins.
 
     Args:
-        frames: (begin, end, (height, width, 3) uint8 RGB) of frames in the order of display;
-            one is held at a time, and none is taken beyond the last of `times`.
+        frames: (begin, end, what makes (height, width, 3) uint8 RGB) of frames in the order of
+            display; one is held at a time, and none is taken beyond the last of `times`.
         times: seconds on the clock of the frames.
-        preprocessing: how a frame becomes a crop.
-        may_begin_late: whether the first frame also stands for the times before it.
+        crop: makes (1, crop_height, crop_width, 3) uint8 of a frame's pixels.
 
     Returns:
-        (len(times), crop_height, crop_width, 3) uint8, or None if the frames begin too late or end
-        over a second before the last of `times`.
+        (len(times), crop_height, crop_width, 3) uint8, or None if the frames end over a second
+        before the last of `times`.
     """
     crops: list[Tensor] = []
     shown, shown_end = None, -math.inf
-    for begin, end, frame in frames:
-        if shown is None and begin > times[0] and not may_begin_late:
-            return None
+    for begin, end, make in frames:
         n_past = bisect_left(times, begin)
         if shown is not None and n_past > len(crops):
-            crops += [resize_and_crop(shown[None], preprocessing)] * (n_past - len(crops))
+            crops += [crop(shown())] * (n_past - len(crops))
         if len(crops) == len(times):
             return torch.cat(crops)
-        shown, shown_end = frame, end
+        shown, shown_end = make, end
     if shown is None or times[-1] > shown_end + MAX_GAP_SECONDS:
         return None
-    crops += [resize_and_crop(shown[None], preprocessing)] * (len(times) - len(crops))
+    crops += [crop(shown())] * (len(times) - len(crops))
     return torch.cat(crops)
 
 

@@ -23,9 +23,10 @@ from threading import Lock
 
 import numpy as np
 import psutil
+from av.error import FFmpegError
 
 from clip_kinetics700_builder.decode import video
-from clip_kinetics700_builder.decode.video import DECODER_ERRORS, DecodeTask
+from clip_kinetics700_builder.decode.video import DecodeTask
 from clip_kinetics700_builder.system.children import ADVICE, NO_GUARD
 from clip_kinetics700_builder.system.machine import is_out_of_memory
 from clip_kinetics700_builder.system.signals import SIGNALS
@@ -86,6 +87,10 @@ STOP_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
 # Time between two looks at the memory of a worker, which can take 100 MiB meanwhile.
 WATCH_SECONDS = 0.05
+# Longer steps were not spent awake: the machine slept, or this process was stopped.
+MAX_STEP_SECONDS = 1.0
+# What libraries that decode raise for anything wrong with a file.
+LIBRARY_ERRORS = (FFmpegError, RuntimeError, ValueError, IndexError)
 # A worker says this when a task has reached it: if it dies from then on, the clip is blamed.
 TAKEN = "taken"
 
@@ -193,16 +198,27 @@ class DecodeWorker:
     def _watch(self) -> tuple[str, str] | None:
         """Wait for the result or the death of the process.
 
+        The time counts in which both processes ran: a machine that sleeps, or that is frozen or
+        stopped, loses no clip.
+
         Returns:
             Reason and message if the process takes too much time or memory and must be stopped.
         """
-        end = time.monotonic() + self._timeout_seconds
+        awake_seconds, last = 0.0, time.monotonic()
         while not self._connection.poll(WATCH_SECONDS):
-            if time.monotonic() >= end:
+            step, last = time.monotonic() - last, time.monotonic()
+            if step < MAX_STEP_SECONDS and not self._is_stopped():
+                awake_seconds += step
+            if awake_seconds >= self._timeout_seconds:
                 return "timed_out", f"decoding took longer than {self._timeout_seconds:g} s"
             if self._resident_mib() > self._memory_mib:
                 return "out_of_memory", f"decoding took over {self._memory_mib} MiB of memory"
         return None
+
+    def _is_stopped(self) -> bool:
+        with suppress(psutil.Error):
+            return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
+        return False
 
     def _resident_mib(self) -> float:
         # A process that is dead cannot be measured; the pipe tells that it is.
@@ -246,7 +262,7 @@ def decode_or_explain(task: DecodeTask, decode: Decode, connection: Connection) 
     """Return the frames of a clip, or what about it made decoding fail."""
     try:
         return decode(task)
-    except (MemoryError, ArithmeticError, *DECODER_ERRORS) as error:
+    except (MemoryError, ArithmeticError, *LIBRARY_ERRORS) as error:
         if is_out_of_memory(error):
             return Failure(task.row, "decode", "out_of_memory", "decoding ran out of memory")
         message = f"decoding raised {type(error).__name__}"

@@ -76,6 +76,7 @@ class _Pending:
     """(n_frames, width) float16, filled as batches come back."""
     timestamps: Float32Array
     """(n_frames,) float32, filled as frames come."""
+    damaged: tuple[int, ...] = ()
     n_encoded: int = 0
     failure: Failure | None = None
 
@@ -83,7 +84,7 @@ class _Pending:
         """Return what the clip became, or None while frames are missing."""
         if self.failure is not None or self.n_encoded < self.info.n_frames:
             return self.failure
-        return EncodedClip(self.row, self.embeddings, self.timestamps, self.info)
+        return EncodedClip(self.row, self.embeddings, self.timestamps, self.info, self.damaged)
 
 
 Slots = list[tuple[_Pending, int]]
@@ -117,6 +118,7 @@ class _Packer:
             self.waiting.append(pending)
         stop = frames.first + len(frames.pixels)
         pending.timestamps[frames.first : stop] = frames.timestamps
+        pending.damaged += frames.damaged
         for offset, pixels in enumerate(frames.pixels):
             if self.batch is None:
                 self.batch = self.threads.make_batch(pixels.shape)

@@ -43,6 +43,18 @@ def resolve_decode_device(device: str, encode_device: str) -> str:
     return encode_device if encode_device.startswith("cuda") else "cuda:0"
 
 
+def resolve_decoder(decoder: str, device: str) -> str:
+    """Return what `auto` decodes with on a device, or a named decoder that works there.
+
+    Raises:
+        InputError: the named one cannot use the device.
+    """
+    on_gpu = device.startswith("cuda")
+    if decoder == "pyav" and on_gpu:
+        raise InputError("--decoder pyav: decodes on the CPU alone; use torchcodec or auto")
+    return ("torchcodec" if on_gpu else "pyav") if decoder == "auto" else decoder
+
+
 def resolve_dtype(dtype: str, device: str) -> str:
     """Return the dtype that `auto` means: bfloat16 where hardware multiplies it, else float32.
 

@@ -17,7 +17,13 @@ from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.tower import EncoderShape
 from clip_kinetics700_builder.encode.vision import load_encoder, read_preprocessing
 from clip_kinetics700_builder.engines.local import open_encoder_threads
-from clip_kinetics700_builder.engines.prepare import FOUND, Job, choose_shape, resolve_devices
+from clip_kinetics700_builder.engines.prepare import (
+    FOUND,
+    Job,
+    choose_shape,
+    make_decoding,
+    resolve_own_device,
+)
 from clip_kinetics700_builder.parts.work import read_work_config
 from clip_kinetics700_builder.sources.directory import find_clip
 from clip_kinetics700_builder.system.machine import count_cores
@@ -88,8 +94,8 @@ def measure_cost(config: EncodeConfig, job: Job) -> CostModel:
     """
     files = find_model(config.model.name, config.model.revision)
     preprocessing = read_preprocessing(files)
-    device, decode_device = resolve_devices(config, job)
-    decoding = Decoding(config.clips.frames_per_second, preprocessing, decode_device)
+    device = resolve_own_device(config, job)
+    decoding = make_decoding(config, preprocessing, device)
     seconds, lengths = measure_decoding(config, [*pick_tasks(job, decoding)])
     stored = read_work_config(config.work)
     chosen = {} if stored is None else stored.configuration

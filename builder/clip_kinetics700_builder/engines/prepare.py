@@ -19,11 +19,12 @@ from clip_kinetics700_builder.clips.plan import cut_parts, order_clips, plan_dig
 from clip_kinetics700_builder.clips.releases import VERSIONS
 from clip_kinetics700_builder.config import EncodeConfig
 from clip_kinetics700_builder.decode.preprocess import Preprocessing
-from clip_kinetics700_builder.decode.video import Decoding, ffmpeg_version
+from clip_kinetics700_builder.decode.video import Decoding, list_versions
 from clip_kinetics700_builder.encode.devices import (
     resolve_batch_size,
     resolve_compiled,
     resolve_decode_device,
+    resolve_decoder,
     resolve_device,
     resolve_dtype,
 )
@@ -54,8 +55,8 @@ log = logging.getLogger(__name__)
 
 # The outcome of a clip that has a file; the outcome of another clip is the reason of its Failure.
 FOUND = "found"
-# The libraries that turn a video into bytes on disk, beside FFmpeg.
-LIBRARIES = ("numpy", "pyarrow", "torch", "torchcodec", "transformers")
+# The libraries that turn frames into bytes on disk.
+LIBRARIES = ("numpy", "pyarrow", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def plan_job(config: EncodeConfig) -> Job:
         configuration={
             "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
             "frames_per_second": config.clips.frames_per_second,
+            "keep_damaged": config.clips.keep_damaged,
+            "square_pixels": config.clips.square_pixels,
             "seed": config.clips.seed,
             "plan_sha256": plan_digest(clips),
             "rows": dict(Counter(clip.split for clip in clips)),
@@ -182,7 +185,7 @@ def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
     """Load the model; then store the build's configuration, or check it against the stored one."""
     files = find_model(config.model.name, config.model.revision)
     preprocessing = read_preprocessing(files)
-    device, decode_device = resolve_devices(config, job)
+    device = resolve_own_device(config, job)
     resolve = partial(
         resolve_work_config, config=config, job=job, files=files, preprocessing=preprocessing
     )
@@ -205,15 +208,26 @@ def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
         videos=job.videos,
         archive_rows=job.list_archive_rows(),
         encoder=encoder,
-        decoding=Decoding(config.clips.frames_per_second, preprocessing, decode_device),
+        decoding=make_decoding(config, preprocessing, device),
         work=config.work,
     )
 
 
-def resolve_devices(config: EncodeConfig, job: Job) -> tuple[str, str]:
-    """Return the devices on which this rank encodes and decodes."""
-    device = resolve_device(config.model.device, read_local_rank(job.rank, os.environ))
-    return device, resolve_decode_device(config.model.decode_device, device)
+def resolve_own_device(config: EncodeConfig, job: Job) -> str:
+    """Return the device on which this rank encodes."""
+    return resolve_device(config.model.device, read_local_rank(job.rank, os.environ))
+
+
+def make_decoding(config: EncodeConfig, preprocessing: Preprocessing, device: str) -> Decoding:
+    """Return how clips are decoded for an encoder on a device."""
+    return Decoding(
+        config.clips.frames_per_second,
+        preprocessing,
+        config.clips.keep_damaged,
+        config.clips.square_pixels,
+        resolve_decoder(config.model.decoder, config.model.decode_device),
+        resolve_decode_device(config.model.decode_device, device),
+    )
 
 
 def resolve_work_config(
@@ -227,6 +241,7 @@ def resolve_work_config(
     """Return this run's configuration; the stored one says what `auto` means."""
     device_type = resolve_device(config.model.device).split(":")[0]
     shape = choose_shape(config, job, device_type, {} if stored is None else stored.configuration)
+    decoder = resolve_decoder(config.model.decoder, config.model.decode_device)
     return WorkConfig(
         configuration={
             **job.configuration,
@@ -236,8 +251,9 @@ def resolve_work_config(
             "embedding_width": files.width,
             "preprocessing": preprocessing.to_dict(),
             **asdict(shape),
+            "decoder": decoder,
             "decode_device": config.model.decode_device,
-            "versions": {**{name: version(name) for name in LIBRARIES}, "ffmpeg": ffmpeg_version()},
+            "versions": {name: version(name) for name in LIBRARIES} | list_versions(decoder),
         },
         class_names=None if job.class_names is None else list(job.class_names),
         device_type=device_type,

@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from ray.exceptions import RayError, RayTaskError
 
 from clip_kinetics700_builder.config import EncodeConfig
-from clip_kinetics700_builder.decode.video import check_ffmpeg
+from clip_kinetics700_builder.decode.video import check_decoder
+from clip_kinetics700_builder.encode.devices import resolve_decoder
 from clip_kinetics700_builder.engines.cluster import divide_nodes
 from clip_kinetics700_builder.engines.local import (
     EncodeParts,
@@ -100,7 +101,8 @@ def open_session(assignment: Assignment) -> Session:
     if session is None:
         for name in list(_sessions):
             _sessions.pop(name).exits.close()
-        check_ffmpeg()
+        model = assignment.config.model
+        check_decoder(resolve_decoder(model.decoder, model.decode_device))
         engine = prepare_engine(assignment.config, ray.get(assignment.job))
         exits = ExitStack()
         started = exits.enter_context(start_engine(assignment.config, engine))

@@ -100,13 +100,11 @@ def is_same_vision(canary: Canary, configuration: Mapping[str, Any], files: Mode
     from clip_kinetics700_builder.decode.video import (
         DecodeTask,
         Decoding,
-        check_ffmpeg,
         decode_frames,
     )
     from clip_kinetics700_builder.encode.tower import EncoderShape
     from clip_kinetics700_builder.encode.vision import load_encoder, read_preprocessing
 
-    check_ffmpeg()
     preprocessing = read_preprocessing(files)
     shape = EncoderShape(dtype=configuration.get("dtype", "float32"), batch_size=1, compiled=False)
     encoder = load_encoder(files, preprocessing, shape, device="cpu")

@@ -61,6 +61,7 @@ def part_schema(width: int) -> pa.Schema:
             ("row", pa.int64()),
             ("embeddings", embeddings_type(width)),
             ("timestamps", pa.list_(pa.float32())),
+            ("damaged", pa.list_(pa.int64())),
             ("n_frames", pa.int64()),
             ("duration", pa.float64()),
             ("fps", pa.float64()),
@@ -147,7 +148,7 @@ def record_batch(
     embeddings = [getattr(result, "embeddings", no_frames) for result in results]
     columns: dict[str, Any] = {"embeddings": embeddings_array(embeddings, width)}
     # A failure has nothing of what a clip has, and a clip nothing of it: that is null in its row.
-    for name in ("row", "timestamps", "stage", "reason", "message"):
+    for name in ("row", "timestamps", "damaged", "stage", "reason", "message"):
         columns[name] = [getattr(result, name, None) for result in results]
     infos = [getattr(result, "info", None) for result in results]
     for name, attribute in INFO_ATTRIBUTES.items():

@@ -88,16 +88,17 @@ def make_results(
     Raises:
         BuildError: a file is shorter than it was.
     """
-    names = ("row", "stage", "reason", "message", "timestamps", "begin", "n_embedded")
+    names = ("row", "stage", "reason", "message", "timestamps", "damaged", "begin", "n_embedded")
     columns = [column_list(rows.column(name)) for name in (*names, *INFO_ATTRIBUTES)]
     parts = column_list(rows.column("part")) if "part" in rows.column_names else [0] * len(rows)
     for part, values in zip(parts, zip(*columns, strict=True), strict=True):
-        row, stage, reason, message, timestamps, begin, n_embedded, *info = values
+        row, stage, reason, message, timestamps, damaged, begin, n_embedded, *info = values
         if reason is not None:
             yield Failure(row, stage, reason, message)
             continue
         embeddings = read_embeddings(paths[part], begin, (n_embedded, width))
-        yield EncodedClip(row, embeddings, timestamps, VideoInfo(*info))
+        kept = tuple(np.asarray(damaged).tolist())
+        yield EncodedClip(row, embeddings, timestamps, VideoInfo(*info), kept)
 
 
 def read_embeddings(path: Path, begin: int, shape: tuple[int, int]) -> Float16Array:

@@ -83,6 +83,16 @@ def draw_codes(codes: Sequence[int], *, width: int = 64, height: int = 48) -> UI
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
+def draw_motion(n_frames: int, *, width: int = 64, height: int = 48) -> UInt8Array:
+    """Return (n, height, width, 3) frames that are hard to predict: a moving texture with grain."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(40, 200, (height // 8 + 2, width // 4 + 2, 3))
+    texture = coarse.repeat(8, axis=0)[:height].repeat(8, axis=1)
+    steps = np.arange(n_frames) % (texture.shape[1] - width)
+    moved = np.stack([texture[:, step : step + width] for step in steps])
+    return (moved + random.integers(-25, 26, moved.shape)).clip(0, 255).astype(np.uint8)
+
+
 def read_codes(pixels: UInt8Array) -> list[int]:
     """Return the codes that (n, height, width, 3) frames spell."""
     height, width = pixels.shape[1] // ROWS, pixels.shape[2] // COLUMNS
@@ -147,11 +157,9 @@ def patch_bytes(path: Path, marker: bytes, *, offset: int, data: bytes) -> None:
     path.write_bytes(content)
 
 
-def patch_mp4_rotation(path: Path, *, clockwise: int) -> None:
-    """Make an mp4's only track be displayed turned by 90, 180 or 270 degrees."""
-    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
-    one = 1 << 16
-    matrix = [cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 1 << 30]
+def patch_mp4_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Make an mp4's only track be displayed with (x, y) at (a x + c y, b x + d y)."""
+    matrix = [a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30]
     patch_bytes(path, b"tkhd", offset=40, data=struct.pack(">9i", *matrix))
 
 
@@ -200,13 +208,17 @@ def read_raw_frames(path: Path) -> UInt8Array:
     return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3).copy()
 
 
-def decode(path: Path, *, first: int = 0, rate: float = 1.0) -> Frames | Failure:
+def decode(
+    path: Path, *, first: int = 0, rate: float = 1.0, decoder: str = "pyav"
+) -> Frames | Failure:
     """Decode a video of 64 x 48 without resizing."""
-    return decode_frames(DecodeTask(7, str(path), first, Decoding(rate, UNCHANGED)))
+    return decode_frames(
+        DecodeTask(7, str(path), first, Decoding(rate, UNCHANGED, decoder=decoder))
+    )
 
 
-def decode_well(path: Path, *, first: int = 0, rate: float = 1.0) -> Frames:
+def decode_well(path: Path, *, first: int = 0, rate: float = 1.0, decoder: str = "pyav") -> Frames:
     """Decode a video that must decode."""
-    frames = decode(path, first=first, rate=rate)
+    frames = decode(path, first=first, rate=rate, decoder=decoder)
     assert isinstance(frames, Frames), frames
     return frames

@@ -1,0 +1,107 @@
+"""Finds out whether a video file is whole: what its container states against what is there."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+
+from clip_kinetics700_builder.decode.checks import MAX_DURATION_SECONDS
+from clip_kinetics700_builder.decode.demux import AVI, Video
+from clip_kinetics700_builder.types import ClipError
+
+# Headers round, and count a frame more or less.
+TRUNCATED_SECONDS = 1.0
+# FFmpeg states durations of containers in microseconds.
+CONTAINER_TICKS = 1_000_000
+ASF_MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+# No header of an ASF is longer than that.
+ASF_HEADER_BYTES = 2**20
+
+
+def check_whole(path: str, video: Video) -> None:
+    """Compare what a container states with what it holds.
+
+    Raises:
+        ClipError: the content ends well before it should.
+    """
+    if video.packets.is_corrupt[-1]:
+        raise ClipError("decode", "truncated", "the file ends in the middle of a frame")
+    check_duration(path, video)
+    check_count(video)
+    with Path(path).open("rb") as file:
+        stated = find_stated_size(file)
+        n_bytes = file.seek(0, os.SEEK_END)
+    if stated > n_bytes:
+        message = f"the file has {n_bytes} bytes, its header states {stated}"
+        raise ClipError("decode", "truncated", message)
+
+
+def check_duration(path: str, video: Video) -> None:
+    """Raise ClipError if the content ends well before the end that the header states."""
+    packets, stream = video.packets, video.stream
+    content_end = packets.seconds(packets.end)
+    if stream.duration is not None:
+        stated_end = packets.seconds((stream.start_time or 0) + stream.duration)
+    else:
+        stated_end = (video.container.duration or 0) / CONTAINER_TICKS
+    # No video is as long as a header states that does not know.
+    is_early = content_end + TRUNCATED_SECONDS < stated_end <= MAX_DURATION_SECONDS
+    if is_early and stream.duration is None:
+        # The container ends with its longest stream, which may well be the sound.
+        content_end = find_end(path)
+        is_early = content_end + TRUNCATED_SECONDS < stated_end
+    if is_early:
+        message = f"the content ends at {content_end:.2f} s, the header states {stated_end:.2f} s"
+        raise ClipError("decode", "truncated", message)
+
+
+def find_end(path: str) -> float:
+    """Return the second at which the last packet of any stream ends."""
+    with av.open(path, metadata_errors="ignore") as container:
+        return max(
+            float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            for packet in container.demux()
+            if packet.pts is not None
+        )
+
+
+def check_count(video: Video) -> None:
+    """Raise ClipError if an AVI lacks a second of the frames that its header counts.
+
+    Where the index at its end is lost, FFmpeg counts anew how long an AVI lasts. In other
+    containers, edit lists hide frames that are counted.
+    """
+    stated, found = video.stream.frames, len(video.packets.pts)
+    rate = float(video.stream.average_rate or 0)
+    if video.container.format.name == AVI and stated - found > TRUNCATED_SECONDS * rate:
+        message = f"the file holds {found} frames, the header states {stated}"
+        raise ClipError("decode", "truncated", message)
+
+
+def find_stated_size(file: BinaryIO) -> int:
+    """Return how many bytes an ASF or a fragmented MP4 has by its own account, 0 for any other.
+
+    These lose what lay behind a cut without a trace in what FFmpeg says of them.
+    """
+    head = file.read(ASF_HEADER_BYTES)
+    if head.startswith(ASF_MAGIC):
+        place = head.find(ASF_FILE_PROPERTIES)
+        # Behind the name of the object come its size and the name of the file.
+        return int.from_bytes(head[place + 40 : place + 48], "little") if place >= 0 else 0
+    return find_end_of_boxes(file) if head[4:8] == b"ftyp" else 0
+
+
+def find_end_of_boxes(file: BinaryIO) -> int:
+    """Return where the last box of a fragmented MP4 ends, 0 where no box is a fragment."""
+    place, is_fragmented = 0, False
+    while file.seek(place) == place and len(head := file.read(16)) >= 8:
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        is_fragmented |= kind == b"moof"
+        if size == 1:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8:
+            break  # the last one, up to the end
+        place += size
+    return place if is_fragmented else 0
