@@ -117,6 +117,12 @@ def dataset(run_build: RunBuild, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return output
 
 
+@pytest.fixture
+def quick_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run keeps all cores encoding for a moment instead of two seconds."""
+    monkeypatch.setattr("clip_kinetics700_builder.engines.cost.ENCODE_SECONDS", 0.01)
+
+
 @pytest.fixture(scope="session")
 def illustrated(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same dataset with its pictures, which take two seconds; tests only read it."""
