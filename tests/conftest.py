@@ -1,29 +1,45 @@
-"""These fixtures are shared by several test modules; videos are made once a session."""
+"""These fixtures are shared by several test modules; videos are made once a session.
 
+The process that hands tests to the workers of pytest-xdist loads this module as well, and runs
+none: what takes seconds to load is imported by the fixture that needs it.
+"""
+
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
-from clip_kinetics700_builder.assemble.assemble import assemble_directory
 from clip_kinetics700_builder.clips.releases import RELEASES
 from clip_kinetics700_builder.config import AssembleConfig
 from tests.support.datasets.builds import SAMPLES_PER_SHARD, RunBuild, build_dataset
-from tests.support.hub.hubs import ALICE, start_hub
 from tests.support.kinetics.cvdf import CvdfTree, make_cvdf_tree
 from tests.support.kinetics.miniature import MiniKinetics, make_mini_kinetics
-from tests.support.media.videos import CodedVideo, encode_coded
 from tests.support.processes import torture
 from tests.support.processes.checkout import SOURCE_PATHS
+
+if TYPE_CHECKING:
+    from tests.support.media.videos import CodedVideo
 
 # Machines that run tests stall now and then, so there is no deadline; a red run is repeatable.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 # The server that decode workers are forked from imports them before it knows this process's path.
 os.environ["PYTHONPATH"] = SOURCE_PATHS
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while torch and all tests are loaded, and not among them later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -51,8 +67,10 @@ def video_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plain_video(video_directory: Path) -> CodedVideo:
+def plain_video(video_directory: Path) -> "CodedVideo":
     """10.08 seconds of H.264 in mp4 at 25 frames a second, 64 x 48, with B-frames."""
+    from tests.support.media.videos import encode_coded
+
     options = ("-c:v", "libx264", "-g", "48")
     return encode_coded(video_directory / "plain.mp4", options=options, n_frames=252)
 
@@ -99,9 +117,17 @@ def dataset(run_build: RunBuild, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return output
 
 
+@pytest.fixture
+def quick_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run keeps all cores encoding for a moment instead of two seconds."""
+    monkeypatch.setattr("clip_kinetics700_builder.engines.cost.ENCODE_SECONDS", 0.01)
+
+
 @pytest.fixture(scope="session")
 def illustrated(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same dataset with its pictures, which take two seconds; tests only read it."""
+    from clip_kinetics700_builder.assemble.assemble import assemble_directory
+
     output = tmp_path_factory.mktemp("illustrated") / "dataset"
     config = AssembleConfig(source=dataset, output=output, samples_per_shard=SAMPLES_PER_SHARD)
     assemble_directory(config)
@@ -120,6 +146,8 @@ def trees(
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment for a Hub that runs on this machine as long as the test."""
+    from tests.support.hub.hubs import ALICE, start_hub
+
     with start_hub(tmp_path) as hub:
         yield {
             "HF_ENDPOINT": hub.endpoint,

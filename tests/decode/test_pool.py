@@ -265,19 +265,14 @@ def open_hanging() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
-def test_a_killed_parent_leaves_no_worker() -> None:
-    """A worker in a hang ends with its parent, even where that one had no time to say so."""
-    with open_hanging() as (parent, _):
-        parent.kill()
-        parent.communicate(timeout=60)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux workers are forked by a server")
-def test_signals_leave_the_server_of_workers_alone() -> None:
-    """Ctrl-C and the end of a job reach the server as well, and its workers stay."""
-    with open_hanging() as (_, pid):
+def test_a_worker_lives_as_long_as_its_parent() -> None:
+    """A worker in a hang outlives signals, which its server gets as well, but no killed parent."""
+    with open_hanging() as (parent, pid):
         worker = psutil.Process(pid)
         for number in SIGNALS:
             os.kill(worker.ppid(), number)
         with pytest.raises(psutil.TimeoutExpired):
             worker.wait(0.5)
+        parent.kill()
+        # Its output ends when the last process that holds it ends.
+        parent.communicate(timeout=60)

@@ -87,6 +87,7 @@ def test_what_is_measured_is_of_the_plans_clips(
 
 
 @pytest.mark.needs_ffmpeg
+@pytest.mark.usefixtures("quick_dry_run")
 def test_a_dry_run_says_what_it_would_take(
     mini_kinetics: MiniKinetics, random_model: Path, tmp_path: Path
 ) -> None:

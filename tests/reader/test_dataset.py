@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import clip_kinetics700
-from clip_kinetics700 import EmbeddingDataset, load_dataset
+from clip_kinetics700 import load_dataset
 from clip_kinetics700.streams import MAX_MAPPED_BYTES
 from tests.support.datasets.dialects import DIALECTS, write_parquet_only
 from tests.support.datasets.layouts import (
@@ -28,6 +28,7 @@ from tests.support.datasets.layouts import (
 )
 from tests.support.datasets.places import assert_same, in_memory, over_http
 from tests.support.processes.checkout import SOURCE_PATHS
+from tests.support.processes.reading import put_samples
 
 
 @pytest.mark.parametrize("place", [nullcontext, in_memory, over_http])
@@ -107,11 +108,6 @@ def test_arrays_outlive_their_dataset(tmp_path: Path) -> None:
     array = clip_kinetics700.open(directory)[0].embeddings
     (directory / "ds_000000.tar").unlink()
     assert array.tobytes() == make_sample(3).embeddings.tobytes()
-
-
-def put_samples(queue: Any, dataset: EmbeddingDataset, rows: list[int]) -> None:
-    """Read samples in another process."""
-    queue.put([dataset[row] for row in rows])
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12, of threads

@@ -99,14 +99,15 @@ def test_revisions_are_branches_or_commits(hub: Hub, tmp_path: Path) -> None:
     write_dataset(tmp_path / "old", make_samples({"train": 2}), parquet=False)
     write_dataset(tmp_path / "new", make_samples({"train": 5}), parquet=False)
     hub.publish(tmp_path / "new", "alice/revisions")
-    hub.publish(tmp_path / "old", "alice/revisions", branch="a/b")
-    commit = hub.run("print(HfApi().dataset_info('alice/revisions', revision='a/b').sha)")
-    assert len(hub.keys("alice/revisions")) == 5
-    assert len(hub.keys("alice/revisions", revision="a/b")) == 2
-    assert len(hub.keys("hf://datasets/alice/revisions@a%2Fb")) == 2
-    assert len(hub.keys("hf://datasets/alice/revisions/", revision=commit)) == 2
-    tars = f"hf://datasets/alice/revisions@{commit}/ds_000000.tar"
-    assert len(hub.keys(tars)) == 2
+    commit = hub.publish(tmp_path / "old", "alice/revisions", branch="a/b")
+    found = hub.open(
+        ("alice/revisions", None),
+        ("alice/revisions", "a/b"),
+        ("hf://datasets/alice/revisions@a%2Fb", None),
+        ("hf://datasets/alice/revisions/", commit),
+        (f"hf://datasets/alice/revisions@{commit}/ds_000000.tar", None),
+    )
+    assert list(map(len, found)) == [5, 2, 2, 2, 2]
 
 
 COMMIT_BETWEEN = """
@@ -137,23 +138,23 @@ def test_private_repository_needs_its_token(hub: Hub, tmp_path: Path) -> None:
     assert "FileNotFoundError: no directory alice/private here, and no dataset" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("source", "options"),
-    [
-        ("alice/nothing", "{}"),
-        ("hf://datasets/alice/nothing", "{}"),
-        ("alice/large", '{"revision": "nothing"}'),
-        ("alice/--x..y", "{}"),
-    ],
+UNKNOWN = (
+    ("alice/nothing", None),
+    ("hf://datasets/alice/nothing", None),
+    ("alice/large", "nothing"),
+    ("alice/--x..y", None),
 )
-def test_unknown_repository_is_one_line(hub: Hub, large: Path, source: str, options: str) -> None:
+
+
+def test_unknown_repositories_are_one_line(hub: Hub, large: Path) -> None:
     """A repository or revision that is not there is one line with what the Hub said."""
-    done = hub.try_to_run(KEYS, source, options, "{}")
-    last = done.stderr.strip().splitlines()[-1]
-    name = source.removeprefix("hf://datasets/")
-    assert last.startswith(f"FileNotFoundError: no directory {name}")
-    assert "on the Hub (" in last
-    assert last.endswith(")")
+    for (source, _), error in zip(UNKNOWN, hub.open(*UNKNOWN), strict=True):
+        name = source.removeprefix("hf://datasets/")
+        assert isinstance(error, str), source
+        assert error.startswith(f"FileNotFoundError: no directory {name}")
+        assert "on the Hub (" in error
+        assert error.endswith(")")
+        assert len(error.splitlines()) == 1
 
 
 def test_faults_of_the_hub_are_overcome(hub: Hub, large: Path) -> None:

@@ -106,9 +106,12 @@ def sound(tmp_path: Path) -> Path:
 
 
 @pytest.mark.torture
-def test_every_flipped_byte_is_named(sound: Path) -> None:
+@pytest.mark.parametrize(
+    ("suite", "full"), [(100, 100), pytest.param(300, 1000, marks=pytest.mark.slow)]
+)
+def test_every_flipped_byte_is_named(sound: Path, suite: int, full: int) -> None:
     """A random byte of a random file changed anyhow is reported with this file's name alone."""
-    count = count_cases(300, full=1000)
+    count = count_cases(suite, full=full)
     check_each(sound, draw_flips(sound, SINGLE_SEED, count), f"flips, seed {SINGLE_SEED},")
 
 

@@ -6,7 +6,7 @@ The words stand in `dataset_card/template.md`; here is what is counted, chosen a
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,12 @@ def write_card(directory: Path, evaluations: Sequence[Path]) -> Path:
 
 def render_card(manifest: Manifest, results: Sequence[EvaluationResult] = ()) -> str:
     """Return README.md of a dataset, with the YAML that `load_dataset` reads."""
-    template = find_template().read_text(encoding="utf-8")
+    return load_template().render(collect_values(manifest, results))
+
+
+@cache
+def load_template() -> jinja2.Template:
+    """Return the card's template, compiled once a process."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
@@ -76,7 +81,7 @@ def render_card(manifest: Manifest, results: Sequence[EvaluationResult] = ()) ->
         "literal": partial(json.dumps, ensure_ascii=False),
         "code": spell_code,
     }
-    return environment.from_string(template).render(collect_values(manifest, results))
+    return environment.from_string(find_template().read_text(encoding="utf-8"))
 
 
 def collect_values(manifest: Manifest, results: Sequence[EvaluationResult]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Reads batches as one of several ranks that step together, and adds up after each batch.
 
-Its arguments are a dataset directory, a file to meet at, rank, world size and `even`; it prints
-JSON of the keys it read and of the sums that all ranks agreed on.
+Its arguments are a dataset directory, a file to meet at, rank and world size; it prints JSON of the
+keys it read and of the sums that all ranks agreed on, by the way the ranks are made even.
 """
 
 import json
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,22 +14,29 @@ import torch.distributed as dist
 from clip_kinetics700 import batches
 from clip_kinetics700.training.batches import Even
 
+WAYS: tuple[Even, ...] = ("pad", "drop")
 
-def main(directory: str, meeting: str, rank: str, world_size: str, even: str) -> None:
-    """All-reduce the number of samples of each step."""
+
+def main(directory: str, meeting: str, rank: str, world_size: str) -> None:
+    """Read an epoch with each way to be even."""
     dist.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=int(world_size)
     )
+    found = {str(even): step(directory, even) for even in WAYS}
+    dist.destroy_process_group()
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+def step(directory: str, even: Even) -> dict[str, Any]:
+    """All-reduce the number of samples of each step."""
     keys: list[str] = []
     sums: list[int] = []
-    how: Even = "pad" if even == "pad" else "drop"
-    for batch in batches(directory, batch_size=4, shuffle=True, even=how):
+    for batch in batches(directory, batch_size=4, shuffle=True, even=even):
         total = torch.tensor(len(batch["keys"]))
         dist.all_reduce(total)
         keys += batch["keys"]
         sums.append(int(total))
-    dist.destroy_process_group()
-    sys.stdout.write(json.dumps({"keys": keys, "sums": sums}) + "\n")
+    return {"keys": keys, "sums": sums}
 
 
 if __name__ == "__main__":
