@@ -212,17 +212,22 @@ def test_pictures_are_upright_as_displayed(tmp_path: Path, name: str, decoder: s
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
-        ("mp4", H264),
         ("mkv", OPEN_GOP),
-        ("mp4", HEVC),
         ("ts", H264),
-        ("ts", OPEN_GOP),
-        ("ts", LONG_GOP),
-        ("ts", HEVC),
-        ("ts", MPEG2),
-        ("ts", MPEG4),
         ("avi", MPEG4),
         ("mpg", MPEG2),
+        *(
+            pytest.param(suffix, options, marks=pytest.mark.slow)
+            for suffix, options in [
+                ("mp4", H264),
+                ("mp4", HEVC),
+                ("ts", OPEN_GOP),
+                ("ts", LONG_GOP),
+                ("ts", HEVC),
+                ("ts", MPEG2),
+                ("ts", MPEG4),
+            ]
+        ),
     ],
 )
 def test_long_videos_join_seamlessly(tmp_path: Path, suffix: str, options: Options) -> None:

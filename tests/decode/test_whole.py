@@ -41,7 +41,10 @@ CUT: dict[str, Options] = {
 }
 
 
-@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(0.4, marks=pytest.mark.slow), 0.6, pytest.param(0.8, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", CUT)
 def test_a_cut_file_is_no_sample(tmp_path: Path, name: str, share: float) -> None:
     """The first part of a file is not taken for all of it."""

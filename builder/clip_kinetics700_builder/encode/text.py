@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from clip_kinetics700_builder.encode.model_files import ModelFiles, describe_error, read_object
-from clip_kinetics700_builder.encode.vision import LOAD_ERRORS, load_model, silence_transformers
+from clip_kinetics700_builder.encode.vision import LOAD_ERRORS, import_transformers, load_model
 from clip_kinetics700_builder.types import Float32Array, InputError
 
 TEXTS_PER_BATCH = 112
@@ -55,7 +54,6 @@ def load_text_encoder(files: ModelFiles) -> TextEncoder:
     Raises:
         InputError: the directory holds no text tower or no tokenizer, or the two do not fit.
     """
-    silence_transformers()
     config = read_object(files.directory / "config.json", files.name)
     if config.get("model_type") != "clip":
         raise InputError(
@@ -83,9 +81,10 @@ def load_tokenizer(files: ModelFiles) -> Any:
     # For a file that is no object the tokenizers library raises nothing that helps.
     for name in sorted(names & {"tokenizer.json", "vocab.json"}):
         read_object(files.directory / name, files.name)
-    load: Any = AutoTokenizer.from_pretrained
     try:
-        return load(files.directory, trust_remote_code=False)
+        return import_transformers().AutoTokenizer.from_pretrained(
+            files.directory, trust_remote_code=False
+        )
     except Exception as error:
         # The tokenizers library has no class of its own for its errors.
         if type(error) is not Exception and not isinstance(error, LOAD_ERRORS):

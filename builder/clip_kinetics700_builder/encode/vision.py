@@ -1,9 +1,11 @@
 """Loads a tower of a Hugging Face CLIP model, and how pictures are prepared for it.
 
 What its image processor does is read from its configuration and then checked against the processor
-itself, before any work. Only this module and `text` import transformers.
+itself, before any work. Only this module imports transformers, and only where it is needed: that
+takes seconds, in which a wrong path is told already.
 """
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import (
-    AutoImageProcessor,
-    CLIPImageProcessorPil,
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
 
 from clip_kinetics700_builder.decode.preprocess import Normalize, Preprocessing, resize_and_crop
 from clip_kinetics700_builder.encode.model_files import (
@@ -50,10 +43,6 @@ LOAD_ERRORS = (
     OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     RuntimeError, ImportError, StrictDataclassError, SafetensorError,
 )  # fmt: skip
-TOWERS: dict[str, tuple[Any, Any]] = {
-    "vision": (CLIPVisionModelWithProjection, CLIPVisionConfig),
-    "text": (CLIPTextModelWithProjection, CLIPTextConfig),
-}
 
 
 @contextmanager
@@ -65,11 +54,12 @@ def refusing(name: str, what: str) -> Iterator[None]:
         raise InputError(f"model {name}: {what}: {describe_error(error)}") from error
 
 
-def silence_transformers() -> None:
-    """Keep transformers from printing; our errors say what is wrong with a model."""
-    hf_logging: Any = transformers.logging
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
+def import_transformers() -> Any:
+    """Return transformers, which prints nothing; our errors say what is wrong with a model."""
+    transformers: Any = importlib.import_module("transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return transformers
 
 
 def load_encoder(
@@ -81,7 +71,6 @@ def load_encoder(
         InputError: the directory's weights are not those of a CLIP vision model, or it is to be
             compiled and there is no compiler.
     """
-    silence_transformers()
     dtype = getattr(torch, shape.dtype)
     tower = VisionTower(load_model(files, dtype), preprocessing, dtype).to(device)
     return ClipVisionEncoder(
@@ -96,7 +85,9 @@ def load_encoder(
 
 def load_model(files: ModelFiles, dtype: torch.dtype, *, kind: str = "vision") -> Any:
     """Return the `vision` or the `text` tower with its projection, all of it from the weights."""
-    model_class, config_class = TOWERS[kind]
+    transformers, name = import_transformers(), kind.capitalize()
+    model_class = getattr(transformers, f"CLIP{name}ModelWithProjection")
+    config_class = getattr(transformers, f"CLIP{name}Config")
     with refusing(files.name, "its weights and config.json cannot be loaded"):
         config = config_class.from_pretrained(files.directory)
         # A whole CLIPModel projects by its own configuration, as in `model_files`.
@@ -138,12 +129,11 @@ def read_preprocessing(files: ModelFiles) -> Preprocessing:
     Raises:
         InputError: the directory has no image processor, or one that does something else.
     """
-    load: Any = AutoImageProcessor.from_pretrained
     path = files.directory / PREPROCESSOR_FILE
     if path.is_file():
         read_object(path, files.name)
     with refusing(files.name, f"the image processor of {PREPROCESSOR_FILE} cannot be loaded"):
-        processor = load(files.directory)
+        processor = import_transformers().AutoImageProcessor.from_pretrained(files.directory)
     preprocessing = parse_preprocessing(files.name, processor.to_dict())
     final, taken = preprocessing.final_size, files.image_size
     if final != (taken, taken):
@@ -196,10 +186,10 @@ def save_random_model(directory: Path, *, tiny: bool = True, seed: int = 0) -> N
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
     }
-    silence_transformers()
+    transformers = import_transformers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = CLIPVisionConfig(patch_size=32, **(sizes if tiny else {}))
-        model = CLIPVisionModelWithProjection(config)
-    CLIPImageProcessorPil().save_pretrained(directory)
+        config = transformers.CLIPVisionConfig(patch_size=32, **(sizes if tiny else {}))
+        model = transformers.CLIPVisionModelWithProjection(config)
+    transformers.CLIPImageProcessorPil().save_pretrained(directory)
     model.save_pretrained(directory)
