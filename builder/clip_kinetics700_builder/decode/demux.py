@@ -229,10 +229,8 @@ class Video(AbstractContextManager["Video"]):
             fields.extend((-1 if packet.pos is None else packet.pos, packet.size))
             if keeps:
                 self._kept.append(packet)
-        table, container = (
-            np.frombuffer(fields, np.int64).reshape(-1, 8),
-            self.container.format.name,
-        )
+        table = np.frombuffer(fields, np.int64).reshape(-1, 8)
+        container = self.container.format.name
         packets = describe_packets(table, container=container, time_base=self.stream.time_base)
         if container in HEADERS_BETWEEN:
             beside = find_holes(self._path, packets.pts, place=table[:, 6], nbytes=table[:, 7])

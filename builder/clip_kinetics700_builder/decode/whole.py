@@ -85,11 +85,12 @@ def find_stated_size(file: BinaryIO) -> int:
 
     These lose what lay behind a cut without a trace in what FFmpeg says of them.
     """
-    head = file.read(ASF_HEADER_BYTES)
-    if head.startswith(ASF_MAGIC):
-        place = head.find(ASF_FILE_PROPERTIES)
-        # Behind the name of the object come its size and the name of the file.
-        return int.from_bytes(head[place + 40 : place + 48], "little") if place >= 0 else 0
+    head = file.read(len(ASF_MAGIC))
+    if head == ASF_MAGIC:
+        _, _, found = file.read(ASF_HEADER_BYTES).partition(ASF_FILE_PROPERTIES)
+        # The object's size and the file's name come first; what was broadcast has no size.
+        is_broadcast = bool(found[72:73] and found[72] & 1)
+        return 0 if is_broadcast else int.from_bytes(found[24:32], "little")
     return find_end_of_boxes(file) if head[4:8] == b"ftyp" else 0
 
 
