@@ -754,7 +754,7 @@ class Handler(BaseHTTPRequestHandler):
         self._body, self.bytes_in, self.bytes_out, self.status, self.body_done = None, 0, 0, 0, False
         self.rid = secrets.token_hex(8)
         u = urlsplit(self.path)
-        self.raw, self.query = u.path, parse_qs(u.query, keep_blank_values=True)
+        self.raw, self.query = re.sub(r"^/_cas/\w+", "", u.path), parse_qs(u.query, keep_blank_values=True)
         t0 = time.time()
         line = f"{self.command} {self.path}"
         if self.raw.startswith("/_minihub/"):
@@ -1122,7 +1122,9 @@ class Handler(BaseHTTPRequestHandler):
             self.repo(rtype, rid, write=scope == "write")
             exp = int(time.time() + self.cfg.xet_token_ttl)
             tok = f"xet.{scope}.{exp}.{self.store.sign('xet', scope, exp)}"
-            url = self.cfg.cas_url or f"http://127.0.0.1:{self.cfg.cas_port or self.cfg.port}"
+            url = self.cfg.cas_url or (
+                # The client remembers what it has sent to an address, and ports come again.
+                f"http://127.0.0.1:{self.cfg.cas_port or self.cfg.port}/_cas/{self.cfg.nonce}")
             return self.send(200, {"casUrl": url, "accessToken": tok, "exp": exp}, {
                 "X-Xet-Cas-Url": url, "X-Xet-Access-Token": tok, "X-Xet-Token-Expiration": str(exp)})
         if verb == "discussions" and m == "GET":
@@ -1363,7 +1365,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"was_inserted": cas.put_xorb(s[3], self.body())})
         if what == "v1/xorbs" and m == "HEAD" and len(s) == 4:
             self.cas_auth("read")
-            return self.send(200 if os.path.exists(cas.path("xorbs", s[3])) else 404)
+            return self.send(200 if os.path.exists(cas.path("xorbs", s[3], ".idx")) else 404)
         if self.cfg.xet_v2 and what == "v1/xorb-grants" and m == "POST" and len(s) == 4:
             # 200 = we have it, 201 = PUT it to this signed URL, then POST v1/xorb-commits/PREFIX/HASH/grant/ID
             self.cas_auth("write")
@@ -1561,6 +1563,7 @@ def make_args(argv=None):
     ap.add_argument("--ready-file", default="", help="write {'endpoint':…} there once listening")
     a = ap.parse_args(argv)
     a.token, a.cas_port = a.token or ["alice:hf_alice", "bob:hf_bob"], 0
+    a.nonce = os.urandom(8).hex()
     return a
 
 
