@@ -239,6 +239,33 @@ def test_long_videos_join_seamlessly(tmp_path: Path, suffix: str, options: Optio
     assert codes == [25 * k for k in range(100)]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "long_gop.mp4",
+        "h264.ts",
+        "late.mkv",
+        "vp9.webm",
+        "mpeg4.avi",
+        "mpeg2.mpg",
+        "flash.flv",
+        "theora.ogv",
+    ],
+)
+def test_a_worker_that_knows_the_packets_gives_the_same(
+    make_coded: MakeCoded, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second piece of a clip is the same whoever decodes it, by a seek or from the start."""
+    path = make_coded(name).path
+    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_scans", {})
+    decode_well(path, rate=40.0)
+    known = decode_well(path, rate=40.0, first=64)
+    monkeypatch.setattr(clip_kinetics700_builder.decode.video, "_scans", {})
+    unknown = decode_well(path, rate=40.0, first=64)
+    assert np.array_equal(known.pixels, unknown.pixels)
+    assert known.info == unknown.info
+
+
 def test_grey_frames_are_not_taken_for_pictures(tmp_path: Path) -> None:
     """MPEG-4 decoders start anywhere: a seek into a long group of frames must not show."""
     options = ("-c:v", "mpeg4", "-g", "600", "-bf", "2", "-q:v", "2")

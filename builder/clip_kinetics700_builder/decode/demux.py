@@ -191,11 +191,14 @@ class Video(AbstractContextManager["Video"]):
         if not self._is_fresh:
             self.container.close()
             self._open()
-        source = self._demux()
+        self._is_fresh, source = False, self._demux()
         if not start or self.container.format.name == MPEG_PS:
             return enumerate(source)
         margin = round(SEEK_MARGIN_SECONDS / self.packets.time_base)
-        self.container.seek(int(self.packets.pts[start]) - margin, stream=self.stream)
+        try:
+            self.container.seek(int(self.packets.pts[start]) - margin, stream=self.stream)
+        except FFmpegError:
+            raise MissedError from None
         head = next(source, None)
         found = [] if head is None else np.flatnonzero(self.packets.pts == head.pts).tolist()
         if not found or found[0] > start:
