@@ -191,7 +191,8 @@ class Video(AbstractContextManager["Video"]):
         if not self._is_fresh:
             self.container.close()
             self._open()
-        self._is_fresh, source = False, self._demux()
+        self._is_fresh = False
+        source = self._demux()
         if not start or self.container.format.name == MPEG_PS:
             return enumerate(source)
         margin = round(SEEK_MARGIN_SECONDS / self.packets.time_base)
