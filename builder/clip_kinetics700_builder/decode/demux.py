@@ -150,6 +150,8 @@ class Video(AbstractContextManager["Video"]):
     """The video stream, whose decoder is fresh after `read`."""
     aspect: Fraction = Fraction(1)
     """How many times as wide as high a pixel is to be shown."""
+    _is_fresh: bool
+    """Whether nothing was read since the container was opened."""
 
     def __init__(
         self, path: str, *, squares_pixels: bool = False, packets: Packets | None = None
