@@ -51,7 +51,7 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
         InputError: an option, a file or the model cannot be used; nothing was written.
         BuildError: the encoder failed.
     """
-    check_decoder(resolve_decoder(config.model.decoder, config.model.decode_device))
+    check_decoder(resolve_decoder(config.model))
     if config.run.engine == "ray":
         config = make_portable(config)
     job = plan_job(config)

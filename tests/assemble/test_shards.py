@@ -10,8 +10,8 @@ from clip_kinetics700.features import INDEX_SCHEMA, data_schema
 from clip_kinetics700.index import index_row
 from clip_kinetics700.schema import KEY_NAME, Sample
 from clip_kinetics700_builder.assemble import shards
-from clip_kinetics700_builder.assemble.rows import group_samples
 from clip_kinetics700_builder.assemble.shards import ROWS_PER_GROUP, limit_bytes, make_table
+from clip_kinetics700_builder.parts.part import group_by_bytes
 
 WIDTH = 3
 SCHEMA = data_schema(WIDTH, None)
@@ -41,7 +41,8 @@ def make_sample(number: int, n_frames: int) -> Sample:
 
 def count_groups(samples: Iterable[Sample]) -> list[int]:
     """Return how many samples each row group has."""
-    return [len(group) for group in group_samples(samples, ROWS_PER_GROUP, limit_bytes(WIDTH))]
+    groups = group_by_bytes(samples, limit_bytes(WIDTH), max_items=ROWS_PER_GROUP)
+    return [len(group) for group in groups]
 
 
 def test_columns_are_those_of_rows() -> None:

@@ -1,16 +1,16 @@
 """A clip with a damaged frame fails; damage that no kept frame shows costs nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from clip_kinetics700_builder.decode.preprocess import Preprocessing
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
 from clip_kinetics700_builder.types import Failure, Frames
-from tests.support.media.videos import draw_motion, encode_video
+from tests.support.media.videos import UNCHANGED, draw_motion, encode_video
 
 ONE_GROUP = {
     "h264.mp4": ("-c:v", "libx264", "-g", "999"),
@@ -19,14 +19,7 @@ ONE_GROUP = {
     "av1.mp4": ("-c:v", "libaom-av1", "-g", "999", "-usage", "realtime", "-cpu-used", "8"),
     "mpeg4.mp4": ("-c:v", "mpeg4", "-g", "600", "-bf", "2"),
 }
-AS_IT_IS = Preprocessing(
-    size=(120, 160),
-    resample="bilinear",
-    crop=None,
-    rescale_factor=1.0,
-    mean=(0.0,) * 3,
-    std=(1.0,) * 3,
-)
+AS_IT_IS = replace(UNCHANGED, size=(120, 160))
 SOUND_LEVELS = 2.0
 
 

@@ -11,7 +11,6 @@ import pytest
 
 import clip_kinetics700_builder.decode.checks
 from clip_kinetics700.schema import REASONS
-from clip_kinetics700_builder.decode.preprocess import Preprocessing
 from clip_kinetics700_builder.decode.video import (
     DecodeTask,
     Decoding,
@@ -22,6 +21,7 @@ from clip_kinetics700_builder.decode.video import (
 from clip_kinetics700_builder.types import Failure
 from tests.support.media.videos import (
     H264,
+    LIKE_CLIP,
     LONG_GOP,
     CodedVideo,
     decode,
@@ -163,15 +163,7 @@ def test_a_needle_of_a_video_is_refused(tmp_path: Path) -> None:
     """Frames that would grow beyond memory, their shorter edge enlarged, are not resized."""
     frames = np.zeros((2, 2, 8000, 3), np.uint8)
     path = encode_video(tmp_path / "needle.mkv", frames, "-c:v", "ffv1")
-    clip = Preprocessing(
-        shortest_edge=224,
-        resample="bicubic",
-        crop=(224, 224),
-        rescale_factor=1 / 255,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-    )
-    failure = decode_frames(DecodeTask(0, str(path), 0, Decoding(1.0, clip)))
+    failure = decode_frames(DecodeTask(0, str(path), 0, Decoding(1.0, LIKE_CLIP)))
     assert isinstance(failure, Failure)
     assert failure.reason == "out_of_memory"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from clip_kinetics700_builder.config import ModelConfig
 from clip_kinetics700_builder.encode.devices import (
     CLIPS_WORTH_COMPILING,
     check_compiler,
@@ -16,6 +17,7 @@ from clip_kinetics700_builder.encode.devices import (
     resolve_batch_size,
     resolve_compiled,
     resolve_decode_device,
+    resolve_decoder,
     resolve_device,
     resolve_dtype,
 )
@@ -149,3 +151,24 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     """`--device cuda` without one is misuse, said in one line."""
     with pytest.raises(InputError, match="--device cuda: this torch sees no CUDA device"):
         resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "device", "found"),
+    [
+        ("auto", "cpu", "pyav"),
+        ("auto", "cuda", "torchcodec"),
+        ("pyav", "cpu", "pyav"),
+        ("torchcodec", "cpu", "torchcodec"),
+        ("torchcodec", "cuda", "torchcodec"),
+    ],
+)
+def test_the_decoder_is_one_for_its_device(decoder: str, device: str, found: str) -> None:
+    """`auto` is PyAV on a CPU and torchcodec on a GPU; a decoder that is named stays."""
+    assert resolve_decoder(ModelConfig(decoder=decoder, decode_device=device)) == found
+
+
+def test_pyav_is_refused_on_a_gpu() -> None:
+    """PyAV has no NVDEC."""
+    with pytest.raises(InputError, match="--decoder pyav: decodes on the CPU alone"):
+        resolve_decoder(ModelConfig(decoder="pyav", decode_device="cuda"))

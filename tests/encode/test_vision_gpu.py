@@ -1,12 +1,12 @@
 """A CUDA device gives the rows of the CPU, and the same bits whatever stands beside them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from clip_kinetics700_builder.decode.preprocess import Preprocessing
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
 from clip_kinetics700_builder.encode.batches import EncoderThreads
 from clip_kinetics700_builder.encode.devices import (
@@ -18,7 +18,7 @@ from clip_kinetics700_builder.encode.tower import ClipVisionEncoder
 from clip_kinetics700_builder.encode.vision import save_random_model
 from clip_kinetics700_builder.types import Failure, Frames, UInt8Array
 from tests.support.datasets.encoders import load_test_encoder, smallest_cosine
-from tests.support.media.videos import CodedVideo
+from tests.support.media.videos import LIKE_CLIP, CodedVideo
 
 BATCH_SIZE = 64
 
@@ -91,14 +91,7 @@ def test_threads_give_the_bits_of_one_call(
 
 def test_nvdec_gives_the_frames_of_the_cpu(plain_video: CodedVideo) -> None:
     """A GPU's decoder picks the same frames, within what its colours and resize round."""
-    clip = Preprocessing(
-        shortest_edge=32,
-        resample="bicubic",
-        crop=(32, 32),
-        rescale_factor=1 / 255,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-    )
+    clip = replace(LIKE_CLIP, shortest_edge=32, crop=(32, 32))
     on_cpu, on_gpu = (
         decode_frames(
             DecodeTask(

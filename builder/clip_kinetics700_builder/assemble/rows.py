@@ -5,7 +5,7 @@ A result is what encoding made of a clip, or a sample of another dataset that is
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
@@ -75,22 +75,6 @@ def number_results(rows: Rows, split: str, *, first: int) -> Iterator[Sample | d
                 continue
             yield make_sample(key, clip, encoded, label_ids)
         number += 1
-
-
-def group_samples(
-    samples: Iterable[Sample], max_samples: int, max_bytes: int
-) -> Iterator[list[Sample]]:
-    """Yield samples in lists, each closed at so many of them, or bytes of embeddings."""
-    group: list[Sample] = []
-    n_bytes = 0
-    for sample in samples:
-        group.append(sample)
-        n_bytes += sample.embeddings.nbytes
-        if len(group) == max_samples or n_bytes >= max_bytes:
-            yield group
-            group, n_bytes = [], 0
-    if group:
-        yield group
 
 
 def make_sample(key: str, clip: Clip, encoded: EncodedClip, label_ids: Mapping[str, int]) -> Sample:

@@ -20,13 +20,14 @@ import pyarrow as pa
 from clip_kinetics700.features import INDEX_SCHEMA, META_TYPE, data_schema, embeddings_array
 from clip_kinetics700.index import index_row
 from clip_kinetics700.schema import SPLITS, Sample
-from clip_kinetics700_builder.assemble.rows import Rows, group_samples, number_results
+from clip_kinetics700_builder.assemble.rows import Rows, number_results
 from clip_kinetics700_builder.assemble.tables import TableFile, open_table_file
 from clip_kinetics700_builder.assemble.tar import spell_end, spell_sample
 from clip_kinetics700_builder.dataset.layout import SHARDS_NAME, WORK_NAME
 from clip_kinetics700_builder.dataset.manifest import FileEntry, describe_file
 from clip_kinetics700_builder.dataset.shards import Shard
 from clip_kinetics700_builder.dataset.totals import SampleTally, Totals
+from clip_kinetics700_builder.parts.part import group_by_bytes
 from clip_kinetics700_builder.system.files import atomic_path, naming, write_json
 from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import BuildError
@@ -124,7 +125,7 @@ class SampleWriter:
         """Yield samples in row groups with their rows of the index, and with their members."""
         n_bytes = 0
         width = self._rows.width
-        for group in group_samples(samples, ROWS_PER_GROUP, limit_bytes(width)):
+        for group in group_by_bytes(samples, limit_bytes(width), max_items=ROWS_PER_GROUP):
             members: list[bytes] = []
             rows: list[dict[str, Any]] = []
             for sample in group:

@@ -166,7 +166,7 @@ class Video(AbstractContextManager["Video"]):
         Raises:
             ClipError: it is no video that can be opened, or it cannot be read to its end.
         """
-        self._path = path
+        self.path = path
         self._kept: list[Any] = []
         self._open()
         if squares_pixels:
@@ -209,9 +209,9 @@ class Video(AbstractContextManager["Video"]):
         return enumerate(chain([head], source), found[0])
 
     def _open(self) -> None:
-        check_file(self._path)
+        check_file(self.path)
         try:
-            self.container = av.open(self._path, metadata_errors="ignore")
+            self.container = av.open(self.path, metadata_errors="ignore")
         except (FFmpegError, ValueError):
             message = "FFmpeg cannot open this file as a video"
             raise ClipError("decode", "unreadable", message) from None
@@ -239,7 +239,7 @@ class Video(AbstractContextManager["Video"]):
         container = self.container.format.name
         packets = describe_packets(table, container=container, time_base=self.stream.time_base)
         if container in HEADERS_BETWEEN:
-            beside = find_holes(self._path, packets.pts, place=table[:, 6], nbytes=table[:, 7])
+            beside = find_holes(self.path, packets.pts, place=table[:, 6], nbytes=table[:, 7])
             packets.is_corrupt[beside] = True
         return packets
 

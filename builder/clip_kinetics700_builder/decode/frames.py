@@ -14,7 +14,14 @@ from av.error import FFmpegError
 from av.filter import Graph
 
 from clip_kinetics700_builder.decode.checks import check_size
-from clip_kinetics700_builder.decode.demux import HOLE, Int64Array, MissedError, Packets, Video
+from clip_kinetics700_builder.decode.demux import (
+    HOLE,
+    NO_TIME,
+    Int64Array,
+    MissedError,
+    Packets,
+    Video,
+)
 from clip_kinetics700_builder.types import ClipError, UInt8Array
 
 Crop = TypeVar("Crop")
@@ -232,7 +239,8 @@ def decode_runs(
     missing = dict(zip(packets.pts[wanted].tolist(), wanted.tolist(), strict=True))
     crops: dict[int, Crop] = {}
     for run in runs:
-        for frame in decode_run(run, source, decoder, packets, missing if skips else None):
+        first = int(packets.pts[run.start]) if packets.is_key[run.start] else NO_TIME
+        for frame in decode_run(run, source, decoder, first, missing if skips else None):
             if frame.is_corrupt:
                 decoder.damaged += np.flatnonzero(packets.pts == frame.pts).tolist()
             if frame.pts == packets.pts[run.start] and run.start and not frame.key_frame:
@@ -251,7 +259,7 @@ def decode_run(
     run: Run,
     source: Iterator[tuple[int, Any]],
     decoder: FrameDecoder,
-    packets: Packets,
+    first: int,
     wanted: Mapping[int, int] | None,
 ) -> Iterator[Any]:
     """Yield the frames of a run; those that no other refers to only if they are wanted.
@@ -260,15 +268,13 @@ def decode_run(
         run: what is decoded.
         source: (index, packet) from before the run on.
         decoder: begins anew.
-        packets: what a scan has found.
+        first: when the frame of the run's key is displayed, ticks; what is displayed before it
+            refers to frames before the run.
         wanted: their times in ticks; None for all frames.
     """
-    has_key = bool(packets.is_key[run.start])
     for index, packet in source:
-        # What is displayed before the key it is decoded after refers to frames before the run.
-        is_lead = has_key and packets.pts[index] < packets.pts[run.start]
-        if index >= run.start and not is_lead:
-            skips = wanted is not None and int(packets.pts[index]) not in wanted
+        if index >= run.start and packet.pts >= first:
+            skips = wanted is not None and packet.pts not in wanted
             yield from decoder.decode(index, packet, skips=skips)
         if index == run.stop:
             break

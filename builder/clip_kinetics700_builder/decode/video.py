@@ -1,13 +1,11 @@
 """Decodes a video file to its kept frames, or says why it has none; runs in worker processes."""
 
-import importlib
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -16,12 +14,7 @@ from torch import Tensor
 
 from clip_kinetics700_builder.config import FRAMES_PER_TASK
 from clip_kinetics700_builder.decode.checks import check_length, check_resized, open_video_file
-from clip_kinetics700_builder.decode.demux import (
-    Int64Array,
-    MissedError,
-    Packets,
-    Video,
-)
+from clip_kinetics700_builder.decode.demux import Int64Array, MissedError, Packets, Video
 from clip_kinetics700_builder.decode.frames import pick_frames, walk_frames
 from clip_kinetics700_builder.decode.preprocess import (
     SAME_TIME_SECONDS,
@@ -31,13 +24,12 @@ from clip_kinetics700_builder.decode.preprocess import (
     list_timestamps,
     resize_and_crop,
 )
-from clip_kinetics700_builder.decode.torchcodec_frames import pick_batches
+from clip_kinetics700_builder.decode.torchcodec_frames import import_torchcodec, pick_batches
 from clip_kinetics700_builder.decode.whole import check_whole
 from clip_kinetics700_builder.types import (
     ClipError,
     Failure,
     Frames,
-    InputError,
     UInt8Array,
     VideoInfo,
 )
@@ -86,29 +78,15 @@ def check_decoder(decoder: str) -> None:
     Raises:
         InputError: torchcodec is not installed or cannot load FFmpeg's shared libraries.
     """
-    if decoder != "torchcodec":
-        return
-    try:
-        importlib.import_module("torchcodec")
-    except ModuleNotFoundError:
-        message = (
-            "--decoder torchcodec: it is not installed: pip install 'clip-kinetics700[torchcodec]'"
-        )
-        raise InputError(message) from None
-    except (ImportError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"--decoder torchcodec: torchcodec {version('torchcodec')} and torch "
-            f"{version('torch')} do not load; install FFmpeg's shared libraries, version 4 to 8 "
-            "(`apt-get install ffmpeg` or `brew install ffmpeg`), Python's libpython, and the "
-            "torch release this torchcodec was made for, or use --decoder pyav"
-        ) from error
+    if decoder == "torchcodec":
+        import_torchcodec()
 
 
 def list_versions(decoder: str) -> dict[str, str]:
     """Return the versions of what decodes: the library, and FFmpeg."""
     if decoder == "torchcodec":
-        torchcodec: Any = importlib.import_module("torchcodec")
-        return {"torchcodec": version("torchcodec"), "ffmpeg": str(torchcodec.ffmpeg_major_version)}
+        ffmpeg = str(import_torchcodec().ffmpeg_major_version)
+        return {"torchcodec": version("torchcodec"), "ffmpeg": ffmpeg}
     return {"av": version("av"), "ffmpeg": av.ffmpeg_version_info}
 
 
@@ -132,19 +110,19 @@ def identify(path: str) -> tuple[str, int, int]:
 
 
 def _decode(task: DecodeTask) -> Frames:
-    rate, file = task.decoding.frames_per_second, identify(task.path)
-    known = _scans.get(file)
+    rate = task.decoding.frames_per_second
+    known = _scans.get(identify(task.path)) if task.first else None
     with Video(task.path, squares_pixels=task.decoding.squares_pixels, packets=known) as video:
         packets = video.packets
         if known is None:
-            check_whole(task.path, video)
+            check_whole(video)
         duration = packets.seconds(packets.end - packets.begin)
         # Some containers do not say how long the last frame lasts: an only frame seems to last 0 s.
         n_frames = max(1, count_frames(duration, rate))
         check_length(duration, n_frames)
         if known is None and n_frames > FRAMES_PER_TASK:
             _scans.clear()
-            _scans[file] = packets
+            _scans[identify(task.path)] = packets
         stop = min(task.first + FRAMES_PER_TASK, n_frames)
         timestamps = list_timestamps(task.first, stop, frames_per_second=rate)
         # The times asked for and those of the frames are rounded apart, so each of ours is moved
@@ -196,7 +174,7 @@ def _pick_crops(
     wanted = indices[np.insert(np.diff(indices) != 0, 0, True)]
     try:
         if decoding.decoder == "torchcodec":
-            crops = pick_batches(task.path, video, wanted, crop.crop_all, device=decoding.device)
+            crops = pick_batches(video, wanted, crop.crop_all, device=decoding.device)
             damaged = wanted[:0]
         else:
             crops, damaged = pick_frames(video, wanted, crop)

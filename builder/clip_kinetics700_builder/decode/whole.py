@@ -1,12 +1,10 @@
 """Finds out whether a video file is whole: what its container states against what is there."""
 
-import os
-from pathlib import Path
 from typing import BinaryIO
 
 import av
 
-from clip_kinetics700_builder.decode.checks import MAX_DURATION_SECONDS
+from clip_kinetics700_builder.decode.checks import MAX_DURATION_SECONDS, open_video_file
 from clip_kinetics700_builder.decode.demux import AVI, Video
 from clip_kinetics700_builder.types import ClipError
 
@@ -14,13 +12,13 @@ from clip_kinetics700_builder.types import ClipError
 TRUNCATED_SECONDS = 1.0
 # FFmpeg states durations of containers in microseconds.
 CONTAINER_TICKS = 1_000_000
-ASF_MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF, MP4 = "asf", "mov,mp4,m4a,3gp,3g2,mj2"
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 # No header of an ASF is longer than that.
 ASF_HEADER_BYTES = 2**20
 
 
-def check_whole(path: str, video: Video) -> None:
+def check_whole(video: Video) -> None:
     """Compare what a container states with what it holds.
 
     Raises:
@@ -28,17 +26,15 @@ def check_whole(path: str, video: Video) -> None:
     """
     if video.packets.is_corrupt[-1]:
         raise ClipError("decode", "truncated", "the file ends in the middle of a frame")
-    check_duration(path, video)
+    check_duration(video)
     check_count(video)
-    with Path(path).open("rb") as file:
-        stated = find_stated_size(file)
-        n_bytes = file.seek(0, os.SEEK_END)
-    if stated > n_bytes:
-        message = f"the file has {n_bytes} bytes, its header states {stated}"
+    stated, found = find_stated_size(video), video.container.size
+    if stated > found:
+        message = f"the file has {found} bytes, its header states {stated}"
         raise ClipError("decode", "truncated", message)
 
 
-def check_duration(path: str, video: Video) -> None:
+def check_duration(video: Video) -> None:
     """Raise ClipError if the content ends well before the end that the header states."""
     packets, stream = video.packets, video.stream
     content_end = packets.seconds(packets.end)
@@ -50,7 +46,7 @@ def check_duration(path: str, video: Video) -> None:
     is_early = content_end + TRUNCATED_SECONDS < stated_end <= MAX_DURATION_SECONDS
     if is_early and stream.duration is None:
         # The container ends with its longest stream, which may well be the sound.
-        content_end = find_end(path)
+        content_end = find_end(video.path)
         is_early = content_end + TRUNCATED_SECONDS < stated_end
     if is_early:
         message = f"the content ends at {content_end:.2f} s, the header states {stated_end:.2f} s"
@@ -80,18 +76,24 @@ def check_count(video: Video) -> None:
         raise ClipError("decode", "truncated", message)
 
 
-def find_stated_size(file: BinaryIO) -> int:
+def find_stated_size(video: Video) -> int:
     """Return how many bytes an ASF or a fragmented MP4 has by its own account, 0 for any other.
 
     These lose what lay behind a cut without a trace in what FFmpeg says of them.
     """
-    head = file.read(len(ASF_MAGIC))
-    if head == ASF_MAGIC:
-        _, _, found = file.read(ASF_HEADER_BYTES).partition(ASF_FILE_PROPERTIES)
-        # The object's size and the file's name come first; what was broadcast has no size.
-        is_broadcast = bool(found[72:73] and found[72] & 1)
-        return 0 if is_broadcast else int.from_bytes(found[24:32], "little")
-    return find_end_of_boxes(file) if head[4:8] == b"ftyp" else 0
+    container = video.container.format.name
+    if container not in (ASF, MP4):
+        return 0
+    with open_video_file(video.path) as file:
+        return find_asf_size(file) if container == ASF else find_end_of_boxes(file)
+
+
+def find_asf_size(file: BinaryIO) -> int:
+    """Return how many bytes the header of an ASF states, 0 for one that was broadcast."""
+    _, _, found = file.read(ASF_HEADER_BYTES).partition(ASF_FILE_PROPERTIES)
+    # The object's size and the file's name come first.
+    is_broadcast = bool(found[72:73] and found[72] & 1)
+    return 0 if is_broadcast else int.from_bytes(found[24:32], "little")
 
 
 def find_end_of_boxes(file: BinaryIO) -> int:

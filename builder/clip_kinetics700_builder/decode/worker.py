@@ -207,24 +207,23 @@ class DecodeWorker:
         awake_seconds, last = 0.0, time.monotonic()
         while not self._connection.poll(WATCH_SECONDS):
             step, last = time.monotonic() - last, time.monotonic()
-            if step < MAX_STEP_SECONDS and not self._is_stopped():
+            is_stopped, resident_mib = self._look()
+            if step < MAX_STEP_SECONDS and not is_stopped:
                 awake_seconds += step
             if awake_seconds >= self._timeout_seconds:
                 return "timed_out", f"decoding took longer than {self._timeout_seconds:g} s"
-            if self._resident_mib() > self._memory_mib:
+            if resident_mib > self._memory_mib:
                 return "out_of_memory", f"decoding took over {self._memory_mib} MiB of memory"
         return None
 
-    def _is_stopped(self) -> bool:
-        with suppress(psutil.Error):
-            return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
-        return False
-
-    def _resident_mib(self) -> float:
+    def _look(self) -> tuple[bool, float]:
+        """Return whether the process is stopped, and its resident memory in MiB."""
         # A process that is dead cannot be measured; the pipe tells that it is.
         with suppress(psutil.Error):
-            return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
-        return 0.0
+            process = psutil.Process(self._process.pid)
+            is_stopped = process.status() == psutil.STATUS_STOPPED
+            return is_stopped, float(process.memory_info().rss / 2**20)
+        return False, 0.0
 
 
 def serve(connection: Connection, shared: SharedPixels, decode: Decode) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from clip_kinetics700_builder.config import ModelConfig
 from clip_kinetics700_builder.types import InputError
 
 # Compiling takes 15 to 30 s, and a core then encodes ViT-B/32 a tenth faster in bfloat16: it pays
@@ -43,16 +44,16 @@ def resolve_decode_device(device: str, encode_device: str) -> str:
     return encode_device if encode_device.startswith("cuda") else "cuda:0"
 
 
-def resolve_decoder(decoder: str, device: str) -> str:
-    """Return what `auto` decodes with on a device, or a named decoder that works there.
+def resolve_decoder(model: ModelConfig) -> str:
+    """Return what `auto` decodes with on the device that is to decode, or a decoder by its name.
 
     Raises:
         InputError: the named one cannot use the device.
     """
-    on_gpu = device.startswith("cuda")
-    if decoder == "pyav" and on_gpu:
+    on_gpu = model.decode_device != "cpu"
+    if model.decoder == "pyav" and on_gpu:
         raise InputError("--decoder pyav: decodes on the CPU alone; use torchcodec or auto")
-    return ("torchcodec" if on_gpu else "pyav") if decoder == "auto" else decoder
+    return ("torchcodec" if on_gpu else "pyav") if model.decoder == "auto" else model.decoder
 
 
 def resolve_dtype(dtype: str, device: str) -> str:

@@ -225,7 +225,7 @@ def make_decoding(config: EncodeConfig, preprocessing: Preprocessing, device: st
         preprocessing,
         config.clips.keep_damaged,
         config.clips.square_pixels,
-        resolve_decoder(config.model.decoder, config.model.decode_device),
+        resolve_decoder(config.model),
         resolve_decode_device(config.model.decode_device, device),
     )
 
@@ -241,7 +241,7 @@ def resolve_work_config(
     """Return this run's configuration; the stored one says what `auto` means."""
     device_type = resolve_device(config.model.device).split(":")[0]
     shape = choose_shape(config, job, device_type, {} if stored is None else stored.configuration)
-    decoder = resolve_decoder(config.model.decoder, config.model.decode_device)
+    decoder = resolve_decoder(config.model)
     return WorkConfig(
         configuration={
             **job.configuration,

@@ -101,8 +101,7 @@ def open_session(assignment: Assignment) -> Session:
     if session is None:
         for name in list(_sessions):
             _sessions.pop(name).exits.close()
-        model = assignment.config.model
-        check_decoder(resolve_decoder(model.decoder, model.decode_device))
+        check_decoder(resolve_decoder(assignment.config.model))
         engine = prepare_engine(assignment.config, ray.get(assignment.job))
         exits = ExitStack()
         started = exits.enter_context(start_engine(assignment.config, engine))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from clip_kinetics700.features import embeddings_array, embeddings_type
 from clip_kinetics700_builder.system.files import atomic_path, write_json
 from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Float32Array, Part
 
+NO_EMBEDDINGS = np.empty(0, np.float16)
 # A record batch is closed at this size, so that a part of very long videos stays bounded.
 BATCH_BYTES = 64 << 20
 # The columns of a part that hold what `VideoInfo` says, each with the attribute of that.
@@ -27,6 +28,9 @@ INFO_ATTRIBUTES = {
     "width": "width",
     "height": "height",
 }
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ def write_results(
     arrow_path = directory / f"{part.name}.arrow"
     with atomic_path(arrow_path) as partial, pa.OSFile(str(partial), "wb") as sink:
         with pa.ipc.new_file(sink, schema) as writer:
-            for batch in batch_results(results):
+            for batch in group_by_bytes(results, BATCH_BYTES):
                 writer.write_batch(record_batch(batch, schema, width))
                 rows += [result.row for result in batch]
                 n_failures += sum(isinstance(result, Failure) for result in batch)
@@ -124,20 +128,21 @@ def finish_part(directory: Path, report: PartReport, *, seconds: float = 0.0) ->
     return report
 
 
-def batch_results(
-    results: Iterable[EncodedClip | Failure],
-) -> Iterator[list[EncodedClip | Failure]]:
-    """Group results so that a group's embeddings are about `BATCH_BYTES` at most."""
-    batch: list[EncodedClip | Failure] = []
+def group_by_bytes(
+    items: Iterable[Item], max_bytes: int, *, max_items: int | None = None
+) -> Iterator[list[Item]]:
+    """Yield items in lists, each closed at so many bytes of embeddings, or so many items."""
+    group: list[Item] = []
     n_bytes = 0
-    for result in results:
-        batch.append(result)
-        n_bytes += result.embeddings.nbytes if isinstance(result, EncodedClip) else 0
-        if n_bytes >= BATCH_BYTES:
-            yield batch
-            batch, n_bytes = [], 0
-    if batch:
-        yield batch
+    for item in items:
+        group.append(item)
+        # A failure has none.
+        n_bytes += getattr(item, "embeddings", NO_EMBEDDINGS).nbytes
+        if n_bytes >= max_bytes or len(group) == max_items:
+            yield group
+            group, n_bytes = [], 0
+    if group:
+        yield group
 
 
 def record_batch(

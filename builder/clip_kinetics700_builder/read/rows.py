@@ -22,9 +22,9 @@ from clip_kinetics700.layout import Layout, describe_file, list_files, parse_man
 from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode_npy
 from clip_kinetics700.shards import PlacedSample, scan_loose, scan_tar, tar_stem
 from clip_kinetics700.streams import read_if_there
-from clip_kinetics700_builder.assemble.rows import group_samples
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, check_manifest
+from clip_kinetics700_builder.parts.part import group_by_bytes
 from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import Clip, InputError
 
@@ -286,4 +286,4 @@ def batch_samples(
                 report_damage(row.error, on_error)
                 note(row)
 
-    return group_samples(leave_out_damage(), SAMPLES_PER_BATCH, BYTES_PER_BATCH)
+    return group_by_bytes(leave_out_damage(), BYTES_PER_BATCH, max_items=SAMPLES_PER_BATCH)

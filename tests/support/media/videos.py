@@ -35,6 +35,15 @@ UNCHANGED = Preprocessing(
     mean=(0.0,) * 3,
     std=(1.0,) * 3,
 )
+# That of CLIP, but for its mean and deviation.
+LIKE_CLIP = Preprocessing(
+    shortest_edge=224,
+    resample="bicubic",
+    crop=(224, 224),
+    rescale_factor=1 / 255,
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+)
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
