@@ -129,6 +129,7 @@ def test_mutants_are_refused_or_read_right(results: list[Result], family: str) -
     assert counts["refused"] + counts["skipped"] >= MIN_SHARE * len(mine)
 
 
+@pytest.mark.slow
 def test_sound_datasets_are_equal_through_every_way(tmp_path: Path) -> None:
     """Every entry point reads an undamaged dataset whole: nothing is refused in vain."""
     results = read_mutants(tmp_path, range(-len(BASES), 0))
@@ -153,6 +154,7 @@ for number in range(*map(int, sys.argv[2:])):
 """
 
 
+@pytest.mark.slow
 def test_a_case_that_crashes_or_hangs_is_named(tmp_path: Path) -> None:
     """A crash, a hang and a silent exit name their number, and all other mutants are read."""
 

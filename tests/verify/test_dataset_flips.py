@@ -107,7 +107,7 @@ def sound(tmp_path: Path) -> Path:
 
 @pytest.mark.torture
 @pytest.mark.parametrize(
-    ("suite", "full"), [(100, 100), pytest.param(300, 1000, marks=pytest.mark.slow)]
+    ("suite", "full"), [(40, 100), pytest.param(300, 1000, marks=pytest.mark.slow)]
 )
 def test_every_flipped_byte_is_named(sound: Path, suite: int, full: int) -> None:
     """A random byte of a random file changed anyhow is reported with this file's name alone."""
