@@ -6,7 +6,7 @@ ARGS =
 # stand still on a busy machine. Each process holds torch, so there are not more than eight.
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation bench-gpu test-versions wheel-test docs clean
+.PHONY: help install demo test test-slow torture lint bench bench-reading bench-archives bench-evaluation bench-gpu test-versions test-loops wheel-test docs clean
 
 help:
 	@echo "make demo           encode a few real clips, assemble, verify and load them back"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-versions  a dataset on disk and on a Hub, in four versions of datasets"
 	@echo "make bench-evaluation zero-shot, probes and search at full size: 8.5 GB of disk, 8 GB of memory"
 	@echo "make bench-gpu      everything a GPU machine can tell, in one call: 7 minutes; ARGS=--cpu tries it"
+	@echo "make test-loops     the training loops of other libraries, one process and two: 7 minutes"
 	@echo "make wheel-test     the built wheel in a fresh environment"
 	@echo "make docs           the documents as a site, in site/, with every link checked"
 	@echo "make install        only the environment, in .venv"
@@ -65,6 +66,9 @@ bench-gpu: install
 
 test-versions: install
 	@$(PYTHON_IN_VENV) tests/versions/run.py
+
+test-loops: install
+	@$(PYTHON_IN_VENV) tests/loops/run.py
 
 wheel-test: install
 	@bash .ci/wheel-test

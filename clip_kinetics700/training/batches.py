@@ -1,18 +1,16 @@
 """Gives the padded batches of an epoch to any number of workers and ranks.
 
 Every sample comes once an epoch, in an order that can be resumed at the exact next sample.
+`ordering` says who reads what, `epochs` which epoch it is, `world` which rank this is.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import islice
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from clip_kinetics700.damage import DamageError, OnError, keep_whole
@@ -25,111 +23,28 @@ from clip_kinetics700.training.collate import (
     BatchRow,
     Dtype,
     FramePolicy,
+    choose_columns,
     cut_frames,
     make_batch,
 )
-
-Even: TypeAlias = Literal["pad", "drop"] | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Order:
-    """The order in which one rank yields its rows in one epoch, and that in which it reads them."""
-
-    rows: IntArray
-    """(n,) int64 rows of the index in the order they are yielded."""
-    places: IntArray
-    """(n,) int64 place of each row when files are read from start to end, one after the other."""
-
-
-def order_epoch(rows: IntArray, files: npt.NDArray[np.int32], *, seed: tuple[int, ...]) -> IntArray:
-    """Return (n,) int64 rows, at least one, file by file, the files in a random order."""
-    place_of_file = np.random.default_rng(seed).permutation(int(files.max()) + 1)
-    return rows[np.argsort(place_of_file[files], kind="stable")]
-
-
-def share_places(n_rows: int, *, rank: int, world_size: int, even: Even) -> range:
-    """Return which places are one rank's: neighbours, so that ranks read different files.
-
-    A place beyond the rows of all ranks starts again at the first row. `even` as for `batches`:
-    without it some ranks have one row more than others.
-    """
-    fewest, rest = divmod(n_rows, world_size)
-    if even is None:
-        begin = rank * fewest + min(rank, rest)
-        return range(begin, begin + fewest + (rank < rest))
-    size = fewest + (even == "pad" and rest > 0)
-    return range(rank * size, (rank + 1) * size)
-
-
-def shuffle_within(rows: IntArray, *, buffer_size: int, seed: tuple[int, ...]) -> Order:
-    """Return (n,) int64 rows mixed as a shuffle buffer mixes a stream.
-
-    Each row is moved back by a random number of places up to `buffer_size`, so whoever reads
-    files from start to end holds about half as many rows at a time.
-    """
-    delays = np.random.default_rng(seed).uniform(0, buffer_size, len(rows))
-    places = np.argsort(np.arange(len(rows)) + delays, kind="stable")
-    return Order(rows[places], places)
-
-
-Item = TypeVar("Item")
-
-
-def read_ordered(order: Order, read: Callable[[IntArray], Iterator[Item]]) -> Iterator[Item]:
-    """Yield the rows of an order, each held back from when it is read until it is its turn."""
-    by_place = np.argsort(order.places, kind="stable")
-    # The number of rows that are read before each row that is yielded.
-    arrival = np.empty(len(by_place), np.int64)
-    arrival[by_place] = np.arange(len(by_place))
-    rows = read(order.rows[by_place])
-    waiting: dict[int, Item] = {}
-    n_read = 0
-    for wanted in arrival.tolist():
-        while n_read <= wanted:
-            waiting[n_read] = next(rows)
-            n_read += 1
-        yield waiting.pop(wanted)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchOptions:
-    """How a dataset becomes batches; `batches` says what each option means."""
-
-    batch_size: int
-    shuffle: bool
-    seed: int
-    buffer_size: int
-    dtype: Dtype
-    max_frames: int | None
-    frame_policy: FramePolicy
-    drop_last: bool
-    even: Even
-    rank: int
-    world_size: int
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("dtype", get_args(Dtype)),
-            ("frame_policy", get_args(FramePolicy)),
-            ("even", ("pad", "drop", None)),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(str, allowed))}")
-        for name in ("batch_size", "buffer_size", "max_frames", "world_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank {self.rank} is none of a world of {self.world_size}")
+from clip_kinetics700.training.epochs import Epochs
+from clip_kinetics700.training.options import TENSORS, BatchOptions
+from clip_kinetics700.training.ordering import Even, Order, order_epoch, read_ordered
+from clip_kinetics700.training.position import Position, Reading, join_states
+from clip_kinetics700.training.world import (
+    World,
+    ask_environment,
+    ask_torch,
+    is_counted_by_accelerate,
+    is_shared_by_accelerate,
+)
 
 
 def batches(
     source: Source | EmbeddingDataset,
     split: str | Sequence[str] | None = "train",
     *,
-    classes: Sequence[str] | None = None,
+    classes: str | Sequence[str] | None = None,
     max_samples: int | None = None,
     batch_size: int = 64,
     shuffle: bool = False,
@@ -138,8 +53,9 @@ def batches(
     dtype: Dtype = "float32",
     max_frames: int | None = None,
     frame_policy: FramePolicy = "truncate",
+    columns: Sequence[str] | None = None,
     drop_last: bool = False,
-    even: Even = None,
+    even: Even = "pad",
     rank: int | None = None,
     world_size: int | None = None,
     on_error: OnError = "raise",
@@ -162,11 +78,12 @@ def batches(
         max_frames: longer samples are cut to so many frames; None cuts none.
         frame_policy: which frames of a longer sample: the first ones (`truncate`), the middles of
             equal pieces (`uniform`), or a window at a random place (`random`).
+        columns: names of what a batch holds, to leave out the texts, say; None is all of `Batch`.
         drop_last: leave out a last batch of fewer samples.
-        even: for ranks that step together: `pad` repeats samples until all ranks have as many,
-            `drop` leaves out the last ones, None reads every sample exactly once.
-        rank: this process's; None asks torch.distributed, and is 0 without it.
-        world_size: how many ranks there are; None asks torch.distributed, and is 1 without it.
+        even: for ranks that step together: `pad` repeats a sample on some ranks until all have as
+            many, `drop` leaves out the last ones, None reads every sample exactly once.
+        rank: this process's; None asks torch.distributed when reading begins, or else `RANK`.
+        world_size: how many ranks there are; None asks likewise, or else `WORLD_SIZE`.
         on_error: `raise` damage, or `skip` it with a warning; an opened dataset has its own.
 
     Raises:
@@ -175,11 +92,6 @@ def batches(
     """
     if not isinstance(source, EmbeddingDataset):
         source = open_dataset(source, on_error=on_error)
-    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if rank is None:
-        rank = torch.distributed.get_rank() if is_distributed else 0
-    if world_size is None:
-        world_size = torch.distributed.get_world_size() if is_distributed else 1
     options = BatchOptions(
         batch_size=batch_size,
         shuffle=shuffle,
@@ -188,6 +100,7 @@ def batches(
         dtype=dtype,
         max_frames=max_frames,
         frame_policy=frame_policy,
+        columns=columns,
         drop_last=drop_last,
         even=even,
         rank=rank,
@@ -199,8 +112,9 @@ def batches(
 class Batches(IterableDataset[Batch]):
     """The batches of one rank, epoch after epoch.
 
-    After its last batch an epoch gives way to the next one; `set_epoch` goes to any. Worker
-    `j % num_workers` reads batch `j`, so that the number of workers changes no order.
+    Each iteration is the next epoch, `set_epoch` goes to any, whether this process reads or the
+    workers of a DataLoader, persistent or not. Workers take turns, batch by batch, so their number
+    changes no order.
     """
 
     def __init__(self, dataset: EmbeddingDataset, options: BatchOptions) -> None:
@@ -208,88 +122,234 @@ class Batches(IterableDataset[Batch]):
         super().__init__()
         self.dataset = dataset
         self.options = options
-        self._epoch = 0
-        self._next_batch = 0
-        self._is_resumed = False
+        self._epochs = Epochs()
+        self._position: Position | None = None
+        self._reading: Reading | None = None
+        # What torch.distributed said where a worker was started, which cannot ask it.
+        self._inherited: World | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tell workers which rank they read for."""
+        return {**self.__dict__, "_inherited": ask_torch() or self._inherited, "_reading": None}
 
     @property
     def epoch(self) -> int:
-        """The epoch that is read, or will be read next."""
-        return self._epoch
+        """The epoch that is read or, behind its last batch, will be read next."""
+        reading = self._reading
+        if reading is None or self._epochs.last != reading.epoch:
+            return self._epochs.next if self._epochs.last is None else self._epochs.last
+        return reading.epoch + reading.is_over
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch, or on in the epoch of a state that was loaded."""
-        if epoch != self._epoch:
-            self._epoch, self._next_batch, self._is_resumed = epoch, 0, False
+        """Go to the start of an epoch, or on in the epoch of a state that was loaded.
+
+        Raises:
+            RuntimeError: accelerate would share the batches among ranks and cannot.
+            ValueError: there is no such epoch.
+        """
+        position = self._position
+        if position is not None and (position.epoch != epoch or self._epochs.last is not None):
+            position = None
+        self._position, self._reading = position, None
+        self._epochs.set(epoch, is_loaded=position is not None)
+        self._epochs.is_dispatched = is_shared_by_accelerate(self)
 
     def __len__(self) -> int:
         """Count the batches of an epoch of this rank; its workers share them."""
-        n_samples, size = len(self._places()), self.options.batch_size
-        return n_samples // size if self.options.drop_last else math.ceil(n_samples / size)
+        if is_counted_by_accelerate():
+            self._epochs.is_dispatched = True
+        world = self._ask_world()
+        return self.options.count_batches(len(self.dataset), rank=world.rank, world_size=world.size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the epoch; those of one worker inside a DataLoader.
 
         Raises:
             DamageError: a sample is damaged and `on_error` is `raise`.
+            RuntimeError: the world has changed since the first batch.
         """
-        first = self._next_batch if self._is_resumed else 0
-        self._next_batch, self._is_resumed = first, False
-        for number, rows in self._read_batches(first):
-            # A batch counts as read once it is yielded: a state taken then resumes behind it.
-            self._next_batch = number + 1
-            if rows:
-                yield self._make_batch(rows, number)
-        self._epoch, self._next_batch = self._epoch + 1, 0
+        # Workers begin at once, in the iteration for which they were started; this process with
+        # its first batch, so that an iterator that nobody reads is no epoch.
+        return self._read(self._begin()) if get_worker_info() else self._read_lazily()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return a state from which training resumes behind the batch that was yielded last."""
-        return {"epoch": self._epoch, "next_batch": self._next_batch, **self._identity()}
+    def state_dict(self, n_batches: int | None = None) -> dict[str, Any]:
+        """Return a state from which training resumes behind the batch that was taken last.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a state: the next batch is the one that would have come there.
+        Args:
+            n_batches: how many batches the loop has taken from its iterator; needed where workers
+                read ahead of it.
 
         Raises:
-            ValueError: the state was taken from other batches than these.
+            RuntimeError: workers read, and `n_batches` is not given.
         """
-        for name, value in self._identity().items():
-            if state[name] != value:
-                raise ValueError(f"the state has {name} {state[name]!r}, these batches {value!r}")
-        self._epoch, self._next_batch = int(state["epoch"]), int(state["next_batch"])
-        self._is_resumed = True
+        is_ahead = get_worker_info() is None and self._epochs.is_read_by_workers
+        if is_ahead and n_batches is None:
+            raise RuntimeError(
+                "workers read these batches ahead of the loop, so they do not know how far it is: "
+                "take the state of a StatefulDataLoader, or give state_dict(n_batches=...), how "
+                "many the loop has taken from its iterator"
+            )
+        reading = self._reading
+        if is_ahead or reading is None or self._epochs.last is None:
+            reading = self._resume(self._epochs.next if not is_ahead else self._epochs.next - 1)
+        next_batch = reading.next_batch
+        if n_batches is not None:
+            next_batch = reading.first + n_batches
+        return {
+            "epoch": reading.epoch,
+            "next_batch": next_batch,
+            "first": reading.first if get_worker_info() else None,
+            "rank": reading.world.rank,
+            "world_size": reading.world.size,
+            "earlier": [list(taken) for taken in reading.earlier],
+            **self._identity,
+        }
 
+    def load_state_dict(self, state: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+        """Resume from a state: the next batch is the one that would have come there.
+
+        With another number of ranks than the state's, these share what was left of its epoch. One
+        rank's state tells what all had taken, as they step together; else give those of all ranks.
+
+        Raises:
+            ValueError: the state was taken from other batches than these, or states of ranks do
+                not belong together.
+        """
+        states = [state] if isinstance(state, Mapping) else list(state)
+        for each in states:
+            for name, value in self._identity.items():
+                if each.get(name) != value:
+                    raise ValueError(
+                        f"the state has {name} {each.get(name)!r}, these batches {value!r}"
+                    )
+        position = join_states(states)
+        self._position, self._reading = position, None
+        # A state behind the last batch goes on with the next epoch.
+        is_over = get_worker_info() is None and self._is_over(position)
+        self._epochs.set(position.epoch + is_over, is_loaded=True)
+
+    @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Return the options that decide which samples come when."""
-        options = self.options
-        names = ("batch_size", "shuffle", "seed", "buffer_size", "drop_last", "even")
-        identity = {name: getattr(options, name) for name in (*names, "rank", "world_size")}
-        return {**identity, "n_samples": len(self.dataset)}
+        """The options that decide which samples and frames come when."""
+        options, rows = self.options, self.dataset.rows
+        order = ("batch_size", "shuffle", "seed", "buffer_size", "drop_last", "even")
+        return {
+            **{name: getattr(options, name) for name in (*order, "max_frames", "frame_policy")},
+            "split": ",".join(self.dataset.splits),
+            "n_samples": len(rows),
+            "selection": zlib.crc32(rows.tobytes()),
+        }
 
-    def _places(self) -> range:
-        """Return which places of an epoch's rows are this rank's."""
-        options, n_rows = self.options, len(self.dataset)
-        return share_places(
-            n_rows, rank=options.rank, world_size=options.world_size, even=options.even
+    def _ask_world(self) -> World:
+        """Return which rank reads, of how many."""
+        if self._epochs.is_dispatched:
+            return World()
+        rank, size = self.options.rank, self.options.world_size
+        if rank is None or size is None:
+            asked = ask_torch() or self._inherited or ask_environment()
+            rank, size = asked.rank if rank is None else rank, size or asked.size
+        return World(rank, size)
+
+    def _check_world(self) -> World:
+        """Return which rank reads, of how many.
+
+        Raises:
+            RuntimeError: batches were read as another rank.
+        """
+        world = self._ask_world()
+        if not self._epochs.is_dispatched:
+            first = World(*self._epochs.remember_world(world.rank, world.size))
+            if first != world:
+                raise RuntimeError(
+                    f"these batches were first read as {first}, and this is now {world}: "
+                    "read them after init_process_group, or give rank and world_size"
+                )
+        return world
+
+    def _resume(self, epoch: int) -> Reading:
+        """Return where this rank's reading of an epoch begins."""
+        position = self._position
+        if position is None or position.epoch != epoch:
+            position = Position(epoch=epoch)
+        return position.resume(self._ask_world())
+
+    def _is_over(self, position: Position) -> bool:
+        """Tell whether no rank of a state has a batch left."""
+        n_rows, size = len(self._shared_rows(position.epoch, position.earlier)), len(position.taken)
+        return all(
+            n_taken >= self.options.count_batches(n_rows, rank=rank, world_size=size)
+            for rank, n_taken in enumerate(position.taken)
         )
 
-    def _order(self) -> Order:
-        """Return this rank's order of the epoch."""
+    def _shared_rows(self, epoch: int, earlier: Sequence[Sequence[int]]) -> IntArray:
+        """Return the (n,) int64 rows that the ranks share, in the order of their files."""
         options, rows = self.options, self.dataset.rows
         if options.shuffle and len(rows):
-            files = self.dataset.index.file_numbers[rows]
-            rows = order_epoch(rows, files, seed=(options.seed, self._epoch))
-        places = self._places()
-        rows = rows.take(np.arange(places.start, places.stop), mode="wrap") if places else rows[:0]
-        if not options.shuffle:
-            return Order(rows, np.arange(len(rows)))
-        seed = (options.seed, self._epoch, options.rank)
-        return shuffle_within(rows, buffer_size=options.buffer_size, seed=seed)
+            rows = order_epoch(
+                rows, self.dataset.index.file_numbers[rows], seed=(options.seed, epoch)
+            )
+        for stage, taken in enumerate(earlier):
+            rows = options.rows_left(rows, taken, epoch=epoch, stage=stage)
+        return rows
 
-    def _read_batches(self, first: int) -> Iterator[tuple[int, list[BatchRow]]]:
-        """Yield the number and the rows of each batch of this worker, from a number on."""
-        worker, size, order = get_worker_info(), self.options.batch_size, self._order()
-        worker_id, n_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        numbers = [number for number in range(first, len(self)) if number % n_workers == worker_id]
+    def _begin(self) -> Reading:
+        """Begin the next epoch."""
+        epoch = self._epochs.begin()
+        self._check_world()
+        self._reading = reading = self._resume(epoch)
+        self._position = None
+        return reading
+
+    def _read_lazily(self) -> Iterator[Batch]:
+        """Begin the next epoch with the first batch that is asked for."""
+        for batch in self._read(self._begin()):
+            yield batch
+            self._check_world()
+
+    def _read(self, reading: Reading) -> Iterator[Batch]:
+        """Yield the batches of an epoch, those of one worker inside a DataLoader."""
+        rows = self._shared_rows(reading.epoch, reading.earlier)
+        world = reading.world
+        reading.n_batches = self.options.count_batches(
+            len(rows), rank=world.rank, world_size=world.size
+        )
+        worker = get_worker_info()
+        if worker is None or worker.id == 0:
+            self.options.warn_of_uneven_ranks(len(rows), world_size=world.size)
+        steps_together = self.options.even is not None and world.size > 1
+        last: list[BatchRow] = []
+        n_owed = 0
+        for number, group in self._read_groups(rows, reading):
+            # A batch counts as read once it is yielded: a state taken then resumes behind it.
+            reading.next_batch = number + 1
+            # A batch of nothing but damage must not leave the other ranks waiting.
+            n_owed += bool(group) or steps_together
+            last = group or last
+            while last and n_owed:
+                n_owed -= 1
+                yield self._make_batch(last, reading, number)
+        if n_owed:
+            raise RuntimeError(f"{world} has nothing but damaged samples, and others wait for it")
+
+    def _read_groups(
+        self, rows: IntArray, reading: Reading
+    ) -> Iterator[tuple[int, list[BatchRow]]]:
+        """Yield the number and the rows of each batch of this worker."""
+        options, world, worker = self.options, reading.world, get_worker_info()
+        order = options.order_rank(
+            rows,
+            epoch=reading.epoch,
+            stage=len(reading.earlier),
+            rank=world.rank,
+            world_size=world.size,
+        )
+        turn, n_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        numbers = [
+            number
+            for number in range(reading.next_batch, reading.n_batches or 0)
+            if (number - reading.first) % n_workers == turn
+        ]
+        size = options.batch_size
         places = [np.arange(n * size, min((n + 1) * size, len(order.rows))) for n in numbers]
         mine = np.concatenate([np.empty(0, np.int64), *places])
         read = read_ordered(Order(order.rows[mine], order.places[mine]), self._read_rows)
@@ -306,13 +366,24 @@ class Batches(IterableDataset[Batch]):
                 else:
                     yield BatchRow(array, caption, NO_LABEL if label_id is None else label_id, key)
 
-    def _make_batch(self, rows: Sequence[BatchRow], number: int) -> Batch:
+    def _make_batch(self, rows: Sequence[BatchRow], reading: Reading, number: int) -> Batch:
         """Return rows as a batch."""
-        options = self.options
+        options, columns, n_frames = self.options, self.options.columns, None
         if options.max_frames is not None:
-            rng = np.random.default_rng((options.seed, self._epoch, options.rank, number))
+            rng = np.random.default_rng((options.seed, reading.epoch, reading.world.rank, number))
             cut = partial(
                 cut_frames, max_frames=options.max_frames, policy=options.frame_policy, rng=rng
             )
             rows = [row._replace(embeddings=cut(row.embeddings)) for row in rows]
-        return make_batch(rows, dtype=options.dtype)
+        if self._epochs.is_dispatched:
+            # Such batches are joined and cut into slices, so they must be tensors of one length.
+            n_frames = self._longest
+            columns = [name for name in columns or TENSORS if name in TENSORS]
+        return choose_columns(make_batch(rows, dtype=options.dtype, n_frames=n_frames), columns)
+
+    @cached_property
+    def _longest(self) -> int:
+        """Frames of the longest sample, as it is cut."""
+        lengths = self.dataset.index.samples.column("n_frames").to_numpy()[self.dataset.rows]
+        longest = int(lengths.max(initial=1))
+        return min(longest, self.options.max_frames or longest)

@@ -1,11 +1,13 @@
 """Pads samples of different lengths to one batch of tensors, with a mask."""
 
 import math
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from clip_kinetics700.arrays import Array
 from clip_kinetics700.schema import Sample
@@ -56,11 +58,14 @@ def cut_frames(
     return array[begin : begin + max_frames]
 
 
-def make_batch(rows: Sequence[BatchRow], *, dtype: Dtype) -> Batch:
-    """Return samples padded to the longest, at least one frame, their embeddings of this dtype."""
+def make_batch(rows: Sequence[BatchRow], *, dtype: Dtype, n_frames: int | None = None) -> Batch:
+    """Return samples as a batch, their embeddings of this dtype.
+
+    They are padded to `n_frames`, or else to the longest, at least one frame.
+    """
     arrays, captions, labels, keys = zip(*rows, strict=True)
     lengths = np.array([len(array) for array in arrays])
-    longest = max(1, int(lengths.max()))
+    longest = max(1, int(lengths.max())) if n_frames is None else n_frames
     if lengths.min() == longest:
         padded = np.stack(arrays)
     else:
@@ -92,18 +97,27 @@ def cast(stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return wanted
 
 
-def collate(rows: Sequence[Mapping[str, Any] | Sample], *, dtype: Dtype = "float32") -> Batch:
+def collate(
+    rows: Sequence[Mapping[str, Any] | Sample],
+    *,
+    dtype: Dtype = "float32",
+    columns: Sequence[str] | None = None,
+) -> Batch:
     """Return rows of `datasets`, in any of its formats, or `Sample`s as a padded batch.
 
-    Use it as in `DataLoader(load_dataset(...), batch_size=64, collate_fn=collate)`.
+    Use it as in `DataLoader(load_dataset(...), batch_size=64, collate_fn=collate)`. It joins
+    batches as well, for loops that ask for several at a time.
 
     Args:
-        rows: have `embeddings`, `caption` and `meta`.
+        rows: have `embeddings`, `caption` and `meta`; or are batches.
         dtype: dtype of the batch's embeddings.
+        columns: names of what the batch holds, to leave out the texts, say; None is all.
 
     Raises:
         ValueError: no row has a frame, so nothing tells how wide embeddings are.
     """
+    if isinstance(rows[0], Mapping) and "mask" in rows[0]:
+        return choose_columns(join_batches(rows), columns)
     samples: list[Mapping[str, Any]] = [
         {"embeddings": row.embeddings, "caption": row.caption, "meta": row.meta}
         if isinstance(row, Sample)
@@ -121,4 +135,28 @@ def collate(rows: Sequence[Mapping[str, Any] | Sample], *, dtype: Dtype = "float
         label_id = NO_LABEL if label is None or math.isnan(label) else int(label)
         frames = array.reshape(-1, width)
         collated.append(BatchRow(frames, row["caption"], label_id, row["meta"]["key"]))
-    return make_batch(collated, dtype=dtype)
+    return choose_columns(make_batch(collated, dtype=dtype), columns)
+
+
+def join_batches(parts: Sequence[Any]) -> Batch:
+    """Return the samples of several batches as one, padded to the longest."""
+    longest = max(part["mask"].shape[1] for part in parts)
+    joined: dict[str, Any] = {}
+    for name, first in parts[0].items():
+        column = [part[name] for part in parts]
+        if isinstance(first, list):
+            joined[name] = [text for texts in column for text in texts]
+            continue
+        if first.ndim > 1:
+            behind = [0, 0] * (first.ndim - 2)
+            column = [pad(each, (*behind, 0, longest - each.shape[1])) for each in column]
+        joined[name] = torch.cat(column)
+    return typing.cast("Batch", joined)
+
+
+def choose_columns(batch: Batch, columns: Sequence[str] | None) -> Batch:
+    """Return the columns of a batch that are wanted; None is all."""
+    chosen: dict[str, Any] = {
+        name: value for name, value in batch.items() if columns is None or name in columns
+    }
+    return typing.cast("Batch", chosen)

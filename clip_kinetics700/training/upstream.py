@@ -19,7 +19,7 @@ from clip_kinetics700.damage import OnError, keep_whole
 from clip_kinetics700.dataset import open_dataset
 from clip_kinetics700.schema import Sample, encode_sample
 from clip_kinetics700.shards import is_tar
-from clip_kinetics700.training.batches import order_epoch, read_ordered, shuffle_within
+from clip_kinetics700.training.ordering import order_epoch, read_ordered, shuffle_within
 
 DEFAULT_TOKENIZER = "openai/clip-vit-base-patch32"
 # Tokens that CLIP's text encoder takes.

@@ -6,7 +6,6 @@ environment of its own, without our package and without torch.
 """
 
 import argparse
-import hashlib
 import logging
 import os
 import shutil
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-ENVIRONMENTS = ROOT / ".venvs"
 VERSIONS = tuple(
     path.stem.removeprefix("datasets-") for path in sorted(HERE.glob("datasets-*.txt"))
 )
@@ -133,7 +131,9 @@ def publish(hub: "Hub", dataset: Path, copy: Path) -> str:
 
 def run_script(version: str, home: Path, words: list[str], more: Mapping[str, str]) -> bool:
     """Run one of the scripts here in the environment of a version, with caches of its own."""
-    python = ensure_environment(version)
+    from tests.support.processes.environments import ensure_environment
+
+    python = ensure_environment(f"datasets-{version}", HERE / f"datasets-{version}.txt")
     home.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     environment = {
@@ -147,24 +147,6 @@ def run_script(version: str, home: Path, words: list[str], more: Mapping[str, st
     }
     command = [str(python), str(HERE / words[0]), *words[1:]]
     return subprocess.run(command, env=environment, cwd=home, check=False).returncode == 0
-
-
-def ensure_environment(version: str) -> Path:
-    """Return the Python of a version's environment, made anew when its pins have changed."""
-    pins = HERE / f"datasets-{version}.txt"
-    directory = ENVIRONMENTS / f"datasets-{version}"
-    python = directory / "bin" / "python"
-    stamp = directory / "stamp"
-    state = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == state:
-        return python
-    logger.info("making %s", directory.relative_to(ROOT))
-    shutil.rmtree(directory, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--requirement", str(pins)], check=True)
-    stamp.write_text(state)
-    return python
 
 
 if __name__ == "__main__":

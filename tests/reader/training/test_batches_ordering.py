@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_kinetics700.training.batches import Even, order_epoch, share_places, shuffle_within
+from clip_kinetics700.training.ordering import Even, order_epoch, share_places, shuffle_within
 
 ROWS = np.arange(1000, dtype=np.int64)
 FILES = (ROWS // 100).astype(np.int32)

@@ -110,3 +110,19 @@ def test_rows_without_any_frame_are_refused() -> None:
     row = {"embeddings": [], "caption": "", "meta": {"key": "a", "label_id": None}}
     with pytest.raises(ValueError, match="none of the 1 rows has a frame"):
         collate([row])
+
+
+def test_batches_are_joined() -> None:
+    """Several batches become the one that their samples would be."""
+    samples = make_samples({"train": 9})["train"]
+    joined = collate([collate(samples[:4]), collate(samples[4:5]), collate(samples[5:])])
+    right = collate(samples)
+    for name in ("embeddings", "mask", "label_ids"):
+        assert torch.equal(joined[name], right[name])
+    assert (joined["captions"], joined["keys"]) == (right["captions"], right["keys"])
+
+
+def test_columns_are_left_out() -> None:
+    """A loop that takes tensors alone gets no texts."""
+    batch = collate(make_samples({"train": 2})["train"], columns=["embeddings", "label_ids"])
+    assert set(batch) == {"embeddings", "label_ids"}

@@ -11,27 +11,28 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from clip_kinetics700 import batches
-from clip_kinetics700.training.batches import Even
+from clip_kinetics700 import Batches, batches
+from clip_kinetics700.training.ordering import Even
 
 WAYS: tuple[Even, ...] = ("pad", "drop")
 
 
 def main(directory: str, meeting: str, rank: str, world_size: str) -> None:
-    """Read an epoch with each way to be even."""
+    """Read an epoch with each way to be even, of batches that were made before the ranks met."""
+    made = {even: batches(directory, batch_size=4, shuffle=True, even=even) for even in WAYS}
     dist.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=int(world_size)
     )
-    found = {str(even): step(directory, even) for even in WAYS}
+    found = {str(even): step(read) for even, read in made.items()}
     dist.destroy_process_group()
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def step(directory: str, even: Even) -> dict[str, Any]:
+def step(read: Batches) -> dict[str, Any]:
     """All-reduce the number of samples of each step."""
     keys: list[str] = []
     sums: list[int] = []
-    for batch in batches(directory, batch_size=4, shuffle=True, even=even):
+    for batch in read:
         total = torch.tensor(len(batch["keys"]))
         dist.all_reduce(total)
         keys += batch["keys"]
