@@ -82,7 +82,7 @@ def test_peeking_loses_nothing(dataset: Path) -> None:
 
 
 @pytest.mark.filterwarnings(MORE_WORKERS_THAN_CORES)
-@pytest.mark.parametrize("n_workers", [0, 1, 3, 5])
+@pytest.mark.parametrize("n_workers", [0, 1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_workers_change_nothing(dataset: Path, n_workers: int) -> None:
     """Any number of workers, more than tars or none, gives the very same batches in order."""
     read = batches(dataset, batch_size=16, shuffle=True, max_frames=2, frame_policy="random")
