@@ -49,7 +49,7 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
     splits: Sequence[str] | None = None
     """Splits to prepare; None is all."""
     classes: Sequence[str] | None = None
-    """Names of classes; None is all."""
+    """Names of classes, or one; None is all."""
     max_samples: int | None = None
     """Greatest number of samples of each split; None is all."""
     shuffle: bool = False

@@ -142,7 +142,7 @@ class EmbeddingDataset:
 
         Args:
             split: `train`, `validation`, `test` or another word for one, or several; None is all.
-            classes: names of classes, as the captions have them; None is all.
+            classes: names of classes, as the captions have them, or one; None is all.
             max_samples: at most so many of each split, fewer where there are fewer.
             shuffle: take them in a random order instead of the first ones in order.
             seed: changes that order.

@@ -50,7 +50,7 @@ def load_dataset(
             tars: one, several (they are `train`), or several by split.
         split: `train`, `validation`, `test` or another word for one, also sliced or added as
             `datasets` does (`train[:10%]+val`); None is all splits, by name; a list gives a list.
-        classes: names of classes, as the captions have them; None is all.
+        classes: names of classes, as the captions have them, or one; None is all.
         max_samples: at most so many of each split, fewer where there are fewer.
         shuffle: take them in a random order instead of the first ones in the dataset's order.
         seed: changes that order.
@@ -89,7 +89,7 @@ def load_dataset(
         "data_dir": layout.repository or layout.root or None,
         "tars": None if layout.root else layout.files,
         "splits": None if split is None else list(split_names(split)),
-        "classes": None if classes is None else tuple(classes),
+        "classes": None if how.classes is None else tuple(how.classes),
         "max_samples": max_samples,
         "shuffle": shuffle,
         "seed": seed,
