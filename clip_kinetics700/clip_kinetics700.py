@@ -19,7 +19,7 @@ from .dataset import EmbeddingDataset, open_dataset
 from .features import META_TYPE, SAMPLE_COLUMNS, data_schema, embeddings_array, features_dict
 from .hub import parse_repository_url
 from .index import IntArray, index_row, make_piece
-from .layout import fingerprint
+from .layout import DEFAULT_NAME, fingerprint
 from .remote import is_remote
 from .schema import to_float16
 from .selection import Selection
@@ -82,7 +82,11 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
         if source is None:
             raise ValueError("ClipKinetics700 needs data_dir=DIR, the directory of the tars")
         return open_dataset(
-            source, index=self.index, on_error=self.on_error, revision=self.revision
+            source,
+            index=self.index,
+            on_error=self.on_error,
+            revision=self.revision,
+            name=None if self.name == DEFAULT_NAME else self.name,
         )
 
     def create_config_id(self, config_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> str:

@@ -19,7 +19,7 @@ from .damage import DamageError, OnError, check_on_error, keep_whole
 from .hub import find_source
 from .index import Block, Index, IntArray, load_index, scan_samples
 from .layout import Layout, Source, read_layout
-from .schema import SPLITS, Sample
+from .schema import Sample
 from .selection import Selection, resolve_splits, select_rows
 
 
@@ -233,7 +233,7 @@ class EmbeddingDataset:
         if self._given_rows is not None:
             rows = rows[np.isin(rows, self._given_rows)]
         else:
-            numbers = [SPLITS.index(split) for split in self._splits]
+            numbers = [self.index.splits.index(split) for split in self._splits]
             rows = rows[np.isin(self.index.split_numbers[rows], numbers)]
         if len(rows) == 1:
             return int(rows[0])
@@ -258,6 +258,7 @@ def open_dataset(
     index: str | os.PathLike[str] | None = None,
     on_error: OnError = "raise",
     revision: str | None = None,
+    name: str | None = None,
 ) -> EmbeddingDataset:
     """Open a dataset of any dialect; `clip_kinetics700.open` is this function.
 
@@ -267,6 +268,7 @@ def open_dataset(
         index: path or URL of an index that lies elsewhere than in the source.
         on_error: `raise` damage, naming file, key, byte and reason, or `skip` it with a warning.
         revision: branch, tag or commit of a repository.
+        name: the configuration, where the source has several, as `push_to_hub` calls it.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -274,7 +276,7 @@ def open_dataset(
             an option is wrong.
     """
     check_on_error(on_error)
-    layout = read_layout(source, revision=revision)
+    layout = read_layout(source, revision=revision, name=name)
     if index is not None:
         layout = replace(layout, index=find_source(index))
     return EmbeddingDataset(OpenSource(layout, on_error), tuple(layout.files))

@@ -66,8 +66,10 @@ class Index:
 
     samples: pa.Table
     """Caption and meta, `SAMPLE_SCHEMA`."""
+    splits: tuple[str, ...]
+    """Names of the splits that rows may be of."""
     split_numbers: npt.NDArray[np.int8]
-    """(n,) int8 positions in `SPLITS`."""
+    """(n,) int8 positions in `splits`."""
     files: tuple[str, ...]
     """Paths or URLs of the files that hold embeddings."""
     file_numbers: npt.NDArray[np.int32]
@@ -89,7 +91,7 @@ class Index:
 
     def rows_of(self, split: str) -> IntArray:
         """Return the (n,) int64 rows of a split in order."""
-        return np.flatnonzero(self.split_numbers == SPLITS.index(split))
+        return np.flatnonzero(self.split_numbers == self.splits.index(split))
 
     @cached_property
     def rows_by_key(self) -> dict[str, list[int]]:
@@ -176,6 +178,7 @@ def make_index(layout: Layout, table: pa.Table) -> Index:
     begins = table.column("npy_offset").to_numpy()
     return Index(
         samples=table.select(SAMPLE_COLUMNS),
+        splits=SPLITS,
         split_numbers=splits,
         files=files,
         file_numbers=file_numbers,
@@ -237,7 +240,7 @@ def is_empty_tar(path: str) -> bool:
 def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
     """Return the index of Parquet files: their columns but the embeddings."""
     files = [path for group in layout.files.values() for path in group]
-    numbers = [SPLITS.index(split) for split, group in layout.files.items() for _ in group]
+    numbers = [number for number, group in enumerate(layout.files.values()) for _ in group]
     # Each file takes a few requests, one after the other.
     with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
         tables = list(pool.map(partial(read_parquet_columns, on_error=on_error), files))
@@ -245,6 +248,7 @@ def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
     begins = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
     return Index(
         samples=pa.concat_tables(tables).combine_chunks(),
+        splits=tuple(layout.files),
         split_numbers=np.repeat(np.array(numbers, np.int8), counts),
         files=tuple(files),
         file_numbers=np.repeat(np.arange(len(files), dtype=np.int32), counts),

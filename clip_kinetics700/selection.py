@@ -57,11 +57,13 @@ def resolve_splits(
 
 def resolve_split(word: str, splits: Sequence[str], source: str) -> str:
     """Return the split that a word means."""
+    if word in splits:
+        return word
     split = SPLIT_OF_WORD.get(word.strip().lower())
     if split is not None and split in splits:
         return split
     # A word for a split that is not here is no misspelling.
-    hint = "" if split else suggest(word, SPLIT_OF_WORD)
+    hint = "" if split else suggest(word, [*splits, *SPLIT_OF_WORD])
     raise ValueError(f"no split {word!r} in {source}; there are {', '.join(splits)}{hint}")
 
 
