@@ -157,7 +157,7 @@ def normalize_split(word: str) -> str:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return the end of a message that names the known words nearest to one; maybe nothing."""
-    near = get_close_matches(word.strip().lower(), known, n=3, cutoff=0.5)
+    near = get_close_matches(word.strip().lower(), dict.fromkeys(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 

@@ -55,15 +55,20 @@ def resolve_splits(
     return list(dict.fromkeys(resolve_split(word, splits, source) for word in words))
 
 
+def find_split(word: str, splits: Sequence[str]) -> str | None:
+    """Return the split that a word means; None where it is not among these."""
+    names = (word, SPLIT_OF_WORD.get(word.strip().lower()))
+    return next((name for name in names if name in splits), None)
+
+
 def resolve_split(word: str, splits: Sequence[str], source: str) -> str:
-    """Return the split that a word means."""
-    if word in splits:
-        return word
-    split = SPLIT_OF_WORD.get(word.strip().lower())
-    if split is not None and split in splits:
+    """Return the split that a word means, or raise ValueError with the nearest names."""
+    split = find_split(word, splits)
+    if split is not None:
         return split
     # A word for a split that is not here is no misspelling.
-    hint = "" if split else suggest(word, [*splits, *SPLIT_OF_WORD])
+    is_known = word.strip().lower() in SPLIT_OF_WORD
+    hint = "" if is_known else suggest(word, [*splits, *SPLIT_OF_WORD])
     raise ValueError(f"no split {word!r} in {source}; there are {', '.join(splits)}{hint}")
 
 
