@@ -269,7 +269,8 @@ def split_frames(column: pa.ChunkedArray) -> tuple[Array, Array]:
     """
     lists = column.combine_chunks()
     dtype = lists.type
-    if not pa.types.is_list(dtype) or not pa.types.is_nested(dtype.value_type):
+    is_vector = (pa.types.is_list, pa.types.is_fixed_size_list)
+    if not pa.types.is_list(dtype) or not any(is_kind(dtype.value_type) for is_kind in is_vector):
         raise ValueError(f"embeddings are of type {dtype}")
     rows = lists.flatten()
     numbers = rows.flatten()
