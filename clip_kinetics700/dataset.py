@@ -53,7 +53,7 @@ class Splits(dict[str, "EmbeddingDataset"]):
 
     def __missing__(self, word: str) -> "EmbeddingDataset":
         try:
-            return self[resolve_split(word, tuple(self), "the dataset")]
+            return self[resolve_split(str(word), tuple(self), "the dataset")]
         except ValueError as error:
             raise KeyError(str(error)) from None
 
@@ -110,7 +110,7 @@ class EmbeddingDataset:
 
     @property
     def splits(self) -> dict[str, "EmbeddingDataset"]:
-        """The dataset of each split that there is: `train`, `validation`, `test`."""
+        """The dataset of each split: `train`, `validation`, `test`; other words find them too."""
         rows: dict[str, IntArray | None] = dict.fromkeys(self._splits)
         if self._given_rows is not None:
             for split in rows:
@@ -135,7 +135,9 @@ class EmbeddingDataset:
         """
         if self.layout.width is not None:
             return self.layout.width
-        samples = iter(EmbeddingDataset(self._source, tuple(self.layout.files)))
+        # Its own splits first: nothing of others is fetched that is not needed.
+        splits = dict.fromkeys([*self._splits, *self.layout.files])
+        samples = iter(EmbeddingDataset(self._source, tuple(splits)))
         first = next(samples, None)
         if first is not None:
             # A sample without frames does not tell; upstream gives it a width of its own.

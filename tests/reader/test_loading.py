@@ -37,6 +37,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
                 class_names=("yoga", "zumba"),
             )  # fmt: skip
             hub.publish(write_index(made), f"alice/{name}")
+        for name in ("manifest.json", "index.parquet"):
+            (root / "tars" / name).unlink()
+        hub.publish(root / "tars", "alice/bare")
         yield hub
 
 
@@ -75,6 +78,19 @@ def test_one_split_of_tars_takes_the_bytes_of_one(
     counts, sent = fetch(hub, tmp_path, ("tars", "val", {"streaming": streaming, **options}))
     assert counts == [10]
     assert sent < size_of(hub, "ds_000008.tar") + 3 * size_of(hub, "index.parquet") + 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"max_samples": 10**6}])
+def test_one_split_without_an_index_takes_the_bytes_of_one(
+    hub: Hub, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Of tars that nothing describes only those of the split are read, none of the others'."""
+    counts, sent = fetch(hub, tmp_path, ("bare", "val", options))
+    assert counts == [10]
+    # All of it to learn what is where, a first block that tells how wide it is, and what is wanted.
+    assert sent < 3 * size_of(hub, "ds_000008.tar") + 50_000
+    assert not hub.requests("ds_000007.tar")
 
 
 @pytest.mark.slow
