@@ -17,7 +17,7 @@ help:
 	@echo "make bench          how fast building is: the measurements that the documents quote"
 	@echo "make bench-reading  how fast reading is, also at full size: 8.5 GB of disk, 8 minutes"
 	@echo "make bench-archives how fast archives are streamed, stage by stage"
-	@echo "make test-versions  a dataset on disk and on a Hub, in four versions of datasets"
+	@echo "make test-versions  a dataset on disk and on a Hub, in four versions of datasets and the oldest libraries"
 	@echo "make bench-evaluation zero-shot, probes and search at full size: 8.5 GB of disk, 8 GB of memory"
 	@echo "make bench-gpu      everything a GPU machine can tell, in one call: 7 minutes; ARGS=--cpu tries it"
 	@echo "make test-loops     the training loops of other libraries, one process and two: 7 minutes"

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .damage import DamageError
@@ -268,12 +269,17 @@ def split_frames(column: pa.ChunkedArray) -> tuple[Array, Array]:
     """
     lists = column.combine_chunks()
     dtype = lists.type
-    if not pa.types.is_list(dtype) or not pa.types.is_fixed_size_list(dtype.value_type):
+    is_vector = (pa.types.is_list, pa.types.is_fixed_size_list)
+    if not pa.types.is_list(dtype) or not any(is_kind(dtype.value_type) for is_kind in is_vector):
         raise ValueError(f"embeddings are of type {dtype}")
     rows = lists.flatten()
     numbers = rows.flatten()
     if not pa.types.is_floating(numbers.type) or rows.null_count or numbers.null_count:
         # A missing vector would move those after it to the place of their neighbours.
         raise ValueError(f"embeddings of type {dtype} are no floats, or some are missing")
-    frames = numbers.to_numpy().reshape(-1, dtype.value_type.list_size)
+    # What `datasets` has mapped no longer says in its type how wide the vectors are.
+    widths = pc.unique(pc.list_value_length(rows)).to_pylist() or [0]
+    if len(widths) > 1:
+        raise ValueError(f"embeddings have vectors of several widths, {widths[0]} and {widths[1]}")
+    frames = numbers.to_numpy().reshape(len(rows), widths[0])
     return lists.offsets.to_numpy() - lists.offsets[0].as_py(), frames

@@ -5,7 +5,7 @@ These versions copy a script together with the `NAME.py` files beside it that it
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from .arrays import ROWS_PER_BLOCK, Array, Results
 from .damage import DamageError, OnError, report_damage
-from .dataset import EmbeddingDataset, open_dataset
+from .dataset import EmbeddingDataset, OpenSource, open_dataset
 from .features import META_TYPE, SAMPLE_COLUMNS, data_schema, embeddings_array, features_dict
 from .hub import parse_repository_url
 from .index import IntArray, index_row, make_piece
-from .layout import fingerprint
+from .layout import DEFAULT_NAME, fingerprint
 from .remote import is_remote
 from .schema import to_float16
-from .selection import Selection
+from .selection import Selection, resolve_splits
 from .shards import scan_shard
 
 # The script uses nothing of these two, but its modules do. A comment behind them would be a URL.
@@ -49,7 +49,7 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
     splits: Sequence[str] | None = None
     """Splits to prepare; None is all."""
     classes: Sequence[str] | None = None
-    """Names of classes; None is all."""
+    """Names of classes, or one; None is all."""
     max_samples: int | None = None
     """Greatest number of samples of each split; None is all."""
     shuffle: bool = False
@@ -71,19 +71,29 @@ class ClipKinetics700Config(datasets.BuilderConfig):  # type: ignore[misc]
         ).is_everything
 
     def open(self) -> EmbeddingDataset:
-        """Open the whole source.
+        """Open the source, without an index only the files of the splits that are wanted.
 
         Raises:
-            ValueError: none was named.
+            ValueError: none was named, or it has no such split.
         """
         source: Any = self.data_dir if self.tars is None else self.tars
         if self.data_files is not None:
             source = {str(split): list(files) for split, files in self.data_files.items()}
         if source is None:
             raise ValueError("ClipKinetics700 needs data_dir=DIR, the directory of the tars")
-        return open_dataset(
-            source, index=self.index, on_error=self.on_error, revision=self.revision
+        dataset = open_dataset(
+            source,
+            index=self.index,
+            on_error=self.on_error,
+            revision=self.revision,
+            name=None if self.name == DEFAULT_NAME else self.name,
         )
+        if dataset.needs_index:
+            return dataset
+        layout = dataset.layout
+        splits = resolve_splits(self.splits, tuple(layout.files), layout.root or "the source")
+        files = {split: layout.files[split] for split in splits}
+        return EmbeddingDataset(OpenSource(replace(layout, files=files), self.on_error), splits)
 
     def create_config_id(self, config_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> str:
         """Add the state of the source: a rebuilt one must not be answered from the cache."""
@@ -115,8 +125,9 @@ class ClipKinetics700(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         )
         # `datasets` cannot prepare a split without samples.
         self.parts = {split: part for split, part in selected.splits.items() if not part.is_empty}
-        self.schema = data_schema(self.dataset.width, self.dataset.class_names)
-        features = features_dict(self.dataset.width, self.dataset.class_names)
+        columns = selected.width, selected.class_names
+        self.schema = data_schema(*columns)
+        features = features_dict(*columns)
         return datasets.DatasetInfo(
             description=DESCRIPTION, features=datasets.Features.from_dict(features)
         )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from html import escape
 from itertools import chain
 from typing import Any, overload
 
@@ -19,8 +20,8 @@ from .damage import DamageError, OnError, check_on_error, keep_whole
 from .hub import find_source
 from .index import Block, Index, IntArray, load_index, scan_samples
 from .layout import Layout, Source, read_layout
-from .schema import SPLITS, Sample
-from .selection import Selection, resolve_splits, select_rows
+from .schema import SPLIT_OF_WORD, Sample, suggest
+from .selection import Selection, find_split, resolve_split, resolve_splits, select_rows
 
 
 class OpenSource:
@@ -47,11 +48,22 @@ class OpenSource:
         return is_known or "index" in self.__dict__
 
 
+class Splits(dict[str, "EmbeddingDataset"]):
+    """The datasets of splits by name; other words for a split find it too."""
+
+    def __missing__(self, word: str) -> "EmbeddingDataset":
+        try:
+            return self[resolve_split(str(word), tuple(self), "the dataset")]
+        except ValueError as error:
+            raise KeyError(str(error)) from None
+
+
 class EmbeddingDataset:
     """Samples of a source in order: all of them, a split, or a selection.
 
-    `dataset[3]` and `dataset["vid_000000003"]` are samples, `dataset[2:9]` and `dataset[[5, 1]]`
-    datasets of these. Arrays are read-only views of memory maps where the source is local.
+    `dataset[3]` and `dataset["vid_000000003"]` are samples, `dataset["train"]`, `dataset[2:9]` and
+    `dataset[[5, 1]]` datasets of these. Arrays are read-only views of memory maps where the source
+    is local. To torch it is a map-style dataset, which a DataLoader and its samplers take.
     """
 
     def __init__(
@@ -98,14 +110,16 @@ class EmbeddingDataset:
 
     @property
     def splits(self) -> dict[str, "EmbeddingDataset"]:
-        """The dataset of each split that there is: `train`, `validation`, `test`."""
-        if self._given_rows is None:
-            return {split: EmbeddingDataset(self._source, [split]) for split in self._splits}
-        groups = {split: np.isin(self.rows, self.index.rows_of(split)) for split in self._splits}
-        return {
-            split: EmbeddingDataset(self._source, [split], self.rows[is_in])
-            for split, is_in in groups.items()
-        }
+        """The dataset of each split: `train`, `validation`, `test`; other words find them too."""
+        rows: dict[str, IntArray | None] = dict.fromkeys(self._splits)
+        if self._given_rows is not None:
+            for split in rows:
+                rows[split] = self.rows[np.isin(self.rows, self.index.rows_of(split))]
+        return Splits((s, EmbeddingDataset(self._source, [s], rows[s])) for s in rows)
+
+    def keys(self) -> list[str]:
+        """Return the key of each sample in order; a key may come several times."""
+        return self.index.take(self.rows).column("key")
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -121,7 +135,9 @@ class EmbeddingDataset:
         """
         if self.layout.width is not None:
             return self.layout.width
-        samples = iter(EmbeddingDataset(self._source, tuple(self.layout.files)))
+        # Its own splits first: nothing of others is fetched that is not needed.
+        splits = dict.fromkeys([*self._splits, *self.layout.files])
+        samples = iter(EmbeddingDataset(self._source, tuple(splits)))
         first = next(samples, None)
         if first is not None:
             # A sample without frames does not tell; upstream gives it a width of its own.
@@ -142,7 +158,7 @@ class EmbeddingDataset:
 
         Args:
             split: `train`, `validation`, `test` or another word for one, or several; None is all.
-            classes: names of classes, as the captions have them; None is all.
+            classes: names of classes, as the captions have them, or one; None is all.
             max_samples: at most so many of each split, fewer where there are fewer.
             shuffle: take them in a random order instead of the first ones in order.
             seed: changes that order.
@@ -163,8 +179,19 @@ class EmbeddingDataset:
         """Count the samples; without an index that reads all of them once."""
         return len(self.rows)
 
+    def __contains__(self, item: object) -> bool:
+        """Tell whether there is a sample, by itself or its key, or a split of this name."""
+        word = item.key if isinstance(item, Sample) else item
+        if not isinstance(word, str):
+            return False
+        is_split = word is item and find_split(word, self._splits) is not None
+        return is_split or len(self._rows_of_key(word)) > 0
+
     @overload
-    def __getitem__(self, place: int | str) -> Sample: ...
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: str) -> Any: ...
 
     @overload
     def __getitem__(self, place: slice | Sequence[int] | IntArray) -> "EmbeddingDataset": ...
@@ -172,14 +199,18 @@ class EmbeddingDataset:
     def __getitem__(
         self, place: int | str | slice | Sequence[int] | IntArray
     ) -> "Sample | EmbeddingDataset":
-        """Return the sample at a place or of a key, or the dataset of several places.
+        """Return the sample at a place or of a key, or the dataset of a split or several places.
+
+        A word for a split that is here names that split, even if a sample has it for a key.
 
         Raises:
             IndexError: there is no such place.
-            KeyError: there is no such key, or there are several.
+            KeyError: there is no such split or key, or there are several samples of this key.
             DamageError: the sample is damaged, whatever `on_error` says.
         """
         if isinstance(place, str):
+            if find_split(place, self._splits) is not None:
+                return self.select(place)
             return self._read(np.array([self._find(place)]))[0]
         if isinstance(place, slice):
             return EmbeddingDataset(self._source, self._splits, self.rows[place])
@@ -214,6 +245,21 @@ class EmbeddingDataset:
         count = f", {len(self):,} samples" if self._source.has_index else ""
         return f"<EmbeddingDataset {name}: {', '.join(self._splits)}{count}>"
 
+    def _repr_html_(self) -> str:
+        """Show a notebook the source and its splits, with counts where an index tells them."""
+        heads = ["split"]
+        rows = [[split] for split in self._splits]
+        if self._source.has_index:
+            heads += ["samples", "frames"]
+            n_frames = self.index.samples.column("n_frames").to_numpy()
+            for row, part in zip(rows, self.splits.values(), strict=True):
+                row += [f"{len(part):,}", f"{n_frames[part.rows].sum():,}"]
+        body = "".join(
+            f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>"
+            for tag, row in [("th", heads), *(("td", row) for row in rows)]
+        )
+        return f"<p>{escape(repr(self))}</p><table>{body}</table>"
+
     def read_blocks(self, rows: IntArray) -> Iterator[tuple[Block, Results]]:
         """Yield rows of the index in blocks, in order, with the embeddings of each."""
         return read_ahead(self.index, self._source.arrays, rows)
@@ -227,18 +273,22 @@ class EmbeddingDataset:
         """Return the samples of a few rows."""
         return list(keep_whole(self.read_rows(rows), "raise"))
 
-    def _find(self, key: str) -> int:
-        """Return the row of a key."""
+    def _rows_of_key(self, key: str) -> IntArray:
+        """Return the (n,) int64 rows of a key among these."""
         rows = np.array(self.index.rows_by_key.get(key, []), np.int64)
         if self._given_rows is not None:
-            rows = rows[np.isin(rows, self._given_rows)]
-        else:
-            numbers = [SPLITS.index(split) for split in self._splits]
-            rows = rows[np.isin(self.index.split_numbers[rows], numbers)]
+            return rows[np.isin(rows, self._given_rows)]
+        numbers = [self.index.splits.index(split) for split in self._splits]
+        return rows[np.isin(self.index.split_numbers[rows], numbers)]
+
+    def _find(self, key: str) -> int:
+        """Return the row of a key."""
+        rows = self._rows_of_key(key)
         if len(rows) == 1:
             return int(rows[0])
         if len(rows) == 0:
-            raise KeyError(f"no sample {key!r} in {self!r}")
+            hint = suggest(key, [*self._splits, *SPLIT_OF_WORD])
+            raise KeyError(f"no split and no sample {key!r} in {self!r}{hint}")
         files = [self.index.files[number] for number in self.index.file_numbers[rows]]
         names = ", ".join(map(self.layout.relative, files))
         raise KeyError(f"{len(rows)} samples {key!r}, in {names}: ask for one by its place")
@@ -258,6 +308,7 @@ def open_dataset(
     index: str | os.PathLike[str] | None = None,
     on_error: OnError = "raise",
     revision: str | None = None,
+    name: str | None = None,
 ) -> EmbeddingDataset:
     """Open a dataset of any dialect; `clip_kinetics700.open` is this function.
 
@@ -267,6 +318,7 @@ def open_dataset(
         index: path or URL of an index that lies elsewhere than in the source.
         on_error: `raise` damage, naming file, key, byte and reason, or `skip` it with a warning.
         revision: branch, tag or commit of a repository.
+        name: the configuration, where the source has several, as `push_to_hub` calls it.
 
     Raises:
         FileNotFoundError: there is no such source.
@@ -274,7 +326,7 @@ def open_dataset(
             an option is wrong.
     """
     check_on_error(on_error)
-    layout = read_layout(source, revision=revision)
+    layout = read_layout(source, revision=revision, name=name)
     if index is not None:
         layout = replace(layout, index=find_source(index))
     return EmbeddingDataset(OpenSource(layout, on_error), tuple(layout.files))

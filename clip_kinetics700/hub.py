@@ -137,6 +137,22 @@ def keep_in_cache(url: RepositoryUrl, names: Iterable[str]) -> None:
             hf_hub_download(url.repository, name, repo_type="dataset", revision=url.revision)
 
 
+def fetch_files(url: RepositoryUrl, names: Iterable[str]) -> str:
+    """Put files of a repository's directory into the Hub's cache; return that directory there.
+
+    Raises:
+        OSError: one of them cannot be had.
+    """
+    prefix = f"{url.directory}/".lstrip("/")
+    snapshot = snapshot_download(
+        url.repository,
+        repo_type="dataset",
+        revision=url.revision,
+        allow_patterns=[prefix + name for name in names],
+    )
+    return f"{snapshot}{url.directory}"
+
+
 def refuse_repository(url: str, error: BaseException) -> FileNotFoundError:
     """Return the one-line error for a name that is neither a directory nor a repository."""
     name, reason = url.removeprefix(HUB_PREFIX), describe_refusal(error)

@@ -5,9 +5,11 @@ that no array is read that is not wanted.
 """
 
 import logging
+import posixpath
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -21,9 +23,10 @@ import pyarrow.parquet as pq
 
 from .damage import DamageError, OnError, report_damage
 from .features import INDEX_SCHEMA, SAMPLE_COLUMNS, column_list
-from .layout import Layout
-from .remote import MAX_IN_FLIGHT, is_gzip_name, is_remote
-from .schema import SPLITS, Sample
+from .hub import HUB_PREFIX, parse_repository_url
+from .layout import MAX_DEPTH, Layout
+from .remote import MAX_IN_FLIGHT, is_gzip_name, is_remote, strip_query
+from .schema import INDEX_NAME, SPLITS, Sample
 from .shards import PlacedSample, scan_loose, scan_shard
 from .streams import RangeFile, open_stream, read_whole
 from .tars import BLOCK, ZERO_BLOCK
@@ -66,8 +69,10 @@ class Index:
 
     samples: pa.Table
     """Caption and meta, `SAMPLE_SCHEMA`."""
+    splits: tuple[str, ...]
+    """Names of the splits that rows may be of."""
     split_numbers: npt.NDArray[np.int8]
-    """(n,) int8 positions in `SPLITS`."""
+    """(n,) int8 positions in `splits`."""
     files: tuple[str, ...]
     """Paths or URLs of the files that hold embeddings."""
     file_numbers: npt.NDArray[np.int32]
@@ -89,7 +94,7 @@ class Index:
 
     def rows_of(self, split: str) -> IntArray:
         """Return the (n,) int64 rows of a split in order."""
-        return np.flatnonzero(self.split_numbers == SPLITS.index(split))
+        return np.flatnonzero(self.split_numbers == self.splits.index(split))
 
     @cached_property
     def rows_by_key(self) -> dict[str, list[int]]:
@@ -116,6 +121,10 @@ def load_index(layout: Layout, *, on_error: OnError) -> Index:
         if table is not None:
             index = make_index(layout, table)
             return check_complete(layout, index, layout.index, on_error=on_error)
+    elif not layout.root:
+        table = find_index(layout)
+        if table is not None:
+            return make_index(layout, table)
     logger.warning(
         "%s has no index: all of it is read to learn what is where; "
         "`clip-kinetics700 index SOURCE` writes one",
@@ -124,6 +133,42 @@ def load_index(layout: Layout, *, on_error: OnError) -> Index:
     pieces = scan_pieces(layout, on_error=on_error)
     table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *pieces])
     return make_index(layout, table.combine_chunks())
+
+
+def find_index(layout: Layout) -> pa.Table | None:
+    """Return the index of tars named one by one, out of that of a directory in which they lie.
+
+    There is none where no such directory has an index that knows them all.
+    """
+    files = [path for group in layout.files.values() for path in group]
+    # Behind a query there may be slashes, and no other file can be asked for with it.
+    root = "" if files != list(map(strip_query, files)) else files[0]
+    for _ in range(MAX_DEPTH):
+        root = posixpath.dirname(root)
+        if root.startswith(HUB_PREFIX) and parse_repository_url(root) is None:
+            break
+        if root and all(path.startswith(f"{root}/") for path in files):
+            with suppress(OSError):  # there is none, or the server gives none
+                table = read_index(f"{root}/{INDEX_NAME}", first_byte=BLOCK, on_error="skip")
+                return None if table is None else pick_files(layout, table, root)
+    return None
+
+
+def pick_files(layout: Layout, index: pa.Table, root: str) -> pa.Table | None:
+    """Return the rows of a directory's index that are of named tars, in the order of these."""
+    pairs = [(split, path) for split, group in layout.files.items() for path in group]
+    splits, files = zip(*pairs, strict=True)
+    names = pa.array([path[len(root) + 1 :] for path in files])
+    numbers = pc.fill_null(pc.index_in(index.column("tar_file"), names), -1).to_numpy()
+    missing = np.setdiff1d(np.arange(len(files)), numbers)
+    if any(not is_empty_tar(files[number]) for number in missing):
+        return None
+    order = np.argsort(numbers, kind="stable")[np.count_nonzero(numbers < 0) :]
+    picked = index.take(pa.array(order))
+    for name, values in (("split", splits), ("tar_file", files)):
+        column = pa.array(values).take(pa.array(numbers[order]))
+        picked = picked.set_column(INDEX_SCHEMA.get_field_index(name), name, column)
+    return picked.combine_chunks()
 
 
 def read_index(path: str, *, first_byte: int, on_error: OnError) -> pa.Table | None:
@@ -176,6 +221,7 @@ def make_index(layout: Layout, table: pa.Table) -> Index:
     begins = table.column("npy_offset").to_numpy()
     return Index(
         samples=table.select(SAMPLE_COLUMNS),
+        splits=SPLITS,
         split_numbers=splits,
         files=files,
         file_numbers=file_numbers,
@@ -237,7 +283,7 @@ def is_empty_tar(path: str) -> bool:
 def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
     """Return the index of Parquet files: their columns but the embeddings."""
     files = [path for group in layout.files.values() for path in group]
-    numbers = [SPLITS.index(split) for split, group in layout.files.items() for _ in group]
+    numbers = [number for number, group in enumerate(layout.files.values()) for _ in group]
     # Each file takes a few requests, one after the other.
     with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
         tables = list(pool.map(partial(read_parquet_columns, on_error=on_error), files))
@@ -245,6 +291,7 @@ def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
     begins = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
     return Index(
         samples=pa.concat_tables(tables).combine_chunks(),
+        splits=tuple(layout.files),
         split_numbers=np.repeat(np.array(numbers, np.int8), counts),
         files=tuple(files),
         file_numbers=np.repeat(np.arange(len(files), dtype=np.int32), counts),

@@ -10,6 +10,7 @@ import logging
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from .schema import (
     SPLITS,
     SPLITS_CSV_NAME,
     normalize_split,
+    suggest,
 )
 from .shards import group_pairs, is_tar, split_tars
 from .streams import read_if_there
@@ -45,9 +47,10 @@ MAX_DEPTH = 3
 CSV_NAMES = (SPLITS_CSV_NAME, f"data/{SPLITS_CSV_NAME}")
 # The fields by which file systems (local, Hub, HTTP, S3) tell two states of a file apart.
 STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag", "Last-Modified", "sha256")
-SPLIT_WORDS = "|".join(SPLIT_OF_WORD)
-PARQUET = re.compile(rf"data/({SPLIT_WORDS})-\d+-of-\d+\.parquet")
-LOOSE = re.compile(rf"({SPLIT_WORDS})/[^/]+\.npy")
+PARQUET = re.compile(r"([^/]+)/(\w+(?:\.\w+)*)-\d+-of-\d+\.parquet")
+# `push_to_hub` puts the files of its `default` configuration here, of another into one of its name.
+DEFAULT_NAME, DEFAULT_DIRECTORY = "default", "data"
+LOOSE = re.compile(rf"({'|'.join(SPLIT_OF_WORD)})/[^/]+\.npy")
 
 
 def list_local(root: str) -> dict[str, dict[str, Any]]:
@@ -149,22 +152,27 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
     return {n if set("%?#") & set(plain[n]) else plain[n]: info for n, info in files.items()}
 
 
-def read_layout(source: Source, *, revision: str | None = None) -> Layout:
+def read_layout(source: Source, *, revision: str | None = None, name: str | None = None) -> Layout:
     """Return which files of a source hold which samples, by its manifest or else by looking.
+
+    `name` is that of a configuration.
 
     Raises:
         FileNotFoundError: there is no such directory, repository or tar.
-        ValueError: there are no samples in it, nothing tells their splits, or a URL is wrong.
+        ValueError: there are no samples in it, nothing tells their splits, there is no such
+            configuration, or a URL is wrong.
     """
     if isinstance(source, str | os.PathLike) and not is_tar(os.fspath(source)):
         root = find_source(source, revision)
         check_url(root, revision)
         pinned = pin_commit(root)
         if pinned is None:
-            return read_directory(root)
+            return read_directory(root, name)
         cache = pinned.cache
-        layout = read_directory(pinned.url) if cache is None else read_cached(cache)
+        layout = read_directory(pinned.url, name) if cache is None else read_cached(cache, name)
         return replace(layout, repository=pinned.url)
+    if name is not None:
+        raise ValueError(f"tars have no configurations, got {name = }")
     named = source if isinstance(source, Mapping) else {"train": source}
     files: dict[str, list[str]] = {split: [] for split in SPLITS}
     for word, value in named.items():
@@ -176,7 +184,7 @@ def read_layout(source: Source, *, revision: str | None = None) -> Layout:
     return Layout("", "tars", files, None, None, None)
 
 
-def read_cached(cache: str) -> Layout:
+def read_cached(cache: str, name: str | None) -> Layout:
     """Return the layout of a repository that cannot be asked for, by the Hub's cache of its files.
 
     Raises:
@@ -189,7 +197,7 @@ def read_cached(cache: str) -> Layout:
     # Whoever has loaded the Parquet files has no tars.
     without_tars = {name: names[name] for name in names if not is_tar(name)}
     try:
-        layouts = [read_directory(cache, some) for some in (names, without_tars) if some]
+        layouts = [read_directory(cache, name, some) for some in (names, without_tars) if some]
     except ValueError as error:
         raise FileNotFoundError(f"nothing of it is in the Hub's cache: {error}") from error
     for layout in layouts:
@@ -228,38 +236,45 @@ def expand_tars(path: str | os.PathLike[str], *, revision: str | None = None) ->
     return tars
 
 
-def read_directory(root: str, files: Collection[str] | None = None) -> Layout:
-    """Return the layout of one directory; the names of its files may be given."""
+def read_directory(
+    root: str, name: str | None = None, files: Collection[str] | None = None
+) -> Layout:
+    """Return the layout of one directory, or of a configuration; its files may be given."""
     files = list_files(root) if files is None else files
     text = read_text(root, MANIFEST_NAME) if MANIFEST_NAME in files else None
     names, width = describe_data(parse_manifest(text, root), root)
-    kind, groups = group_files(root, files)
+    kind, groups = group_files(root, files, name)
     return Layout(
         root=root,
         kind=kind,
-        files={split: [f"{root}/{name}" for name in group] for split, group in groups.items()},
+        files={split: [f"{root}/{file}" for file in group] for split, group in groups.items()},
         class_names=names,
         width=width,
         index=f"{root}/{INDEX_NAME}" if INDEX_NAME in files else None,
     )
 
 
-def group_files(root: str, files: Collection[str]) -> tuple[Kind, dict[str, list[str]]]:
+def group_files(
+    root: str, files: Collection[str], name: str | None = None
+) -> tuple[Kind, dict[str, list[str]]]:
     """Return what holds the samples of a directory, and its files by split: tars before Parquet.
 
     Raises:
-        ValueError: there are none, or nothing says which tar belongs to which split.
+        ValueError: there are none, nothing says which tar belongs to which split, or there is no
+            such configuration.
     """
-    if any(map(is_tar, files)):
+    if name in (None, DEFAULT_NAME) and any(map(is_tar, files)):
         return "tars", find_tars(root, files)
-    parquet = group_by_split(files, PARQUET)
-    for group in parquet.values():
-        total = int(group[0].rpartition("-of-")[2].partition(".")[0])
-        if total != len(group):
-            raise ValueError(f"{root} has {len(group)} of {total} files like {group[0]}")
-    loose = group_by_split(files, LOOSE)
-    if parquet or loose:
-        return ("parquet", parquet) if parquet else ("loose", loose)
+    parquet = find_parquet(root, files, name)
+    if parquet:
+        return "parquet", parquet
+    loose = group_pairs(
+        (SPLIT_OF_WORD[match[1]], match[0])
+        for match in map(LOOSE.fullmatch, sorted(files))
+        if match
+    )
+    if loose:
+        return "loose", loose
     own_name = posixpath.basename(root).lower()
     arrays = sorted(name for name in files if name.endswith(".npy") and "/" not in name)
     if own_name in SPLIT_OF_WORD and arrays:
@@ -269,10 +284,38 @@ def group_files(root: str, files: Collection[str]) -> tuple[Kind, dict[str, list
     )
 
 
-def group_by_split(names: Iterable[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
-    """Return the names that match, by the split in their first group, splits in order."""
-    matches = filter(None, map(pattern.fullmatch, sorted(names)))
-    return group_pairs((SPLIT_OF_WORD[match[1]], match[0]) for match in matches)
+def find_parquet(root: str, files: Iterable[str], name: str | None) -> dict[str, list[str]]:
+    """Return the Parquet files of a configuration by split, under our word for it where it is one.
+
+    Without a name it is `default`, or the only one that there is. There may be no files.
+
+    Raises:
+        ValueError: there is no such configuration, there are several and none is named, or files
+            are missing.
+    """
+    found = [match for match in map(PARQUET.fullmatch, sorted(files)) if match]
+    directories = {
+        DEFAULT_NAME if match[1] == DEFAULT_DIRECTORY else match[1]: match[1] for match in found
+    }
+    if name is None and DEFAULT_NAME not in directories and len(directories) == 1:
+        (name,) = directories
+    directory = directories.get(name or DEFAULT_NAME)
+    if directory is None and (name or directories) and name != DEFAULT_NAME:
+        wrong = "`name=` must say which" if name is None else f"there is no {name!r}"
+        there = ", ".join(directories) or "none"
+        raise ValueError(
+            f"{root}: its configurations are {there}; {wrong}{suggest(name or '', directories)}"
+        )
+    pairs = [(match[2], match[0]) for match in found if match[1] == directory]
+    ours = {word: SPLIT_OF_WORD.get(word, word) for word, _ in pairs}
+    meant = Counter(ours.values())
+    # Two words for one split stay what they are.
+    groups = group_pairs((w if meant[ours[w]] > 1 else ours[w], file) for w, file in pairs)
+    for group in groups.values():
+        total = int(group[0].rpartition("-of-")[2].partition(".")[0])
+        if total != len(group):
+            raise ValueError(f"{root} has {len(group)} of {total} files like {group[0]}")
+    return groups
 
 
 def find_tars(root: str, files: Collection[str]) -> dict[str, list[str]]:

@@ -3,27 +3,37 @@
 Plain `datasets` loads whole Parquet files best; what it cannot do is select samples by the index.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
+from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from clip_kinetics700.clip_kinetics700 import ClipKinetics700
 
 from .damage import OnError, check_on_error
-from .hub import RepositoryUrl, find_source, keep_in_cache, parse_repository_url
-from .layout import PARQUET, Layout, Source, group_by_split, list_files, read_layout, read_text
+from .hub import fetch_files, find_source, keep_in_cache, parse_repository_url
+from .layout import DEFAULT_NAME, Source, find_parquet, list_files, read_layout
 from .remote import is_remote
-from .schema import INDEX_NAME, MANIFEST_NAME, SPLITS_CSV_NAME
+from .schema import INDEX_NAME, MANIFEST_NAME, SPLITS_CSV_NAME, suggest
 from .selection import Selection, resolve_split
+from .streams import RangeFile
 
 # The words of `train[:10%]+val` that name splits.
-SPLIT_NAME = re.compile(r"(?:^|(?<=\+))\w+")
-CARD_NAME = "README.md"
-# With these files in the Hub's cache a repository can be opened without network.
-KEPT_NAMES = (CARD_NAME, MANIFEST_NAME, SPLITS_CSV_NAME, INDEX_NAME)
+SPLIT_NAME = re.compile(r"(?:^|(?<=\+))\w+(?:\.\w+)*")
+# With these files in the Hub's cache a repository can be opened without network, and with the index
+# selected from.
+KEPT_NAMES = ("README.md", MANIFEST_NAME, SPLITS_CSV_NAME)
+# What takes keywords that `load_dataset` does not know, and which of its own these are given by it.
+PARQUET_TAKERS = (datasets.load_dataset, ParquetConfig)
+BUILDER_TAKERS = (ClipKinetics700.download_and_prepare,)
+GIVEN = {"self", "path", "name", "data_dir", "data_files", "split", "revision", "streaming"}
+GIVEN |= {"token", "version", "description", "config_kwargs", "download_and_prepare_kwargs"}
 
 
 def load_dataset(
@@ -38,19 +48,20 @@ def load_dataset(
     index: str | os.PathLike[str] | None = None,
     on_error: OnError = "raise",
     revision: str | None = None,
+    name: str | None = None,
     **kwargs: Any,
 ) -> Any:
     """Load a dataset, or a part of it, as `datasets.load_dataset` does.
 
-    A selection is read through the index: of a remote source only the bytes it needs. All of a
-    dataset comes from its Parquet files, where there are any.
+    Only the splits that are asked for are fetched. A selection is read through the index: of a
+    remote source only the bytes it needs. Whole splits come from Parquet files, if there are any.
 
     Args:
         source: a local directory, the id of a Hub repository, an fsspec URL of a directory, or
             tars: one, several (they are `train`), or several by split.
         split: `train`, `validation`, `test` or another word for one, also sliced or added as
             `datasets` does (`train[:10%]+val`); None is all splits, by name; a list gives a list.
-        classes: names of classes, as the captions have them; None is all.
+        classes: names of classes, as the captions have them, or one; None is all.
         max_samples: at most so many of each split, fewer where there are fewer.
         shuffle: take them in a random order instead of the first ones in the dataset's order.
         seed: changes that order.
@@ -58,45 +69,51 @@ def load_dataset(
         index: path or URL of an index that lies elsewhere than in the source.
         on_error: `raise` damage, naming file, key and reason, or `skip` it with a warning.
         revision: branch, tag or commit of a Hub repository.
+        name: the configuration, where the source has several, as `push_to_hub` calls it.
         kwargs: `cache_dir`; besides, for Parquet, what `datasets.load_dataset` takes, else what
             `download_and_prepare` takes.
 
     Raises:
         FileNotFoundError: there is no such source.
         DamageError: a sample or a file is damaged, and `on_error` is `raise`.
-        ValueError: there are no samples in it, or no such split or class; it gives the nearest
-            names.
+        TypeError: nothing takes one of the `kwargs`; it gives the nearest names.
+        ValueError: there are no samples in it, or no such split, class or configuration; it gives
+            the nearest names.
     """
     check_on_error(on_error)
     if "token" in kwargs:
         raise TypeError("token= is not taken: log in with `hf auth login` or set HF_TOKEN")
     how = Selection(classes=classes, max_samples=max_samples, shuffle=shuffle, seed=seed)
-    layout = read_layout(source, revision=revision)
-    asked = parse_repository_url(find_source(source, revision)) if isinstance(source, str) else None
-    if asked is not None and layout.root == layout.repository and not streaming:
-        keep_in_cache(asked, KEPT_NAMES)
+    layout = read_layout(source, revision=revision, name=name)
     split = resolve_expression(split, tuple(layout.files), layout.root or "the source")
+    wanted = split_names(split)
+    parquet: dict[str, list[str]] = {}
     # In a name with these letters `datasets` sees a pattern.
     if how.is_everything and layout.root and not set(layout.root) & set("*?[]"):
-        files = list_files(layout.root)
-        parquet = group_by_split(files, PARQUET)
-        if parquet:
-            options = {"split": split, "streaming": streaming, **kwargs}
-            return load_parquet(layout, files, parquet, options)
+        beside_tars = DEFAULT_NAME if layout.kind == "tars" else name
+        parquet = find_parquet(layout.root, list_files(layout.root), beside_tars)
+    check_keywords(kwargs, PARQUET_TAKERS if parquet else BUILDER_TAKERS)
+    asked = parse_repository_url(find_source(source, revision)) if isinstance(source, str) else None
+    if asked is not None and layout.root == layout.repository and not streaming:
+        keep_in_cache(asked, KEPT_NAMES if parquet else (*KEPT_NAMES, INDEX_NAME))
+    if parquet:
+        files = {word: parquet[word] for word in parquet if wanted is None or word in wanted}
+        return load_parquet(layout.root, files, split=split, streaming=streaming, **kwargs)
     config = {
         # A repository's URL even if its files are read from the Hub's cache, so that `datasets`
         # finds what it has prepared.
         "data_dir": layout.repository or layout.root or None,
         "tars": None if layout.root else layout.files,
-        "splits": None if split is None else list(split_names(split)),
-        "classes": None if classes is None else tuple(classes),
+        "splits": wanted,
+        "classes": None if how.classes is None else tuple(how.classes),
         "max_samples": max_samples,
         "shuffle": shuffle,
         "seed": seed,
         "index": None if index is None else os.fspath(index),
         "on_error": on_error,
     }
-    builder = ClipKinetics700(cache_dir=kwargs.pop("cache_dir", None), **config)
+    cache_dir = kwargs.pop("cache_dir", None)
+    builder = ClipKinetics700(cache_dir=cache_dir, config_name=name, **config)
     return load_built(builder, split, streaming=streaming, **kwargs)
 
 
@@ -142,54 +159,49 @@ def yield_nothing() -> Iterator[dict[str, Any]]:
 
 
 def load_parquet(
-    layout: Layout,
-    files: Iterable[str],
-    parquet: Mapping[str, list[str]],
-    options: Mapping[str, Any],
+    root: str, files: Mapping[str, Sequence[str]], *, streaming: bool, **options: Any
 ) -> Any:
-    """Load all of the Parquet files with plain `datasets`."""
-    root = layout.root
-    url = parse_repository_url(layout.repository or "")
-    if has_card(root, files):
-        if url is not None and not url.directory:
-            return load_repository(layout, url, options)
-        if not is_remote(root):
-            return datasets.load_dataset(root, **options)
-    paths = {split: [f"{root}/{name}" for name in names] for split, names in parquet.items()}
-    return datasets.load_dataset("parquet", data_files=paths, **options)
+    """Load Parquet files, named by split, with plain `datasets`.
 
-
-def load_repository(layout: Layout, url: RepositoryUrl, options: Mapping[str, Any]) -> Any:
-    """Load all of a repository at a commit with plain `datasets`.
-
-    Where the Hub cannot be asked, `datasets` gives the latest commit that it has prepared. If that
-    is another commit, the files in the Hub's cache are prepared anew.
+    Those of a repository are put into the Hub's cache: there they are found without network, and
+    each commit's by itself.
     """
-    is_cached = layout.root != layout.repository
-    try:
-        loaded = datasets.load_dataset(url.repository, revision=url.revision, **options)
-    except (OSError, ValueError):
-        if not is_cached:
-            raise
-        loaded = None
-    if not is_cached or (loaded is not None and is_prepared_from(loaded, str(url.revision))):
-        return loaded
-    return datasets.load_dataset(layout.root, **options)
+    url = parse_repository_url(root)
+    if url is not None and not streaming:
+        root = fetch_files(url, [name for group in files.values() for name in group])
+    paths = {split: [f"{root}/{name}" for name in group] for split, group in files.items()}
+    options.setdefault("features", translate_features(next(iter(paths.values()))[0]))
+    return datasets.load_dataset("parquet", data_files=paths, streaming=streaming, **options)
 
 
-def is_prepared_from(loaded: Any, commit: str) -> bool:
-    """Tell whether all that was loaded lies where `datasets` keeps what it makes of a commit."""
-    if isinstance(loaded, dict):
-        loaded = list(loaded.values())
-    parts = loaded if isinstance(loaded, list) else [loaded]
-    names = [file["filename"] for part in parts for file in getattr(part, "cache_files", ())]
-    return bool(names) and all(f"/{commit}/" in name for name in names)
+def translate_features(path: str) -> Any:
+    """Return the features that a Parquet file states, if it does in words that are too new.
+
+    Versions before 4.0 do not know the lists of later ones, which `push_to_hub` writes.
+    """
+    if hasattr(datasets, "List"):
+        return None
+    schema = pq.read_schema(RangeFile(path) if is_remote(path) else path)
+    stated = (schema.metadata or {}).get(b"huggingface", b"")
+    known = stated.replace(b'"_type": "List"', b'"_type": "Sequence"')
+    if known == stated:
+        return None
+    return datasets.Features.from_dict(json.loads(known)["info"]["features"])
 
 
-def has_card(root: str, files: Iterable[str]) -> bool:
-    """Tell whether a card names the configuration, so that plain `datasets` finds the files."""
-    text = (read_text(root, CARD_NAME) or "") if CARD_NAME in files else ""
-    return text.startswith("---") and "\nconfigs:" in text.split("\n---", 1)[0]
+def check_keywords(kwargs: Iterable[str], takers: Sequence[Callable[..., Any]]) -> None:
+    """Refuse keywords that nothing takes: `datasets` drops some, and names its cache by others.
+
+    Raises:
+        TypeError: there is one; it gives the nearest names.
+    """
+    own, *theirs = (set(signature(taker).parameters) for taker in (load_dataset, *takers))
+    known = {"cache_dir"}.union(*theirs) - GIVEN
+    for word in set(kwargs) - known:
+        raise TypeError(
+            f"load_dataset takes no {word!r}, besides its own keywords only "
+            f"{', '.join(sorted(known))}{suggest(word, sorted(own | known))}"
+        )
 
 
 def resolve_expression(
@@ -207,8 +219,8 @@ def resolve_expression(
     return SPLIT_NAME.sub(resolve, re.sub(r"\s", "", str(split)))
 
 
-def split_names(split: str | list[str]) -> list[str]:
-    """Return the splits that a resolved expression names."""
-    expressions = [split] if isinstance(split, str) else split
+def split_names(split: str | list[str] | None) -> list[str] | None:
+    """Return the splits that a resolved expression names; None is all of them."""
+    expressions = [split] if isinstance(split, str) else split or ["all"]
     names = [name for expression in expressions for name in SPLIT_NAME.findall(expression)]
-    return ["all"] if "all" in names else list(dict.fromkeys(names))
+    return None if "all" in names else list(dict.fromkeys(names))

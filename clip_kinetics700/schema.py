@@ -7,8 +7,9 @@ ours, so that the `datasets` script can bring it along.
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from tokenize import TokenError
 from typing import Any, Literal, get_args
@@ -152,6 +153,12 @@ def normalize_split(word: str) -> str:
     if split is None:
         raise ValueError(f"unknown split {word!r}; known words: {', '.join(SPLIT_OF_WORD)}")
     return split
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message that names the known words nearest to one; maybe nothing."""
+    near = get_close_matches(word.strip().lower(), dict.fromkeys(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def encode_sample(sample: Sample) -> list[tuple[str, bytes]]:

@@ -6,7 +6,6 @@ for in one way.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .index import Index, IntArray
-from .schema import SPLIT_OF_WORD
+from .schema import SPLIT_OF_WORD, suggest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +21,7 @@ class Selection:
     """What is wanted of each split."""
 
     classes: Sequence[str] | None = None
-    """Names of classes, as the captions have them; None is all."""
+    """Names of classes, as the captions have them, or one; None is all."""
     max_samples: int | None = None
     """At most so many of each split, fewer where there are fewer; None is all."""
     shuffle: bool = False
@@ -32,7 +31,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, str):
-            raise ValueError(f"classes must be a list of names, got {self.classes!r}")
+            object.__setattr__(self, "classes", (self.classes,))
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(f"max_samples must be at least 1, got {self.max_samples}")
 
@@ -56,14 +55,20 @@ def resolve_splits(
     return list(dict.fromkeys(resolve_split(word, splits, source) for word in words))
 
 
+def find_split(word: str, splits: Sequence[str]) -> str | None:
+    """Return the split that a word means; None where it is not among these."""
+    names = (word, SPLIT_OF_WORD.get(word.strip().lower()))
+    return next((name for name in names if name in splits), None)
+
+
 def resolve_split(word: str, splits: Sequence[str], source: str) -> str:
-    """Return the split that a word means."""
-    split = SPLIT_OF_WORD.get(word.strip().lower())
-    if split is not None and split in splits:
+    """Return the split that a word means, or raise ValueError with the nearest names."""
+    split = find_split(word, splits)
+    if split is not None:
         return split
     # A word for a split that is not here is no misspelling.
-    near = [] if split else get_close_matches(word.lower(), SPLIT_OF_WORD, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    is_known = word.strip().lower() in SPLIT_OF_WORD
+    hint = "" if is_known else suggest(word, [*splits, *SPLIT_OF_WORD])
     raise ValueError(f"no split {word!r} in {source}; there are {', '.join(splits)}{hint}")
 
 
@@ -100,8 +105,7 @@ def match_classes(
         known = sorted(caption for caption in pc.unique(captions).to_pylist() if caption)
     for name in classes:
         if name not in known:
-            near = get_close_matches(str(name), known, n=3, cutoff=0.5)
-            hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
+            hint = suggest(str(name), known)
             raise ValueError(f"no class {name!r} among the {len(known)} there are{hint}")
     wanted = pc.is_in(captions, pa.array(list(classes), pa.string()))
     return np.asarray(wanted.to_numpy(), np.bool_)

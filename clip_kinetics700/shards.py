@@ -222,7 +222,8 @@ def _read_rows(text: str) -> list[tuple[str, str]]:
 
 
 def group_pairs(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Group (split, tar) pairs by split, in the usual order of the splits."""
-    pairs = list(pairs)
-    groups = {split: [tar for word, tar in pairs if word == split] for split in SPLITS}
+    """Group (split, tar) pairs by split, in the usual order of the splits, others behind them."""
+    groups: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for split, tar in pairs:
+        groups.setdefault(split, []).append(tar)
     return {split: group for split, group in groups.items() if group}

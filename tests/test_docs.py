@@ -1,9 +1,12 @@
 """The examples of README and docs/ run as they stand there, and their links lead somewhere."""
 
+import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +17,7 @@ from tests.support.datasets.builds import SAMPLES_PER_SHARD, run_cli
 from tests.support.datasets.dialects import write_flat_upstream
 from tests.support.datasets.evaluations import write_prompt
 from tests.support.kinetics.miniature import MiniKinetics
-from tests.support.processes.checkout import PROJECT
+from tests.support.processes.checkout import PROJECT, SOURCE_PATHS
 
 README = PROJECT / "README.md"
 PAGES = (README, *sorted((PROJECT / "docs").glob("*.md")))
@@ -49,6 +52,12 @@ def list_programs(page: Path) -> list[Block]:
     return [block for block in list_blocks(page) if block.language in ("csv", "python", "sh")]
 
 
+def is_script(block: Block) -> bool:
+    """Tell whether a block is a whole program, with a main guard."""
+    return block.runs and "__main__" in block.text
+
+
+SCRIPT_PAGES = [page for page in PAGES if any(map(is_script, list_programs(page)))]
 RUN_PAGES = [page for page in PAGES if any(block.runs for block in list_programs(page))]
 
 
@@ -111,6 +120,31 @@ def test_examples_run(page: Path, place: Path, more_words: dict[str, list[str]])
             for words in read_commands(block.text):
                 outcome = run_cli(*words, *more_words.get(words[0], ()))
                 assert outcome.returncode == 0, (words, outcome.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_ffmpeg
+@pytest.mark.parametrize("page", SCRIPT_PAGES, ids=name_page)
+def test_scripts_run(page: Path, place: Path) -> None:
+    """Each block with a main guard runs by itself as a file, whose workers import it again."""
+    for block in filter(is_script, list_programs(page)):
+        script = place / "example.py"
+        script.write_text(block.text, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            env={**os.environ, "PYTHONPATH": SOURCE_PATHS},
+            cwd=place, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def test_workers_are_started_under_a_guard() -> None:
+    """No block of a page starts the workers of a DataLoader where they would start their own."""
+    blocks = [
+        block for page in PAGES for block in list_programs(page) if "num_workers" in block.text
+    ]
+    assert len(blocks) >= 3
+    assert all(map(is_script, blocks))
 
 
 def read_commands(text: str) -> Iterator[list[str]]:

@@ -1,7 +1,7 @@
 """Replaces upstream's `EmbeddingWebDatasetReader`, with its signature, keys and order.
 
-It reads without an index, from the first sample on; shuffling and `len` need an index, and make one
-where there is none.
+It reads without an index, from the first sample on; shuffling and `len` need the index that lies
+beside the tars or above them, and make one where there is none.
 """
 
 import math

@@ -144,11 +144,31 @@ def test_one_format_is_fetched(illustrated: Path, hub: dict[str, str], name: str
         "print(*sorted(path.name for path in pathlib.Path(folder).iterdir()))\n"
         "print({k: len(v) for k, v in clip_kinetics700.open(folder).splits.items()})\n"
     )
-    names, counts = run_program(code, **hub)
+    code += (
+        "try:\n    print({k: len(v) for k, v in load_dataset(folder).items()})\n"
+        "except FileNotFoundError:\n    print(FileNotFoundError.__name__)\n"
+    )
+    names, counts, plain = run_program(f"from datasets import load_dataset\n{code}", **hub)
     tars = [f"ds_{number:06d}.tar" for number in range(5)]
     expected = {
         "Parquet": ["README.md", "data", "manifest.json"],
-        "WebDataset": [*tars, "index.parquet", "manifest.json", "splits.csv"],
+        "WebDataset": ["README.md", *tars, "index.parquet", "manifest.json", "splits.csv"],
     }
     assert names.split() == expected[name]
     assert counts == "{'train': 14, 'validation': 5, 'test': 4}"
+    # Plain `datasets` reads all splits or none.
+    assert plain == (counts if name == "Parquet" else "FileNotFoundError")
+
+
+@pytest.mark.slow
+def test_the_tars_of_a_split_are_fetched(illustrated: Path, hub: dict[str, str]) -> None:
+    """The example that fetches one split opens it under its name, and no tar of another."""
+    repository = publish(illustrated, hub)
+    examples = read_examples((illustrated / "README.md").read_text(encoding="utf-8"))
+    (block,) = [block for block in examples if "opened = " in block]
+    code = block.replace(REPOSITORY_PLACEHOLDER, repository) + (
+        "import pathlib\n"
+        "print(*sorted(path.name for path in pathlib.Path(folder).iterdir()))\n"
+        "print({k: len(v) for k, v in opened.splits.items()})\n"
+    )
+    assert run_program(code, **hub) == ["README.md ds_000004.tar", "{'test': 4}"]

@@ -166,6 +166,70 @@ def test_places_are_checked(tmp_path: Path) -> None:
         dataset[places]
 
 
+def test_keys_and_samples_are_in_it(tmp_path: Path) -> None:
+    """`in` tells what brackets find: keys and words for splits; a sample is there by its key."""
+    dataset = clip_kinetics700.open(write_dataset(tmp_path / "d", make_samples(SAMPLES)))
+    assert dataset.keys() == [sample.key for sample in dataset]
+    validation = dataset.select("val", max_samples=3, shuffle=True)
+    assert validation.keys() == [sample.key for sample in validation]
+    inside, outside = validation.keys()[0], dataset["test"].keys()[0]
+    for name in (inside, outside, "train", "dev"):
+        assert name in dataset
+    assert [name in validation for name in (inside, outside, "train", "dev")] == [1, 0, 0, 1]
+    assert dataset[inside] in validation
+    assert dataset[outside] not in validation
+    assert all(other not in dataset for other in ("vid_7", 0, None, dataset[0].embeddings))
+
+
+def test_brackets_take_a_split(tmp_path: Path) -> None:
+    """Any word for a split gives its samples, from all of a dataset and from a selection."""
+    dataset = clip_kinetics700.open(write_dataset(tmp_path / "d", make_samples(SAMPLES)))
+    for word in ("validation", "val", " Dev"):
+        assert dataset[word].keys() == dataset.splits[word].keys() == dataset.select(word).keys()
+    chosen = dataset.select(max_samples=2, shuffle=True)
+    assert chosen["train"].keys() == chosen.keys()[:2]
+    assert chosen["train"]["train"].keys() == chosen.keys()[:2]
+
+
+def test_a_split_wins_over_a_key(tmp_path: Path) -> None:
+    """A sample whose key is a word for a split is found by that key where the split is not."""
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        array = npy_bytes(np.ones((2, 4), np.float32))
+        write_members(tmp_path / split / "0.tar", [("val.npy", array), ("a.npy", array)])
+    dataset = clip_kinetics700.open(tmp_path)
+    assert dataset["val"].keys() == ["val", "a"]
+    assert dataset["train"]["val"].key == "val"
+
+
+def test_wrong_words_name_the_nearest(tmp_path: Path) -> None:
+    """What is neither split nor key raises, names the splits and the nearest word."""
+    dataset = clip_kinetics700.open(write_dataset(tmp_path / "d", make_samples(SAMPLES)))
+    message = r"no split and no sample 'trian' in .*train, validation, test.*did you mean 'train'\?"
+    with pytest.raises(KeyError, match=message):
+        dataset["trian"]
+    with pytest.raises(KeyError, match=r"no split 'trian' in .*; did you mean 'train'\?"):
+        dataset.splits["trian"]
+    with pytest.raises(KeyError, match="no split 'val' in the dataset; there are train"):
+        dataset["train"].splits["val"]
+
+
+def test_a_notebook_shows_the_splits(tmp_path: Path) -> None:
+    """It shows samples and frames of each split where an index tells them, and reads no sample."""
+    directory = write_dataset(tmp_path / "<d>", make_samples(SAMPLES), parquet=False)
+    for tar in directory.glob("*.tar"):
+        tar.rename(tar.with_suffix(".kept"))
+        tar.touch()
+    without = clip_kinetics700.open(directory)._repr_html_()
+    for tar in directory.glob("*.kept"):
+        tar.replace(tar.with_suffix(".tar"))
+    shown = clip_kinetics700.open(write_index(directory))._repr_html_()
+    for html in (without, shown):
+        assert "&lt;d&gt;" in html
+        assert "<tr><td>validation</td>" in html
+    assert "<tr><td>train</td><td>12</td><td>30</td></tr>" in shown
+
+
 MEASURE = """
 import re, sys
 import clip_kinetics700

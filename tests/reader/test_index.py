@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import clip_kinetics700
 from clip_kinetics700 import DamageError
 from clip_kinetics700.features import INDEX_SCHEMA
+from tests.support.datasets.dialects import write_foreign
 from tests.support.datasets.layouts import (
     SAMPLES,
     make_sample,
@@ -22,6 +24,7 @@ from tests.support.datasets.layouts import (
     write_members,
     write_tar,
 )
+from tests.support.datasets.places import numbers_read, over_http
 
 KEYS = [f"vid_{number:09d}" for number in range(19)]
 TAR = "ds_000001.tar"  # Samples 5 to 9.
@@ -49,6 +52,16 @@ def lose_listed(directory: Path) -> None:
     lose_tar(directory)
     text = (directory / "splits.csv").read_text()
     (directory / "splits.csv").write_text(text.replace(f"{TAR[:-4]},train\n", ""))
+
+
+def lose_index(directory: Path) -> None:
+    """Remove the index."""
+    (directory / "index.parquet").unlink()
+
+
+def break_index(directory: Path) -> None:
+    """Put other bytes into the index."""
+    (directory / "index.parquet").write_bytes(b"other bytes")
 
 
 def move_tar(directory: Path) -> None:
@@ -199,3 +212,39 @@ def test_schema_of_the_index_is_what_is_read(tmp_path: Path) -> None:
     """The index holds every column by its name and type."""
     directory = write_index(write_dataset(tmp_path, make_samples(SAMPLES), parquet=False))
     assert pq.read_schema(directory / "index.parquet").equals(INDEX_SCHEMA)
+
+
+@pytest.mark.parametrize("place", [nullcontext, over_http])
+def test_named_tars_use_the_index_beside_them(
+    tmp_path: Path, place: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tars named one by one are found by the index of their directory, in the order given."""
+    directory = write_index(write_dataset(tmp_path / "d", make_samples(SAMPLES), parquet=False))
+    expected = {number: KEYS[5 * number : 5 * number + 5] for number in range(2)}
+    with place(directory) as root:
+        named = clip_kinetics700.open([f"{root}/ds_00000{number}.tar" for number in (1, 0)])
+        assert named.keys() == expected[1] + expected[0]
+        assert named["train"].keys() == named.keys()
+        assert named[KEYS[0]].key == named[5].key == KEYS[0]
+        by_split = clip_kinetics700.open({"test": f"{root}/ds_000000.tar"})
+        assert by_split["test"].keys() == expected[0]
+    assert not caplog.records
+
+
+def test_an_index_above_the_tars_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Tars in a directory of their own, as upstream's lie, have their index one above it."""
+    directory = write_index(write_foreign(tmp_path / "d"))
+    tars = sorted(directory.rglob("*.tar"))
+    assert numbers_read(clip_kinetics700.open(tars)[[6, 0]]) == [6, 0]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("change", [write_other, lose_index, break_index])
+def test_tars_that_the_index_does_not_know_are_read(
+    tmp_path: Path, change: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without an index of all named tars they are read themselves, which a warning says."""
+    change(write_index(write_dataset(tmp_path, make_samples(SAMPLES), parquet=False)))
+    tars = sorted(tmp_path.glob("*.tar"))
+    assert clip_kinetics700.open(tars).keys() == read_all(tars)
+    assert "has no index: all of it is read" in caplog.text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import clip_kinetics700
-from clip_kinetics700 import Sample, load_dataset
+from clip_kinetics700 import ClipKinetics700, Sample, load_dataset
 from clip_kinetics700.selection import Selection, resolve_splits
 from tests.support.datasets.layouts import CLASS_NAMES, make_samples, write_dataset, write_index
 from tests.support.hub.servers import serve
@@ -152,15 +152,28 @@ def open_and_select(directory: Path, **words: Any) -> Any:
     return clip_kinetics700.open(directory).select(**words)
 
 
+def prepare(directory: Path, **words: Any) -> Any:
+    """Select by the builder class of `datasets`."""
+    builder = ClipKinetics700(data_dir=str(directory), **words)
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `datasets` prepare what it loads in the test's own directory."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "default_cache")
+
+
 @pytest.mark.parametrize("load", [open_and_select, load_dataset])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"classes": ["yoha"]}, r"no class 'yoha' among the 3 there are; nearest: 'yoga'$"),
+        ({"classes": ["yoha"]}, r"no class 'yoha' among the 3 there are; did you mean 'yoga'\?$"),
         ({"classes": ["zzzzzz"]}, r"no class 'zzzzzz' among the 3 there are$"),
         ({"split": "trian"}, r"no split 'trian' in .*; there are train, validation, test; did you"),
         ({"max_samples": 0}, r"max_samples must be at least 1, got 0"),
-        ({"classes": "yoga"}, r"classes must be a list of names, got 'yoga'"),
+        ({"classes": "yogi"}, r"no class 'yogi' among the 3 there are; did you mean 'yoga'\?$"),
     ],
     ids=str,
 )
@@ -170,6 +183,13 @@ def test_wrong_words_are_refused(
     """A word that selects nothing raises and names what is near."""
     with pytest.raises(ValueError, match=message):
         load(directory, **words)
+
+
+@pytest.mark.parametrize("load", [open_and_select, load_dataset, prepare])
+def test_one_class_needs_no_list(directory: Path, load: Callable[..., Any]) -> None:
+    """The name of a class alone selects what a list of it does."""
+    expected = keys_of(clip_kinetics700.open(directory).select(classes=[SECOND]))
+    assert keys_of(load(directory, classes=SECOND)) == expected
 
 
 def test_classes_without_a_list_are_the_captions(tmp_path: Path) -> None:

@@ -19,10 +19,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 COLUMNS = ["embeddings", "caption", "meta"]
 SPLIT_OF_WORD = {"train": "train", "val": "validation", "test": "test"}
 MAJOR_VERSION = int(datasets.__version__.split(".")[0])
+# From pyarrow 16 on; before, plain `datasets` cannot read float16 from tars, and our reader can.
+CASTS_TO_FLOAT16 = int(pa.__version__.split(".")[0]) >= 16
 PUBLISHED = "alice/published"
 PUSHED = ("alice/pushed-xet", "alice/pushed-lfs")
 Rows = dict[str, list[dict[str, Any]]]
@@ -41,7 +44,8 @@ def main() -> None:
     expected = read_expected(arguments.dataset)
     if arguments.commit is None:
         check_directory(str(arguments.dataset), arguments.code, expected)
-        check_tars(str(arguments.tars), expected)
+        if CASTS_TO_FLOAT16:
+            check_tars(str(arguments.tars), expected)
     else:
         check_repositories(arguments.commit, arguments.code, expected)
 
@@ -73,6 +77,12 @@ def check_repositories(commit: str, code: Path, expected: Rows) -> None:
         pushed = partial(datasets.load_dataset, name)
         check(f"push_to_hub, {name}", expected, pushed, keeps_width=MAJOR_VERSION >= 4)
     sys.path.insert(0, str(code))
+    for name in PUSHED:
+        check(f"clip_kinetics700.load_dataset, {name}", expected, partial(load_ours, name))
+        check_opened(name, expected)
+    check_one_split(partial(load_ours, PUBLISHED), expected)
+    recipe = {"data_files": {"validation": "data/validation-*.parquet"}}
+    check_one_split(partial(load, verification_mode="no_checks", **recipe), expected)
     check("clip_kinetics700.load_dataset(REPO)", expected, partial(load_ours, PUBLISHED))
     check_opened(PUBLISHED, expected)
     check_selection("clip_kinetics700.load_dataset(REPO)", expected, partial(load_ours, PUBLISHED))
@@ -190,6 +200,13 @@ def check_selection(name: str, expected: Rows, load: Callable[..., Any]) -> None
         loaded = load(streaming=streaming, classes=classes, max_samples=2)
         check_split(loaded["train"], wanted)
     sys.stdout.write(f"ok: datasets {datasets.__version__}: {name}, classes and max_samples\n")
+
+
+def check_one_split(load: Callable[..., Any], expected: Rows) -> None:
+    """Check that a split loads by itself, map-style and streaming."""
+    for streaming in (False, True):
+        check_split(load(split="validation", streaming=streaming), expected["validation"])
+    sys.stdout.write(f"ok: datasets {datasets.__version__}: one split of a repository\n")
 
 
 def check_split(dataset: Any, expected: list[dict[str, Any]], *, keeps_width: bool = True) -> None:

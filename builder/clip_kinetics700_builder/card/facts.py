@@ -74,7 +74,7 @@ def describe_sizes(manifest: Manifest) -> list[dict[str, Any]]:
     tars = [shard.tar for shard in shards if shard.tar is not None]
     formats = (
         ("Parquet", parquet, ["README.md", "data/*.parquet", "manifest.json"]),
-        ("WebDataset", tars, ["ds_*.tar", "splits.csv", *tables]),
+        ("WebDataset", tars, ["README.md", "ds_*.tar", "splits.csv", *tables]),
     )
     return [
         {

@@ -96,6 +96,7 @@ def collect_values(manifest: Manifest, results: Sequence[EvaluationResult]) -> d
         "splits": splits,
         "filled": filled,
         "first": filled[0] if filled else None,
+        "last": filled[-1] if filled else None,
         "totals": manifest.totals.document(),
         "class_names": manifest.class_names,
         "example_class": choose_class(manifest),

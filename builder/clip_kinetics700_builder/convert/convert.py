@@ -14,6 +14,7 @@ from typing import Any
 from clip_kinetics700.dataset import EmbeddingDataset
 from clip_kinetics700.layout import STATE_FIELDS, Layout, describe_file
 from clip_kinetics700.remote import is_remote
+from clip_kinetics700.schema import SPLITS
 from clip_kinetics700_builder.assemble.assemble import (
     assemble,
     describe_assembly,
@@ -94,6 +95,12 @@ def open_for_conversion(config: ConvertConfig) -> EmbeddingDataset:
     """
     check_directory("DIR", config.assembly.output)
     dataset = open_source(config.source)
+    unknown = [split for split in dataset.layout.files if split not in SPLITS]
+    if unknown:
+        raise InputError(
+            f"{config.source.source}: has a split {unknown[0]!r}; a dataset of ours has only "
+            f"{', '.join(SPLITS)}"
+        )
     refuse_nested(dataset.layout, config.assembly.output)
     refuse_foreign(config.assembly.output, option="DIR", converts=True)
     refuse_strangers(config.assembly.output)

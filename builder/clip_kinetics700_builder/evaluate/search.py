@@ -18,7 +18,6 @@ import torch
 from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.dataset import EmbeddingDataset
 from clip_kinetics700.index import Index
-from clip_kinetics700.schema import SPLITS
 from clip_kinetics700.texts import normalize_rows
 from clip_kinetics700_builder.config import SearchConfig
 from clip_kinetics700_builder.evaluate.class_texts import TextTarget, open_text_model
@@ -212,7 +211,7 @@ def describe_hit(store: FrameStore, clip: int, column: Float32Array) -> Hit:
         similarity=float(column[begin + frame]),
         key=meta["key"],
         caption=meta["caption"] or "",
-        split=SPLITS[store.index.split_numbers[row]],
+        split=store.index.splits[store.index.split_numbers[row]],
         seconds=seconds,
         link=YOUTUBE.format(quote(meta["youtube_id"], safe=""), int(start + seconds))
         if is_on_youtube

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from clip_kinetics700.damage import OnError
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import is_gzip_name
-from clip_kinetics700.schema import SPLIT_OF_WORD, SPLITS, Sample
+from clip_kinetics700.schema import SPLIT_OF_WORD, Sample
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.read.info_counts import (
     Classes,
@@ -193,11 +193,13 @@ def describe_samples(survey: Survey) -> dict[str, Any]:
         "duplicate_clips": survey.clips.again,
         "clips_in_several_splits": survey.clips.elsewhere,
     }
-    splits = [split for split in SPLITS if split in survey.samples]
     return {
         "samples": survey.samples.total(),
         "frames": survey.frames.total(),
-        "splits": {s: {"samples": survey.samples[s], "frames": survey.frames[s]} for s in splits},
+        "splits": {
+            split: {"samples": count, "frames": survey.frames[split]}
+            for split, count in survey.samples.items()
+        },
         "frames_per_sample": describe_counts(survey.n_frames),
         "width": widths[0][0] if widths else None,
         "widths": {str(width): count for width, count in widths},

@@ -12,7 +12,13 @@ import torch
 
 from clip_kinetics700 import DamageError, EmbeddingWebDatasetReader
 from clip_kinetics700.shards import scan_shard
-from tests.support.datasets.layouts import make_sample, npy_bytes, write_members, write_tar
+from tests.support.datasets.layouts import (
+    make_sample,
+    npy_bytes,
+    write_index,
+    write_members,
+    write_tar,
+)
 
 N_SAMPLES = 10
 
@@ -175,3 +181,14 @@ def test_impossible_sizes_are_refused(urls: str, length: int, size: int) -> None
     """Lengths other than -1 and sizes below 1 are refused with what came."""
     with pytest.raises(ValueError, match=f"got batch_size = {size} and standard_seq_len"):
         EmbeddingWebDatasetReader(urls, length, size, 0)
+
+
+def test_an_index_beside_the_tars_is_used(urls: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Shuffling tars of the brace form needs no look at all of them where an index lies there."""
+    directory = Path(urls).parent
+    (directory / "splits.csv").write_text("tar_file,split\nds_000000,train\nds_000001,val\n")
+    write_index(directory)
+    reader = make_reader(urls, shuffle=True)
+    assert len(reader) == 3
+    assert sorted(read_captions(reader)) == sorted(read_captions(make_reader(urls)))
+    assert not caplog.records

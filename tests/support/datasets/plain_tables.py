@@ -75,12 +75,22 @@ def read_row(split: str, table: pa.Table, row: int, meta: dict[str, Any]) -> Row
         frames = table.column("embeddings")[row].values
         values = frames.flatten()
         is_sound = frames.null_count == values.null_count == 0 and len(frames) == meta["n_frames"]
-        array = values.to_numpy(zero_copy_only=False).reshape(-1, frames.type.list_size)
+        array = values.to_numpy(zero_copy_only=False).reshape(-1, find_width(table))
         caption = table.column("caption")[row].as_py()
         caption = caption.decode() if isinstance(caption, bytes) else caption
         return make_row(split, meta["key"], caption, array, meta) if is_sound else None
     except REFUSALS:
         return None
+
+
+def find_width(table: pa.Table) -> int:
+    """Return how wide the vectors of a table are, which their type need not say."""
+    dtype = table.schema.field("embeddings").type.value_type
+    if pa.types.is_fixed_size_list(dtype):
+        return int(dtype.list_size)
+    rows = filter(None, table.column("embeddings").to_pylist())
+    (width,) = {len(vector) for frames in rows for vector in frames if vector is not None}
+    return width
 
 
 def read_indexed(files: Files, sound: Files) -> Expected | None:
