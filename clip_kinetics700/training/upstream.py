@@ -101,12 +101,13 @@ class EmbeddingWebDatasetReader:
         return math.ceil(len(self._dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches of an epoch.
+        """Yield the batches of an epoch: the next one, though the last one was left early.
 
         Raises:
             DamageError: a sample or a tar is damaged and `on_error` is `raise`.
             ValueError: samples of several lengths are in one batch and none is to be padded.
         """
+        self._epoch += self._n_yielded > self._n_resumed
         self._n_yielded, self._n_resumed = self._n_resumed, 0
         samples = islice(self._read_samples(), self._n_yielded, None)
         while group := list(islice(samples, self.batch_size)):
@@ -116,7 +117,7 @@ class EmbeddingWebDatasetReader:
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch, or on in the epoch of a state that was loaded."""
-        if epoch != self._epoch:
+        if epoch != self._epoch or self._n_yielded > self._n_resumed:
             self._epoch, self._n_yielded, self._n_resumed = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:

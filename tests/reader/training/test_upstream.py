@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,20 @@ def test_shuffled_epochs_differ_and_are_whole(urls: str) -> None:
     plain = read_captions(make_reader(urls))
     assert all(sorted(epoch) == sorted(plain) for epoch in epochs)
     assert len({tuple(epoch) for epoch in [*epochs, plain]}) == 4
+
+
+def test_an_epoch_that_is_left_is_followed_by_the_next(urls: str) -> None:
+    """A loop bounded by the length, or left early, reads another order each time."""
+    reader = make_reader(urls, shuffle=True)
+    right = [read_captions(reader) for _ in range(3)]
+    reader = make_reader(urls, shuffle=True)
+    bounded = [text for batch in islice(reader, len(reader)) for text in batch["meta"]]
+    next(iter(reader))
+    assert [bounded, read_captions(reader)] == [right[0], right[2]]
+    reader.set_epoch(1)
+    next(iter(reader))
+    reader.set_epoch(1)
+    assert read_captions(reader) == right[1]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
