@@ -193,7 +193,9 @@ def train_probe(protocol: str, n_rows: int) -> dict[str, Any]:
     if protocol == "card":
         score, parameters = train_card(Features(rows, labels), N_CLASSES)
     else:
-        score, parameters = train_mean_pooled(Features(rows, labels), N_CLASSES, held_out=0.1)
+        score, parameters = train_mean_pooled(
+            Features(rows, labels), N_CLASSES, n_held_out=n_rows // 10
+        )
     seconds = time.perf_counter() - begin
     chosen: dict[str, Any] = {
         name: parameters[name] for name in ("c", "passes", "iterations") if name in parameters
