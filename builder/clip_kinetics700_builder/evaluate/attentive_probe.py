@@ -72,18 +72,10 @@ def evaluate_attentive_probe(
     train = survey_train(source)
     chosen = draw_clips(train.labels, config.train, name=source.name, seed=evaluation.seed)
     prepare = FramePreparation(train.mean, train.scale)
-    n_held_out = count_held_out(len(chosen), config.train)
-    held, rest = train.places[chosen[:n_held_out]], train.places[chosen[n_held_out:]]
-    probes = train_probes(source, rest, prepare, n_epochs=config.epochs)
-    tops = measure_tops(probes, prepare, read_train(source, held))
-    best = int(np.argmax(tops))
+    probe, parameters = find_probe(source, train.places[chosen], prepare, config)
     is_seen = np.isin(np.arange(n_classes), train.labels[chosen])
-    outcomes = join_outcomes(
-        [
-            score_batch(batch, probes[best], prepare, is_seen)
-            for batch in source.read(evaluation.split)
-        ]
-    )
+    scored = source.read(evaluation.split)
+    outcomes = join_outcomes([score_batch(batch, probe, prepare, is_seen) for batch in scored])
     return sum_up(
         source,
         outcomes,
@@ -97,16 +89,7 @@ def evaluate_attentive_probe(
             "train": describe_train(
                 source, config.train, n_clips=len(train.labels), n_used=len(chosen)
             ),
-            "learning_rate": LEARNING_RATES[best],
-            "sweep": [
-                {"learning_rate": rate, "top1": top}
-                for rate, top in zip(LEARNING_RATES, tops, strict=True)
-            ],
-            "held_out": n_held_out,
-            "epochs": config.epochs,
-            "batch_size": BATCH_SIZE,
-            "weight_decay": WEIGHT_DECAY,
-            "feature": "normalised frames, standardised, with their places as sines",
+            **parameters,
         },
     )
 
@@ -233,6 +216,36 @@ def read_train(
             pairs = zip(batch["captions"], batch["label_ids"].tolist(), strict=True)
             found = [source.labels.find(name, None if n == NO_LABEL else n) for name, n in pairs]
             yield batch, torch.tensor(found)
+
+
+def find_probe(
+    source: EvaluationSource,
+    places: IntArray,
+    prepare: FramePreparation,
+    config: AttentiveProbeConfig,
+) -> tuple[AttentiveProbe, dict[str, Any]]:
+    """Return the probe that is best for what is held out of train, and how it was found.
+
+    Args:
+        source: what is evaluated.
+        places: (n,) places of clips among the rows of train, in random order.
+        prepare: makes of frames what attention reads.
+        config: how many epochs, and how much is held out.
+    """
+    n_held_out = count_held_out(len(places), config.train)
+    probes = train_probes(source, places[n_held_out:], prepare, n_epochs=config.epochs)
+    tops = measure_tops(probes, prepare, read_train(source, places[:n_held_out]))
+    best = int(np.argmax(tops))
+    steps = zip(LEARNING_RATES, tops, strict=True)
+    return probes[best], {
+        "learning_rate": LEARNING_RATES[best],
+        "sweep": [{"learning_rate": rate, "top1": top} for rate, top in steps],
+        "held_out": n_held_out,
+        "epochs": config.epochs,
+        "batch_size": BATCH_SIZE,
+        "weight_decay": WEIGHT_DECAY,
+        "feature": "normalised frames, standardised, with their places as sines",
+    }
 
 
 def train_probes(

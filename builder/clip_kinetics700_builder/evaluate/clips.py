@@ -192,8 +192,7 @@ def open_evaluation(
 ) -> EvaluationSource:
     """Open a dataset of which some splits will be read; refuse at once what cannot be evaluated.
 
-    One that will be read in another order needs an index, which is made if there is none: that
-    reads all of it.
+    One that will be shuffled needs an index; where there is none, all of it is read to make it.
 
     Raises:
         InputError: there is no such dataset, split or class list, or the index says already that
@@ -203,9 +202,9 @@ def open_evaluation(
     dataset = open_source(config.source)
     on_error = config.source.on_error
     rows = prepare_rows(dataset, on_error)
+    if is_shuffled:
+        rows = require_index(rows, on_error)
     layout = rows.dataset.layout
-    if is_shuffled and not rows.dataset.needs_index:
-        rows = RowSource(index_rows(layout, on_error), rows.lost)
     name, revision = name_source(layout, config.source.source)
     for split in splits:
         if split not in layout.files:
@@ -227,15 +226,18 @@ def open_evaluation(
     )
 
 
-def index_rows(layout: Layout, on_error: OnError) -> EmbeddingDataset:
-    """Open the dataset of a layout without an index once more, and index it.
+def require_index(rows: RowSource, on_error: OnError) -> RowSource:
+    """Return a source that has an index, made where there is none.
 
     Raises:
         DamageError: a sample is damaged, and damage is not to be skipped.
     """
+    if rows.dataset.needs_index:
+        return rows
+    layout = rows.dataset.layout
     dataset = EmbeddingDataset(OpenSource(layout, on_error), tuple(layout.files))
     len(dataset.index)
-    return dataset
+    return RowSource(dataset, rows.lost)
 
 
 def find_width(rows: RowSource, on_error: OnError) -> int:
