@@ -293,7 +293,7 @@ class Run:
             ValueError: it is of a run with other options, or of other ranks within an epoch.
         """
         path = self.arguments.output / CHECKPOINT_NAME
-        state = torch.load(path, weights_only=False)
+        state = torch.load(path, weights_only=True)
         for name, value in state["options"].items():
             if value != str(getattr(self.arguments, name)):
                 given = getattr(self.arguments, name)

@@ -55,7 +55,7 @@ def read_report(output: Path) -> dict[str, Any]:
 
 def read_losses(output: Path) -> list[float]:
     """Return the loss of every step of a run."""
-    return list(torch.load(output / "checkpoint.pt", weights_only=False)["losses"])
+    return list(torch.load(output / "checkpoint.pt", weights_only=True)["losses"])
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ has its place in the clip added. The embeddings stay as they are: what is traine
 import logging
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,6 +37,7 @@ from clip_kinetics700_builder.evaluate.train_clips import (
     open_probe,
 )
 from clip_kinetics700_builder.system.progress import Progress, no_progress
+from clip_kinetics700_builder.system.threads import keep_one_thread, use_one_thread
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def evaluate_attentive_probe(
 ) -> Evaluation:
     """Return the result of an attentive probe, and what came of each clip.
 
-    The same seed gives the same result on the same machine with as many threads.
+    The same seed gives the same result on the same machine.
 
     Raises:
         InputError: the dataset cannot be used, or train has clips of fewer than two classes.
@@ -252,39 +255,50 @@ def train_probes(
     source: EvaluationSource, places: IntArray, prepare: FramePreparation, *, n_epochs: int
 ) -> list[AttentiveProbe]:
     """Return a probe for each learning rate; they learn side by side from one reading."""
-    n_classes = len(source.labels.names)
-    probes = [make_probe(source.width, n_classes, source.config.seed) for _ in LEARNING_RATES]
-    groups = [
-        {"params": probe.parameters(), "lr": rate}
-        for probe, rate in zip(probes, LEARNING_RATES, strict=True)
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     n_steps = n_epochs * math.ceil(len(places) / BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_rate(step, n_steps))
-    with source.progress("training", n_epochs * len(places), "clips") as advance:
+    learners = [Learner(make_probe(source), rate, n_steps) for rate in LEARNING_RATES]
+    total = n_epochs * len(places)
+    # A thread for each: those within torch's calls would wait for each other at every call.
+    threads = ThreadPoolExecutor(len(learners), initializer=use_one_thread)
+    with threads, keep_one_thread(), source.progress("training", total, "clips") as advance:
         for batch, labels in read_train(source, places, n_epochs=n_epochs):
-            frames = prepare(batch)
-            losses = [
-                nn.functional.cross_entropy(probe(frames, batch["mask"]), labels)
-                for probe in probes
-            ]
-            optimizer.zero_grad()
-            # No probe has a weight of another's, so each has the gradient of its own loss.
-            torch.autograd.backward(losses)
-            optimizer.step()
-            schedule.step()
+            task = (prepare(batch), batch["mask"], labels)
+            for learning in [threads.submit(learner.learn, *task) for learner in learners]:
+                learning.result()
             advance(len(labels))
-    return probes
+    return [learner.probe for learner in learners]
 
 
-def make_probe(width: int, n_classes: int, seed: int) -> AttentiveProbe:
+def make_probe(source: EvaluationSource) -> AttentiveProbe:
     """Return a probe to be trained, the same one for the same seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AttentiveProbe(width, n_classes)
+        torch.manual_seed(source.config.seed)
+        return AttentiveProbe(source.width, len(source.labels.names))
 
 
-def share_rate(step: int, n_steps: int) -> float:
+class Learner:
+    """A probe in training."""
+
+    def __init__(self, probe: AttentiveProbe, rate: float, n_steps: int) -> None:
+        """Take the probe, and the learning rate that it rises to."""
+        self.probe = probe
+        self._optimizer = torch.optim.AdamW(
+            probe.parameters(), lr=rate, weight_decay=WEIGHT_DECAY, fused=True
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, partial(share_rate, n_steps=n_steps)
+        )
+
+    def learn(self, frames: Tensor, mask: Tensor, labels: Tensor) -> None:
+        """Learn from prepared (B, T, width) frames, their (B, T) mask and (B,) labels."""
+        loss = nn.functional.cross_entropy(self.probe(frames, mask), labels)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self._schedule.step()
+
+
+def share_rate(step: int, *, n_steps: int) -> float:
     """Return the share of the learning rate at a step: a rise, then half a cosine down to 0."""
     rise = min(1.0, (step + 1) / max(1.0, WARM_UP * n_steps))
     return rise * (1 + math.cos(math.pi * step / n_steps)) / 2
