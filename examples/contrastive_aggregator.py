@@ -38,6 +38,7 @@ from clip_kinetics700_builder.evaluate.results import TOP, rank_classes
 from clip_kinetics700_builder.read.rows import read_own_manifest
 from clip_kinetics700_builder.system.files import atomic_path, write_json
 from clip_kinetics700_builder.system.progress import no_progress
+from clip_kinetics700_builder.system.threads import keep_one_thread
 from clip_kinetics700_builder.types import InputError
 from examples.ordered_clips import write_ordered_clips
 
@@ -162,10 +163,8 @@ def find_texts(dataset: EmbeddingDataset, arguments: argparse.Namespace) -> Clas
         root = dataset.layout.root or arguments.data
         manifest = read_own_manifest(dataset.layout)
         target = TextTarget(arguments.data, root, manifest, dataset.width)
-        names = dataset.class_names or class_names("700")
-        return find_class_texts(
-            target, names, TextConfig(model=arguments.model), progress=no_progress
-        )[0]
+        names, config = dataset.class_names or class_names("700"), TextConfig(model=arguments.model)
+        return find_class_texts(target, names, config, progress=no_progress)[0]
     texts = decode_class_texts(arguments.texts.read_bytes())
     width = texts.embeddings.shape[1]
     if width != dataset.width:
@@ -203,21 +202,26 @@ class Run:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.arguments.rate)
 
     def learn(self) -> None:
-        """Train to the end or to the last step that is wanted; save on the way."""
-        every, last, n_batches = self.arguments.save_every, self.arguments.steps, len(self.train)
-        while self.epoch < self.arguments.epochs and len(self.losses) != last:
-            self.train.set_epoch(self.epoch)
-            for batch in self.loader:
-                self.step(batch)
-                step = len(self.losses)
-                # What stands behind the last batch of an epoch is saved below, with its report.
-                if step % n_batches and (step == last or (every and step % every == 0)):
-                    self.save(self.loader.state_dict())
-                    if step == last:
-                        return
-            self.epoch += 1
-            self.report()
-            self.save(None)
+        """Train to the end, or to the last step that is wanted."""
+        while self.epoch < self.arguments.epochs and len(self.losses) != self.arguments.steps:
+            self.learn_epoch()
+
+    def learn_epoch(self) -> None:
+        """Train to the end of the epoch or to the last step; save on the way and at the end."""
+        every, last = self.arguments.save_every, self.arguments.steps
+        self.train.set_epoch(self.epoch)
+        for batch in self.loader:
+            self.step(batch)
+            step = len(self.losses)
+            # What stands behind the last batch of an epoch is saved below, with its report.
+            is_within = step % len(self.train) > 0
+            if is_within and (step == last or (every and step % every == 0)):
+                self.save(self.loader.state_dict())
+            if is_within and step == last:
+                return
+        self.epoch += 1
+        self.report()
+        self.save(None)
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
@@ -295,8 +299,7 @@ class Run:
         path = self.arguments.output / CHECKPOINT_NAME
         state = torch.load(path, weights_only=True)
         for name, value in state["options"].items():
-            if value != str(getattr(self.arguments, name)):
-                given = getattr(self.arguments, name)
+            if value != (given := str(getattr(self.arguments, name))):
                 raise ValueError(f"{path}: its run had {name} {value}, this one has {given}")
         loaders = state["loaders"]
         if loaders[0] is not None and len(loaders) != count_ranks():
@@ -336,7 +339,8 @@ def open_run(arguments: argparse.Namespace) -> Run:
     train = batches(
         dataset, shuffle=True, seed=arguments.seed, even="pad", frame_policy="uniform", **how
     )
-    validation = batches(dataset, "validation", frame_policy="uniform", **how)
+    # Here they need not, and each clip counts once.
+    validation = batches(dataset, "validation", even=None, frame_policy="uniform", **how)
     texts = Texts(find_texts(dataset, arguments), is_random=arguments.random_labels)
     torch.manual_seed(arguments.seed)
     model = Aggregator(dataset.width, arguments.aggregator, arguments.max_frames)
@@ -383,7 +387,9 @@ def main(words: Sequence[str] | None = None) -> int:
         run = open_run(arguments)
     except (InputError, ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    run.learn()
+    # One core a process: threads would wait for each other, torchrun makes use of all cores.
+    with keep_one_thread():
+        run.learn()
     if distributed.is_initialized():
         distributed.destroy_process_group()
     return 0

@@ -81,7 +81,7 @@ def test_a_resumed_run_is_exact(tmp_path: Path, ordered: Path) -> None:
     run(ordered, tmp_path / "whole")
     for workers in ("0", "2"):
         output = tmp_path / workers
-        run(ordered, output, "--steps", "50", "--workers", workers)
+        run(ordered, output, "--steps", "50", "--save-every", "20", "--workers", workers)
         assert len(read_losses(output)) == 50
         run(ordered, output, "--resume", "--workers", workers)
         assert read_losses(output) == read_losses(tmp_path / "whole")

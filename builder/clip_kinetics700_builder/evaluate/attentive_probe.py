@@ -175,7 +175,7 @@ class AttentiveProbe(nn.Module):
     """Cross-attention of one query over the frames of a clip, and a linear classifier.
 
     With one query only its product with the keys' matrix matters, a vector for each head, and the
-    values' matrix can follow the weighting: so a clip costs about as much as its mean would.
+    values' matrix can follow the weighting: so no frame is multiplied by a matrix.
     """
 
     def __init__(self, width: int, n_classes: int) -> None:

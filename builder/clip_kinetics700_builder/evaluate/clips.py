@@ -229,6 +229,8 @@ def open_evaluation(
 def require_index(rows: RowSource, on_error: OnError) -> RowSource:
     """Return a source that has an index, made where there is none.
 
+    Where damage is skipped, such an index has no row for it: a warning names it, no result counts.
+
     Raises:
         DamageError: a sample is damaged, and damage is not to be skipped.
     """

@@ -28,7 +28,7 @@ def keep_one_thread() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    use_one_thread()
     try:
         yield
     finally:
