@@ -102,9 +102,10 @@ def test_random_labels_give_chance(tmp_path: Path) -> None:
 
 
 def test_an_index_changes_nothing(tmp_path: Path) -> None:
-    """The result is the seed's: again, and from tars that have to be indexed first."""
+    """The result is the seed's, whatever was drawn before, also of tars that must be indexed."""
     source = write(tmp_path / "toy", make_clips(90, first=0), make_clips(30, first=5000))
     result = probe(source, epochs=2)
+    torch.rand(1)
     assert result == probe(source, epochs=2)
     (source / "index.parquet").unlink()
     assert result == probe(source, epochs=2)
@@ -146,6 +147,7 @@ def test_a_class_that_train_lacks_is_never_right(tmp_path: Path) -> None:
     source = write(tmp_path / "toy", train, make_clips(18, first=5000))
     result = probe(source, epochs=1, train=TrainConfig(fraction=0.5))
     assert result["parameters"]["train"]["used"] == 25
+    assert result["parameters"]["held_out"] == 2
     assert next(row["top5"] for row in result["per_class"] if row["name"] == NAMES[2]) == 0
 
 
