@@ -52,17 +52,6 @@ def test_results_are_shown(dataset: Path, tmp_path: Path) -> None:
     assert read_card(copy) == read_card(dataset)
 
 
-def test_an_attentive_probe_is_a_row(dataset: Path, tmp_path: Path) -> None:
-    """What the command writes as a result, the card shows beside the references."""
-    result, copy = tmp_path / "r.json", copy_card(dataset, tmp_path / "copy")
-    words = ("--epochs", "1", "--json", result, "--quiet")
-    outcome = run_cli("evaluate", "attentive-probe", dataset, *words)
-    assert (outcome.returncode, outcome.stdout) == (0, ""), outcome.stderr
-    assert run_cli("card", copy, "--evaluation", result, "--quiet").returncode == 0
-    row = read_tables(read_card(copy)[1], "Evaluation")[0][0]
-    assert (row["task"], row["protocol"], row["clips"]) == ("attentive-probe", "single-query", "5")
-
-
 def copy_card(dataset: Path, copy: Path) -> Path:
     """Make a directory with the manifest alone, of which a card is made."""
     copy.mkdir()
