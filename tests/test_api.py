@@ -42,6 +42,7 @@ COMMAND_OF_FUNCTION = {
     "download": "download",
     "embed_classes": "embed-classes",
     "encode": "encode",
+    "evaluate_attentive_probe": "evaluate attentive-probe",
     "evaluate_linear_probe": "evaluate linear-probe",
     "evaluate_zero_shot": "evaluate zero-shot",
     "push": "push",

@@ -17,6 +17,7 @@ FUNCTIONS = (
     "download",
     "embed_classes",
     "encode",
+    "evaluate_attentive_probe",
     "evaluate_linear_probe",
     "evaluate_zero_shot",
     "push",

@@ -25,6 +25,7 @@ __all__ = [
     "download",
     "embed_classes",
     "encode",
+    "evaluate_attentive_probe",
     "evaluate_linear_probe",
     "evaluate_zero_shot",
     "main",
@@ -167,6 +168,19 @@ def encode(
     ray_cpus: int | None = None,
     progress: Bars = False,
 ) -> EncodeSummary: ...
+def evaluate_attentive_probe(
+    source: AnyPath,
+    *,
+    index: str | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    revision: str | None = None,
+    split: str = "validation",
+    classes: str | None = None,
+    seed: int = 0,
+    train_fraction: float = 1.0,
+    epochs: int = 10,
+    progress: Bars = False,
+) -> Evaluation: ...
 def evaluate_linear_probe(
     source: AnyPath,
     *,

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, get_args
 
 from clip_kinetics700_builder.config import (
     AssembleConfig,
+    AttentiveProbeConfig,
     ConvertConfig,
     DownloadConfig,
     EncodeConfig,
-    ProbeConfig,
+    LinearProbeConfig,
     PushConfig,
     SearchConfig,
     SourceConfig,
@@ -291,13 +292,22 @@ def evaluate_zero_shot(source: AnyPath, *, progress: Progress, **options: Any) -
     return evaluate(config, progress=progress)
 
 
-@takes(ProbeConfig)
+@takes(LinearProbeConfig)
 def evaluate_linear_probe(source: AnyPath, *, progress: Progress, **options: Any) -> Evaluation:
     """Train a linear classifier on the frames of train, and count on another split."""
     from clip_kinetics700_builder.evaluate.linear_probe import evaluate_linear_probe as evaluate
 
-    config = make_config(ProbeConfig, {**options, "source": os.fspath(source)})
+    config = make_config(LinearProbeConfig, {**options, "source": os.fspath(source)})
     return evaluate(config, progress=progress)
+
+
+@takes(AttentiveProbeConfig)
+def evaluate_attentive_probe(source: AnyPath, *, progress: Progress, **options: Any) -> Evaluation:
+    """Train attention over the frames of train, and count on another split."""
+    from clip_kinetics700_builder.evaluate.attentive_probe import evaluate_attentive_probe as run
+
+    config = make_config(AttentiveProbeConfig, {**options, "source": os.fspath(source)})
+    return run(config, progress=progress)
 
 
 @takes(SearchConfig, leave_out=("prompts",))

@@ -36,8 +36,8 @@ MIN_WORKER_MEMORY_MIB = 512
 # More than anything counted here; beyond it, numbers stop fitting where they are used.
 MOST = 10**9
 
-ProbeProtocol = Literal["card", "mean-pooled"]
-PROBE_PROTOCOLS: tuple[str, ...] = get_args(ProbeProtocol)
+LinearProbeProtocol = Literal["card", "mean-pooled"]
+LINEAR_PROBE_PROTOCOLS: tuple[str, ...] = get_args(LinearProbeProtocol)
 
 
 _RETRY_ERRORS: dict[str, Any] = {
@@ -346,22 +346,39 @@ class ZeroShotConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeConfig:
-    """An evaluation that trains a linear classifier on the frames of train."""
+class TrainConfig:
+    """Which clips of train a probe learns from."""
 
-    evaluation: EvaluationConfig
-    protocol: ProbeProtocol = option(
-        "Feature and classifier.", default="card", choices=PROBE_PROTOCOLS
-    )
-    train_fraction: float = option(
+    fraction: float = option(
         "Share of the clips of train that is taken, at random.",
+        name="train_fraction",
         default=1.0,
         low=0,
         high=1,
         is_open=True,
     )
     held_out: float = 0.1
-    """Share of those clips that chooses C, in the protocol `mean-pooled`."""
+    """Share of those clips that chooses C or a learning rate; the protocol `card` has no choice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearProbeConfig:
+    """An evaluation that trains a linear classifier on the frames of train."""
+
+    evaluation: EvaluationConfig
+    protocol: LinearProbeProtocol = option(
+        "Feature and classifier.", default="card", choices=LINEAR_PROBE_PROTOCOLS
+    )
+    train: TrainConfig = TrainConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentiveProbeConfig:
+    """An evaluation that trains attention over the frames of train, with a linear classifier."""
+
+    evaluation: EvaluationConfig
+    train: TrainConfig = TrainConfig()
+    epochs: int = option("Passes over the clips of train.", default=10, low=1, high=MOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

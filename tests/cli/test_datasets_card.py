@@ -63,7 +63,10 @@ def copy_card(dataset: Path, copy: Path) -> Path:
     ("changes", "message"),
     [
         ({"format": "clip-kinetics700-evaluation/2"}, "is no result of format"),
-        ({"task": "guessing"}, "task is 'guessing', allowed are zero-shot, linear-probe"),
+        (
+            {"task": "guessing"},
+            "task is 'guessing', allowed are zero-shot, linear-",
+        ),
         ({"split": "val"}, "split is 'val'"),
         ({"top1": 1.5}, "top1 is 1.5, it must be between 0 and 1"),
         ({"top5": True}, "top5 is True"),

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
+
+from clip_kinetics700_builder.system.threads import keep_one_thread
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small products wait for other processes' threads longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with keep_one_thread():
+        yield

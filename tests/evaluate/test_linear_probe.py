@@ -12,7 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 
 from clip_kinetics700.schema import Sample
-from clip_kinetics700_builder.config import EvaluationConfig, ProbeConfig, SourceConfig
+from clip_kinetics700_builder.config import (
+    EvaluationConfig,
+    LinearProbeConfig,
+    SourceConfig,
+    TrainConfig,
+)
 from clip_kinetics700_builder.evaluate.linear_probe import evaluate_linear_probe
 from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.layouts import make_sample, write_dataset
@@ -51,7 +56,7 @@ def write(directory: Path, train: Sequence[Sample], validation: Sequence[Sample]
 def probe(source: Path, **options: Any) -> dict[str, Any]:
     """Return the result of a probe."""
     config = EvaluationConfig(source=SourceConfig(source=str(source)))
-    return evaluate_linear_probe(ProbeConfig(evaluation=config, **options)).result.document()
+    return evaluate_linear_probe(LinearProbeConfig(evaluation=config, **options)).result.document()
 
 
 def take_centers(clips: Sequence[Sample]) -> Array:
@@ -123,15 +128,15 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
         probe(source)
     config = EvaluationConfig(source=SourceConfig(source=str(source)), split="train")
     with pytest.raises(InputError, match="--split train: a probe is trained on it"):
-        evaluate_linear_probe(ProbeConfig(evaluation=config))
+        evaluate_linear_probe(LinearProbeConfig(evaluation=config))
 
 
 def test_a_fraction_of_train_is_the_seeds(tmp_path: Path) -> None:
     """Half of train is half of it, and the same half for the same seed."""
     source = write(tmp_path / "toy", make_clips(160, seed=0), make_clips(40, seed=1, first=500))
-    result = probe(source, train_fraction=0.5)
+    result = probe(source, train=TrainConfig(fraction=0.5))
     assert result["parameters"]["train"]["used"] == 80
-    assert result == probe(source, train_fraction=0.5)
+    assert result == probe(source, train=TrainConfig(fraction=0.5))
 
 
 def test_c_is_chosen_on_what_is_held_out(tmp_path: Path) -> None:

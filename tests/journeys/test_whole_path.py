@@ -30,7 +30,9 @@ def test_from_videos_to_a_published_dataset(
     """What was encoded is evaluated, described with its results, published, verified and loaded."""
     output, prompts = tmp_path / "dataset", tmp_path / "prompts.txt"
     prompts.write_text("a photo of {}.\n", encoding="utf-8")
-    results = [tmp_path / f"{name}.json" for name in ("zero-shot", "card", "mean-pooled")]
+    results = [
+        tmp_path / f"{name}.json" for name in ("zero-shot", "card", "mean-pooled", "attentive")
+    ]
     probe = ("evaluate", "linear-probe", output, "--json")
     commands: list[list[str | Path]] = [
         ["build", "--annotations", mini_kinetics.annotations, "--videos", mini_kinetics.videos,
@@ -40,6 +42,7 @@ def test_from_videos_to_a_published_dataset(
         ["evaluate", "zero-shot", output, "--prompts", prompts, "--json", results[0]],
         [*probe, results[1]],
         [*probe, results[2], "--protocol", "mean-pooled"],
+        ["evaluate", "attentive-probe", output, "--json", results[3]],
         ["search", output, "yoga", "--model", whole_clip, "--top", "1"],
         ["card", output, *(word for file in results for word in ("--evaluation", file))],
         ["verify", output],

@@ -14,7 +14,7 @@ from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.types import InputError
 
 RESULT_FORMAT = "clip-kinetics700-evaluation/1"
-TASKS = ("zero-shot", "linear-probe")
+TASKS = ("zero-shot", "linear-probe", "attentive-probe")
 METRICS = ("top1", "top5", "mean")
 # `mean` is (top1 + top5) / 2; files may round it.
 TOLERANCE = 1e-3
@@ -53,7 +53,7 @@ class EvaluationResult:
     """What an evaluation came to."""
 
     task: str
-    """`zero-shot` or `linear-probe`."""
+    """One of `TASKS`."""
     protocol: str
     split: str
     counted: int

@@ -16,7 +16,13 @@ from clip_kinetics700_builder.cli.options import (
     json_option,
     options_of,
 )
-from clip_kinetics700_builder.config import ProbeConfig, SearchConfig, TextConfig, ZeroShotConfig
+from clip_kinetics700_builder.config import (
+    AttentiveProbeConfig,
+    LinearProbeConfig,
+    SearchConfig,
+    TextConfig,
+    ZeroShotConfig,
+)
 from clip_kinetics700_builder.types import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +58,7 @@ def zero_shot_command(
 
 @evaluate_command.command("linear-probe")
 @click.argument("source")
-@options_of(ProbeConfig)
+@options_of(LinearProbeConfig)
 @result_options
 def linear_probe_command(
     source: str, *, result_file: Path | None, figure: Path | None, quiet: bool, **options: Any
@@ -61,6 +67,19 @@ def linear_probe_command(
     check_outputs(result_file, figure)
     check_library(options["protocol"])
     evaluation = api.evaluate_linear_probe(source, progress=not quiet, **options)
+    return finish(evaluation, result_file, figure, quiet=quiet)
+
+
+@evaluate_command.command("attentive-probe")
+@click.argument("source")
+@options_of(AttentiveProbeConfig)
+@result_options
+def attentive_probe_command(
+    source: str, *, result_file: Path | None, figure: Path | None, quiet: bool, **options: Any
+) -> int:
+    """Train attention over the frames of train, and count on another split."""
+    check_outputs(result_file, figure)
+    evaluation = api.evaluate_attentive_probe(source, progress=not quiet, **options)
     return finish(evaluation, result_file, figure, quiet=quiet)
 
 

@@ -4,7 +4,7 @@ Labels come from `label_id` where a manifest says what it counts, and else from 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from clip_kinetics700.classes import VERSIONS, class_names
 from clip_kinetics700.damage import OnError
+from clip_kinetics700.dataset import EmbeddingDataset, OpenSource
 from clip_kinetics700.hub import parse_repository_url
 from clip_kinetics700.layout import Layout
 from clip_kinetics700.remote import strip_query
@@ -22,6 +23,7 @@ from clip_kinetics700_builder.clips.classes import read_classes
 from clip_kinetics700_builder.config import EvaluationConfig
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.read.rows import (
+    Row,
     RowSource,
     batch_samples,
     count_steps,
@@ -86,6 +88,8 @@ class ClipBatch:
     """(n_clips,) frames of each clip; 0 where it has none."""
     labels: IntArray
     """(n_clips,) places in the class list."""
+    places: IntArray
+    """(n_clips,) places among the rows of the split, as its index has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,11 @@ class EvaluationSource:
         n_labelled = 0
         with self.progress(split, total, unit) as advance:
             rows = read_rows(self.rows, split, advance, check=self._check_width)
-            on_error = self.config.source.on_error
-            for samples in batch_samples(rows, on_error, lambda _: dropped.update(["damaged"])):
-                batch = self._label(samples, dropped)
+            on_error, places = self.config.source.on_error, list[int]()
+            sound = note_places(rows, places)
+            for samples in batch_samples(sound, on_error, lambda _: dropped.update(["damaged"])):
+                batch = self._label(samples, places[: len(samples)], dropped)
+                del places[: len(samples)]
                 n_labelled += len(batch.labels)
                 if len(batch.labels):
                     yield batch
@@ -137,16 +143,19 @@ class EvaluationSource:
         is_other = width != self.width and len(sample.embeddings)
         return f"{width} columns, the others have {self.width}" if is_other else None
 
-    def _label(self, samples: Sequence[Sample], dropped: Counter[str]) -> ClipBatch:
+    def _label(
+        self, samples: Sequence[Sample], places: Sequence[int], dropped: Counter[str]
+    ) -> ClipBatch:
         found = [self.labels.find(sample.caption, sample.label_id) for sample in samples]
-        pairs = [(s, label) for s, label in zip(samples, found, strict=True) if label is not None]
-        dropped["no_label"] += len(samples) - len(pairs)
-        arrays: list[npt.NDArray[Any]] = [sample.embeddings for sample, _ in pairs]
+        labelled = [row for row, label in enumerate(found) if label is not None]
+        dropped["no_label"] += len(samples) - len(labelled)
+        arrays: list[npt.NDArray[Any]] = [samples[row].embeddings for row in labelled]
         no_frames: npt.NDArray[Any] = np.empty((0, self.width), np.float32)
         return ClipBatch(
             frames=np.concatenate([array for array in arrays if len(array)] or [no_frames]),
             sizes=np.array([len(array) for array in arrays], np.int64),
-            labels=np.array([label for _, label in pairs], np.int64),
+            labels=np.array([found[row] for row in labelled], np.int64),
+            places=np.array([places[row] for row in labelled], np.int64),
         )
 
     def describe(self) -> dict[str, str | None]:
@@ -160,6 +169,14 @@ class EvaluationSource:
         }
 
 
+def note_places(rows: Iterable[Row], places: list[int]) -> Iterator[Row]:
+    """Yield rows as they come, and add to `places` which of them are samples."""
+    for place, row in enumerate(rows):
+        if isinstance(row, Sample):
+            places.append(place)
+        yield row
+
+
 def why_none(split: str) -> str:
     """Return why a split may have no labels."""
     if split == "test":
@@ -168,9 +185,14 @@ def why_none(split: str) -> str:
 
 
 def open_evaluation(
-    config: EvaluationConfig, *splits: str, progress: Progress = no_progress
+    config: EvaluationConfig,
+    *splits: str,
+    is_shuffled: bool = False,
+    progress: Progress = no_progress,
 ) -> EvaluationSource:
     """Open a dataset of which some splits will be read; refuse at once what cannot be evaluated.
+
+    One that will be shuffled needs an index; where there is none, all of it is read to make it.
 
     Raises:
         InputError: there is no such dataset, split or class list, or the index says already that
@@ -178,7 +200,10 @@ def open_evaluation(
         DamageError: the index is damaged, and damage is not to be skipped.
     """
     dataset = open_source(config.source)
-    rows = prepare_rows(dataset, config.source.on_error)
+    on_error = config.source.on_error
+    rows = prepare_rows(dataset, on_error)
+    if is_shuffled:
+        rows = require_index(rows, on_error)
     layout = rows.dataset.layout
     name, revision = name_source(layout, config.source.source)
     for split in splits:
@@ -188,7 +213,7 @@ def open_evaluation(
     if rows.dataset.needs_index:
         for split in splits:
             check_labels(rows, split, labels, name)
-    width = find_width(rows, config.source.on_error)
+    width = find_width(rows, on_error)
     return EvaluationSource(
         name=name,
         revision=revision,
@@ -199,6 +224,22 @@ def open_evaluation(
         config=config,
         progress=progress,
     )
+
+
+def require_index(rows: RowSource, on_error: OnError) -> RowSource:
+    """Return a source that has an index, made where there is none.
+
+    Where damage is skipped, such an index has no row for it: a warning names it, no result counts.
+
+    Raises:
+        DamageError: a sample is damaged, and damage is not to be skipped.
+    """
+    if rows.dataset.needs_index:
+        return rows
+    layout = rows.dataset.layout
+    dataset = EmbeddingDataset(OpenSource(layout, on_error), tuple(layout.files))
+    len(dataset.index)
+    return RowSource(dataset, rows.lost)
 
 
 def find_width(rows: RowSource, on_error: OnError) -> int:

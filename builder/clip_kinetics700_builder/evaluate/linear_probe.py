@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_kinetics700.texts import pool_clips, take_center
-from clip_kinetics700_builder.config import ProbeConfig
-from clip_kinetics700_builder.evaluate.clips import ClipBatch, EvaluationSource, open_evaluation
+from clip_kinetics700_builder.config import LinearProbeConfig
+from clip_kinetics700_builder.evaluate.clips import ClipBatch, EvaluationSource
 from clip_kinetics700_builder.evaluate.results import (
     Evaluation,
     Outcomes,
@@ -23,8 +23,14 @@ from clip_kinetics700_builder.evaluate.results import (
     rank_classes,
     sum_up,
 )
+from clip_kinetics700_builder.evaluate.train_clips import (
+    count_held_out,
+    describe_train,
+    draw_clips,
+    open_probe,
+)
 from clip_kinetics700_builder.system.progress import Progress, no_progress
-from clip_kinetics700_builder.types import Float32Array, InputError
+from clip_kinetics700_builder.types import Float32Array
 
 if TYPE_CHECKING:  # it imports torch
     from clip_kinetics700_builder.evaluate.softmax_regression import Fit, Prepared
@@ -54,7 +60,9 @@ class Features:
     """(n,) numbers of the classes."""
 
 
-def evaluate_linear_probe(config: ProbeConfig, *, progress: Progress = no_progress) -> Evaluation:
+def evaluate_linear_probe(
+    config: LinearProbeConfig, *, progress: Progress = no_progress
+) -> Evaluation:
     """Return the result of a linear probe, and what came of each clip.
 
     Raises:
@@ -62,18 +70,16 @@ def evaluate_linear_probe(config: ProbeConfig, *, progress: Progress = no_progre
         DamageError: a clip is damaged, and damage is not to be skipped.
     """
     evaluation, is_card = config.evaluation, config.protocol == "card"
-    if evaluation.split == "train":
-        raise InputError("--split train: a probe is trained on it; give validation or test")
-    source = open_evaluation(evaluation, "train", evaluation.split, progress=progress)
+    source = open_probe(evaluation, progress=progress)
     names = source.labels.names
     train = read_features(source, is_card=is_card)
-    n_train = len(train.labels)
-    train = choose_rows(train, config)
-    check_classes(train, source.name)
+    n_clips = len(train.labels)
+    train = choose_rows(train, config, source.name)
     if is_card:
         score, parameters = train_card(train, len(names))
     else:
-        score, parameters = train_mean_pooled(train, len(names), held_out=config.held_out)
+        n_held_out = count_held_out(len(train.labels), config.train)
+        score, parameters = train_mean_pooled(train, len(names), n_held_out=n_held_out)
     batches = source.read(evaluation.split)
     outcomes = join_outcomes([score_batch(b, source, score, is_card=is_card) for b in batches])
     return sum_up(
@@ -86,12 +92,9 @@ def evaluate_linear_probe(config: ProbeConfig, *, progress: Progress = no_progre
         model_sha256=None,
         parameters={
             "classes": len(names),
-            "train": {
-                "clips": n_train,
-                "used": len(train.labels),
-                "fraction": config.train_fraction,
-                "dropped": {k: n for k, n in sorted(source.dropped["train"].items()) if n},
-            },
+            "train": describe_train(
+                source, config.train, n_clips=n_clips, n_used=len(train.labels)
+            ),
             **parameters,
         },
     )
@@ -99,7 +102,7 @@ def evaluate_linear_probe(config: ProbeConfig, *, progress: Progress = no_progre
 
 def read_features(source: EvaluationSource, *, is_card: bool) -> Features:
     """Return the features of train; clips without frames, or with NaN, are dropped."""
-    rows, labels = [], []
+    rows, labels = [np.empty((0, source.width), np.float32)], [np.empty(0, np.int64)]
     for batch in source.read("train"):
         there = batch.sizes > 0
         source.dropped["train"]["no_frames"] += int((~there).sum())
@@ -110,8 +113,6 @@ def read_features(source: EvaluationSource, *, is_card: bool) -> Features:
         rows.append(features[is_finite])
         labels.append(batch.labels[there][is_finite])
         source.dropped["train"]["not_finite"] += int((~is_finite).sum())
-    if not sum(map(len, rows)):
-        raise InputError(f"{source.name}: no clip of train has a label and frames")
     return Features(np.concatenate(rows), np.concatenate(labels))
 
 
@@ -121,27 +122,19 @@ def make_features(batch: ClipBatch, *, is_card: bool) -> Float32Array:
     return take_center(batch.frames, sizes) if is_card else pool_clips(batch.frames, sizes)
 
 
-def choose_rows(features: Features, config: ProbeConfig) -> Features:
+def choose_rows(features: Features, config: LinearProbeConfig, name: str) -> Features:
     """Return the share of the rows that is trained on.
 
     They stay in order for the card's protocol, of which scikit-learn sees what upstream saw; the
     other one takes them in a random order, so that any run of rows is a random part.
     """
-    n_rows = len(features.labels)
-    n_taken = max(1, round(config.train_fraction * n_rows))
-    if config.protocol == "card" and n_taken == n_rows:
-        return features
-    chosen = np.random.default_rng(config.evaluation.seed).permutation(n_rows)[:n_taken]
+    seed = config.evaluation.seed
+    chosen = draw_clips(features.labels, config.train, name=name, seed=seed)
     if config.protocol == "card":
         chosen.sort()
+        if len(chosen) == len(features.labels):
+            return features
     return Features(features.rows[chosen], features.labels[chosen])
-
-
-def check_classes(train: Features, name: str) -> None:
-    """Refuse clips that nothing can be learned from."""
-    n_classes = len(np.unique(train.labels))
-    if n_classes < 2:
-        raise InputError(f"{name}: the clips of train are of {n_classes} class; a probe needs two")
 
 
 def train_card(train: Features, n_classes: int) -> tuple[Score, dict[str, Any]]:
@@ -173,7 +166,7 @@ def train_card(train: Features, n_classes: int) -> tuple[Score, dict[str, Any]]:
 
 
 def train_mean_pooled(
-    train: Features, n_classes: int, *, held_out: float
+    train: Features, n_classes: int, *, n_held_out: int
 ) -> tuple[Score, dict[str, Any]]:
     """Choose C on the held-out part of train, then train on all of it; uses up the features."""
     from clip_kinetics700_builder.evaluate.softmax_regression import (
@@ -183,7 +176,6 @@ def train_mean_pooled(
 
     seen = np.unique(train.labels)
     data = prepare_features(train.rows, np.searchsorted(seen, train.labels))
-    n_held_out = min(max(1, round(held_out * len(train.labels))), len(train.labels) - 1)
     held, rest = data.take(0, n_held_out), data.take(n_held_out, len(train.labels))
     best, sweep, n_passes = sweep_c(rest, held, len(seen))
     c = max(sweep, key=lambda step: step["top1"])["c"]

@@ -1,7 +1,8 @@
 """Shares work out to threads: numpy and torch release Python's lock while they work."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import TypeVar
 
 from clip_kinetics700_builder.system.machine import count_cores
@@ -16,6 +17,22 @@ def use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@contextmanager
+def keep_one_thread() -> Iterator[None]:
+    """Keep this thread's calls of torch on one core within a block.
+
+    Threads of torch that have nothing to do wait in loops, on the cores on which others compute.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    use_one_thread()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def share_rows(work: Callable[[int, int], Result], n_rows: int) -> list[Result]:
