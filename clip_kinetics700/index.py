@@ -93,8 +93,9 @@ class Index:
         return Block(rows, self.samples.take(pa.array(rows)))
 
     def rows_of(self, split: str) -> IntArray:
-        """Return the (n,) int64 rows of a split in order."""
-        return np.flatnonzero(self.split_numbers == self.splits.index(split))
+        """Return the (n,) int64 rows of a split in order, none of one that is not here."""
+        number = self.splits.index(split) if split in self.splits else -1
+        return np.flatnonzero(self.split_numbers == number)
 
     @cached_property
     def rows_by_key(self) -> dict[str, list[int]]:
