@@ -125,12 +125,13 @@ class Batches(IterableDataset[Batch]):
         self._epochs = Epochs()
         self._position: Position | None = None
         self._reading: Reading | None = None
-        # What torch.distributed said where a worker was started, which cannot ask it.
+        # The world of the process that has started this worker, which cannot ask itself.
         self._inherited: World | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Tell workers which rank they read for."""
-        return {**self.__dict__, "_inherited": ask_torch() or self._inherited, "_reading": None}
+        inherited = ask_torch() or self._inherited or ask_environment()
+        return {**self.__dict__, "_inherited": inherited, "_reading": None}
 
     @property
     def epoch(self) -> int:
@@ -246,7 +247,7 @@ class Batches(IterableDataset[Batch]):
             return World()
         rank, size = self.options.rank, self.options.world_size
         if rank is None or size is None:
-            asked = ask_torch() or self._inherited or ask_environment()
+            asked = ask_torch() or self._inherited or ask_environment() or World()
             rank, size = asked.rank if rank is None else rank, size or asked.size
         return World(rank, size)
 

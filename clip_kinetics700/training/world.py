@@ -32,15 +32,15 @@ def ask_torch() -> World | None:
     return World(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
-def ask_environment() -> World:
-    """Return what `RANK` and `WORLD_SIZE` say, which torchrun and accelerate set; else 0 of 1.
+def ask_environment() -> World | None:
+    """Return what `RANK` and `WORLD_SIZE` say, which torchrun and accelerate set; else None.
 
     Raises:
         ValueError: they are no numbers, or no rank of a world.
     """
     rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     if not rank or not size:
-        return World()
+        return None
     try:
         return World(int(rank), int(size))
     except ValueError as error:

@@ -87,6 +87,7 @@ def test_stale_pictures_go(illustrated: Path, tmp_path: Path) -> None:
     assert verify_dataset(output) == []
 
 
+@pytest.mark.slow
 def test_the_assembling_process_stays_small(tmp_path: Path) -> None:
     """The process that draws loads matplotlib, alone, and says nothing of its caches."""
     program = (

@@ -197,6 +197,7 @@ def test_signals_leave_the_workers_to_the_parent(plain_video: CodedVideo) -> Non
         assert worker_pids(pool) == before
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_loses_no_clip(plain_video: CodedVideo) -> None:
     """A machine that sleeps, or a job that is suspended, does not use up the clip's time."""
     with DecodePool(1, 1.5) as pool:
@@ -209,6 +210,7 @@ def test_a_worker_that_is_stopped_loses_no_clip(plain_video: CodedVideo) -> None
         assert worker_pids(pool) == [pid]
 
 
+@pytest.mark.slow
 def test_one_slow_clip_holds_no_other_back(plain_video: CodedVideo) -> None:
     """While the first clip takes its time, all behind it that fit in memory are taken up."""
     taken: list[int] = []
@@ -265,6 +267,7 @@ def open_hanging() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
+@pytest.mark.slow
 def test_a_worker_lives_as_long_as_its_parent() -> None:
     """A worker in a hang outlives signals, which its server gets as well, but no killed parent."""
     with open_hanging() as (parent, pid):

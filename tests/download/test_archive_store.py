@@ -53,7 +53,12 @@ def test_a_flipped_bit_is_fetched_again(trees: dict[str, CvdfTree], tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("action", "reason"), [("stall", "timed_out"), ("flip", "checksum"), (404, "http_404")]
+    ("action", "reason"),
+    [
+        pytest.param("stall", "timed_out", marks=pytest.mark.slow),
+        ("flip", "checksum"),
+        (404, "http_404"),
+    ],
 )
 def test_lasting_faults_are_typed(
     action: Any, reason: str, trees: dict[str, CvdfTree], tmp_path: Path,

@@ -139,7 +139,9 @@ def test_many_samples_make_many_groups(tmp_path: Path) -> None:
         assert index.schema_arrow.equals(INDEX_SCHEMA)
 
 
-@pytest.mark.parametrize("words", [("index",), ("info",), ("convert", "out")])
+@pytest.mark.parametrize(
+    "words", [("index",), ("info",), pytest.param(("convert", "out"), marks=pytest.mark.slow)]
+)
 def test_what_only_reads_needs_no_torch(tmp_path: Path, words: tuple[str, ...]) -> None:
     """`index`, `info` and `convert` start and end without torch and transformers."""
     write_tars_only(tmp_path / "source")

@@ -157,6 +157,7 @@ def test_unknown_repositories_are_one_line(hub: Hub, large: Path) -> None:
         assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_faults_of_the_hub_are_overcome(hub: Hub, large: Path) -> None:
     """A request in passing that fails, of asking for the commit or for bytes, costs no sample."""
     faults = [

@@ -61,6 +61,7 @@ def test_public_tars_are_read_by_url(hub: Hub) -> None:
     assert found == [14, [14, columns], [14, columns], 14]
 
 
+@pytest.mark.slow
 def test_private_tars_are_read_without_a_token_in_an_argument(hub: Hub) -> None:
     """`hf://` and fsspec read private tars as docs/read.md says; no process shows the token."""
     hub.control("faults", ["GET .*/_cdn/.*ds_00000.*;delay;seconds=0.02;times=-1"])

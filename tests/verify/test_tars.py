@@ -193,6 +193,7 @@ def test_members_in_another_order(dataset: Path, member: int) -> None:
     assert "where vid_000000000." in problems_of(dataset)[FIRST_TAR]
 
 
+@pytest.mark.slow
 def test_flipped_bytes_of_resealed_tar(dataset: Path) -> None:
     """No byte of a tar can change unseen, padding included, even without its hash."""
     content = (dataset / FIRST_TAR).read_bytes()
