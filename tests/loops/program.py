@@ -8,6 +8,7 @@ that ended after so many batches of its second epoch, `resumed`, to the end of t
 
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import warnings
@@ -284,6 +285,9 @@ LOOPS: dict[str, Callable[[str, dict[str, Any], str, Path], Epochs]] = {
 
 def main(loop: str, source: str, folder: str) -> None:
     """Read with every kind of workers in every scenario."""
+    # Each worker would import torch anew, for seconds, and what the Trainer starts it with.
+    needed = ["transformers.trainer_utils"] if loop.startswith("trainer") else []
+    multiprocessing.set_forkserver_preload(["clip_kinetics700.training.batches", *needed])
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     if loop in {"plain", "stateful"} and torch.distributed.is_torchelastic_launched():
