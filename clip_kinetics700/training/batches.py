@@ -242,30 +242,25 @@ class Batches(IterableDataset[Batch]):
         }
 
     def _ask_world(self) -> World:
-        """Return which rank reads, of how many."""
-        if self._epochs.is_dispatched:
-            return World()
+        """Return which rank reads, of how many; one reads where another library shares."""
+        return World() if self._epochs.is_dispatched else self._find_world()
+
+    def _find_world(self) -> World:
+        """Return which rank this process is, of how many."""
         rank, size = self.options.rank, self.options.world_size
         if rank is None or size is None:
             asked = ask_torch() or self._inherited or ask_environment() or World()
             rank, size = asked.rank if rank is None else rank, size or asked.size
         return World(rank, size)
 
-    def _check_world(self) -> World:
-        """Return which rank reads, of how many.
-
-        Raises:
-            RuntimeError: batches were read as another rank.
-        """
-        world = self._ask_world()
-        if not self._epochs.is_dispatched:
-            first = World(*self._epochs.remember_world(world.rank, world.size))
-            if first != world:
-                raise RuntimeError(
-                    f"these batches were first read as {first}, and this is now {world}: "
-                    "read them after init_process_group, or give rank and world_size"
-                )
-        return world
+    def _check_world(self, first: World) -> None:
+        """Raise RuntimeError if batches were first read as another rank than this is now."""
+        world = self._find_world()
+        if first != world:
+            raise RuntimeError(
+                f"these batches were first read as {first}, and this is now {world}: "
+                "read them after init_process_group, or give rank and world_size"
+            )
 
     def _resume(self, epoch: int) -> Reading:
         """Return where this rank's reading of an epoch begins."""
@@ -295,17 +290,21 @@ class Batches(IterableDataset[Batch]):
 
     def _begin(self) -> Reading:
         """Begin the next epoch."""
-        epoch = self._epochs.begin()
-        self._check_world()
-        self._reading = reading = self._resume(epoch)
+        self._reading = reading = self._resume(self._epochs.begin())
+        reading.is_dispatched = self._epochs.is_dispatched
+        if not reading.is_dispatched:
+            world = reading.world
+            self._check_world(World(*self._epochs.remember_world(world.rank, world.size)))
         self._position = None
         return reading
 
     def _read_lazily(self) -> Iterator[Batch]:
         """Begin the next epoch with the first batch that is asked for."""
-        for batch in self._read(self._begin()):
+        reading = self._begin()
+        for batch in self._read(reading):
             yield batch
-            self._check_world()
+            if not reading.is_dispatched:
+                self._check_world(reading.world)
 
     def _read(self, reading: Reading) -> Iterator[Batch]:
         """Yield the batches of an epoch, those of one worker inside a DataLoader."""
@@ -376,7 +375,7 @@ class Batches(IterableDataset[Batch]):
                 cut_frames, max_frames=options.max_frames, policy=options.frame_policy, rng=rng
             )
             rows = [row._replace(embeddings=cut(row.embeddings)) for row in rows]
-        if self._epochs.is_dispatched:
+        if reading.is_dispatched:
             # Such batches are joined and cut into slices, so they must be tensors of one length.
             n_frames = self._longest
             columns = [name for name in columns or TENSORS if name in TENSORS]

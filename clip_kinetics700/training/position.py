@@ -47,6 +47,9 @@ class Reading:
     n_batches: int | None = None
     """How many batches this rank reads of it, once that is known."""
 
+    is_dispatched: bool = False
+    """Whether another library shares the batches among ranks."""
+
     @property
     def is_over(self) -> bool:
         """Whether its last batch was handed over."""
