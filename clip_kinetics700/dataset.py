@@ -278,7 +278,8 @@ class EmbeddingDataset:
         rows = np.array(self.index.rows_by_key.get(key, []), np.int64)
         if self._given_rows is not None:
             return rows[np.isin(rows, self._given_rows)]
-        numbers = [self.index.splits.index(split) for split in self._splits]
+        splits = self.index.splits
+        numbers = [number for number, split in enumerate(splits) if split in self._splits]
         return rows[np.isin(self.index.split_numbers[rows], numbers)]
 
     def _find(self, key: str) -> int:

@@ -80,7 +80,10 @@ def upload(hub: PublishingHub, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("xet", [False, True], ids=["lfs", "xet"])
+@pytest.mark.parametrize(
+    "xet",
+    [pytest.param(False, id="lfs", marks=pytest.mark.slow), pytest.param(True, id="xet")],
+)
 def test_a_dataset_is_published_by_one_commit(
     hub: PublishingHub, dataset: Path, *, xet: bool
 ) -> None:

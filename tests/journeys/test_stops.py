@@ -130,6 +130,7 @@ def start_stalled_download(tree: CvdfTree, url: str, output: Path) -> "subproces
     )
 
 
+@pytest.mark.slow
 def test_an_interrupt_does_not_wait_for_a_silent_server(
     trees: dict[str, CvdfTree], tmp_path: Path
 ) -> None:

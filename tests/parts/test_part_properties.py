@@ -130,6 +130,7 @@ def deal_rows(rows: DrawnRows, n_archives: int, random: Random) -> dict[str, lis
     return dealt
 
 
+@pytest.mark.slow
 @pytest.mark.torture
 @settings(max_examples=count_examples(20))
 @given(drawn_rows(from_parts=True), SHARD_SIZES, st.integers(1, 4), RANDOMS)

@@ -247,7 +247,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("has_index", [False, True])
+@pytest.mark.parametrize("has_index", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_reading_all_holds_a_bounded_part(tmp_path: Path, *, has_index: bool) -> None:
     """Iterating over more than is kept mapped does not hold more than that."""
     rng = np.random.default_rng(0)

@@ -77,6 +77,7 @@ def test_load_dataset_reads_ranges_of_a_repository(hub: Hub, large: Path) -> Non
     assert all(request["range"] for request in hub.requests(".tar"))
 
 
+@pytest.mark.slow
 def test_parquet_of_a_revision_is_loaded(hub: Hub, tmp_path: Path) -> None:
     """With a card, `load_dataset` gives the Parquet files of the revision that is asked for."""
     write_dataset(tmp_path / "old", make_samples({"train": 4}))

@@ -115,6 +115,7 @@ def test_every_flipped_byte_is_named(sound: Path, suite: int, full: int) -> None
     check_each(sound, draw_flips(sound, SINGLE_SEED, count), f"flips, seed {SINGLE_SEED},")
 
 
+@pytest.mark.slow
 @pytest.mark.torture
 def test_every_two_flipped_bytes_are_named(sound: Path) -> None:
     """Two bytes of one file changed at once do not hide each other."""

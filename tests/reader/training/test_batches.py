@@ -155,7 +155,7 @@ def test_state_of_other_batches_is_refused(dataset: Path) -> None:
 
 
 @pytest.mark.filterwarnings(TORCHDATA_IS_OLDER)
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_stateful_dataloader_resumes(dataset: Path, n_workers: int) -> None:
     """The StatefulDataLoader of torchdata over our batches resumes at the exact next batch."""
 
@@ -176,7 +176,7 @@ def test_stateful_dataloader_resumes(dataset: Path, n_workers: int) -> None:
     assert len(rest) == N_SAMPLES - 48
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_plain_streaming_goes_through_a_dataloader(
     dataset: Path, tmp_path: Path, n_workers: int
 ) -> None:
