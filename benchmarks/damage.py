@@ -14,9 +14,9 @@ import av
 import numpy as np
 
 from benchmarks.generated_clips import make_clip
-from clip_kinetics700_builder.decode.preprocess import Preprocessing
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
 from clip_kinetics700_builder.types import Failure, Frames
+from tests.support.media.videos import LIKE_CLIP
 
 N_SOURCES = 6
 SECONDS = 6
@@ -28,14 +28,6 @@ CODECS = {
     "AV1": (".mp4", ("libaom-av1", "-g", "999", "-usage", "realtime", "-cpu-used", "8")),
     "MPEG-4": (".mp4", ("mpeg4", "-g", "600", "-bf", "2")),
 }
-PREPROCESSING = Preprocessing(
-    shortest_edge=224,
-    resample="bicubic",
-    crop=(224, 224),
-    rescale_factor=1 / 255,
-    mean=(0.5,) * 3,
-    std=(0.5,) * 3,
-)
 Damage = Callable[[bytearray, list[int], np.random.Generator], None]
 
 
@@ -93,7 +85,7 @@ def list_places(path: Path) -> list[int]:
 
 def decode(path: Path) -> Frames | Failure:
     """Decode one frame a second as a build does."""
-    return decode_frames(DecodeTask(0, str(path), 0, Decoding(1.0, PREPROCESSING)))
+    return decode_frames(DecodeTask(0, str(path), 0, Decoding(1.0, LIKE_CLIP)))
 
 
 def judge(path: Path, sound: Frames) -> str:

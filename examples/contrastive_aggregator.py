@@ -46,7 +46,7 @@ log = logging.getLogger("contrastive_aggregator")
 
 # CLIP's own beginning and limit of the temperature.
 FIRST_SCALE, LAST_SCALE = 1 / 0.07, 100.0
-# Of more texts than these, a batch is compared with its own alone.
+# If there are more texts than this, a batch is compared with its own texts alone.
 MAX_TEXTS = 4096
 NO_TEXT = -1
 CHECKPOINT_NAME, REPORTS_NAME = "checkpoint.pt", "reports.json"

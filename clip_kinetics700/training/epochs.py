@@ -45,8 +45,9 @@ class Epochs:
     """Makes each iteration an epoch: the one that was set, or the one after the last.
 
     A process and the workers that it starts share memory. Each word has one writer and is written
-    at once, so there is no lock that a killed worker could hold. Workers of one iteration know each
-    other by a tag, so all of them read the same epoch, however early the one before was left.
+    at once, so there is no lock that a killed worker could hold. Workers that a loader has started
+    know each other and count its iterations, so all of them read the same epoch, however early the
+    one before was left.
     """
 
     def __init__(self) -> None:

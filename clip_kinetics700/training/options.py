@@ -39,4 +39,5 @@ class BatchOptions(Ordering):
         unknown = set(self.columns or ()) - set(COLUMNS)
         if isinstance(self.columns, str) or unknown:
             raise ValueError(f"columns are {self.columns!r}; allowed are {', '.join(COLUMNS)}")
+        # Whichever of the two is given must be possible, whatever the other will be.
         World(self.rank or 0, self.world_size or (self.rank or 0) + 1)

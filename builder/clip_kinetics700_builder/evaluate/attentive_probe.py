@@ -182,7 +182,7 @@ class AttentiveProbe(nn.Module):
         """Draw the weights."""
         super().__init__()
         size = -(-width // N_HEADS)
-        # Of zeros, so that each head begins with the mean of the frames.
+        # The queries are zero at first, so each head begins with the mean of the frames.
         self.queries = nn.Parameter(torch.zeros(N_HEADS, width))
         self.values = nn.Parameter(torch.randn(N_HEADS, width, size) / math.sqrt(width))
         self.norm = nn.LayerNorm(N_HEADS * size)

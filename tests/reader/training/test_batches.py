@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 import clip_kinetics700
 from clip_kinetics700 import DamageError, batches, collate, load_dataset
+from tests.support.datasets.batched import keys_of
 from tests.support.datasets.layouts import make_samples, write_dataset, write_index
 
 N_SAMPLES = 103
@@ -36,11 +36,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("batches") / "dataset", samples, samples_per_shard=30
     )
     return write_index(directory)
-
-
-def keys_of(read: Iterable[Any]) -> list[str]:
-    """Return the keys of all samples of some batches, in order."""
-    return [key for batch in read for key in batch["keys"]]
 
 
 def test_batches_hold_the_samples_in_order(dataset: Path) -> None:

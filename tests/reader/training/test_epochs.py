@@ -1,8 +1,6 @@
 """Every iteration is the next epoch, whole, for whichever process and rank reads it."""
 
 import copy
-from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from clip_kinetics700 import Batches, batches
 from clip_kinetics700.training.epochs import Begun, Epochs
+from tests.support.datasets.batched import keys_of
 from tests.support.datasets.layouts import make_samples, write_dataset, write_index
 
 N_SAMPLES = 43
@@ -30,11 +29,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(dataset: Path) -> Batches:
     """Batches that nobody has read."""
     return batches(dataset, **OPTIONS)
-
-
-def keys_of(read: Iterable[Any], n_batches: int | None = None) -> list[str]:
-    """Return the keys of some batches, in order."""
-    return [key for batch in islice(read, n_batches) for key in batch["keys"]]
 
 
 def right_epoch(dataset: Path, epoch: int) -> list[str]:

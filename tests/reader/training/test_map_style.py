@@ -9,6 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Rando
 
 import clip_kinetics700
 from clip_kinetics700 import collate
+from tests.support.datasets.batched import keys_of
 from tests.support.datasets.layouts import make_samples, write_dataset, write_index
 
 SAMPLES = {"train": 22, "validation": 5}
@@ -24,11 +25,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(dataset: Any, **options: Any) -> Any:
     """Return a DataLoader of padded batches."""
     return DataLoader(dataset, collate_fn=collate, **options)
-
-
-def keys_of(loader: Any) -> list[str]:
-    """Return the keys of all batches in order."""
-    return [key for batch in loader for key in batch["keys"]]
 
 
 def test_ranks_share_an_epoch(directory: Path) -> None:

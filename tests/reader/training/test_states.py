@@ -2,8 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 
 from clip_kinetics700 import Batches, batches
 from clip_kinetics700.training.ordering import Even
+from tests.support.datasets.batched import keys_of
 from tests.support.datasets.layouts import make_samples, write_dataset, write_index
 
 N_SAMPLES = 43
@@ -25,11 +24,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("states") / "dataset"
     samples = make_samples({"train": N_SAMPLES, "validation": N_SAMPLES})
     return write_index(write_dataset(directory, samples, samples_per_shard=10))
-
-
-def keys_of(read: Iterable[Any], n_batches: int | None = None) -> list[str]:
-    """Return the keys of some batches, in order."""
-    return [key for batch in islice(read, n_batches) for key in batch["keys"]]
 
 
 def make_ranks(dataset: Path, world_size: int, *, even: Even) -> list[Batches]:
