@@ -33,8 +33,10 @@ from tests.support.kinetics.miniature import MiniKinetics
 from tests.support.processes.checkout import SOURCE_PATHS
 
 # What the command line has and Python says otherwise: by what is returned, raised or passed on.
-NOT_FOR_PYTHON = {"max_failures", "quiet", "debug", "as_json", "result_file", "figure"}
+NOT_FOR_PYTHON = {"quiet", "debug", "as_json", "result_file", "figure"}
 # Commands of one function each; the other commands print, and their functions are in their rooms.
+SHARE_IS_RETURNED = ("assemble", "convert")
+"""Commands whose option `--max-failures` decides their exit code and nothing else."""
 COMMAND_OF_FUNCTION = {
     "assemble": "assemble",
     "build": "build",
@@ -81,6 +83,8 @@ def list_parameters(command: str) -> set[str]:
         name = flags[0].removeprefix("--") if flags else str(parameter.name)
         if parameter.name not in NOT_FOR_PYTHON:
             names.add(name.replace("-", "_"))
+    if command in SHARE_IS_RETURNED:
+        names.remove("max_failures")
     # A dry run prints what it finds; `push` alone returns it.
     return names if command == "push" else names - {"dry_run"}
 

@@ -72,6 +72,8 @@ def build(
     decoder: Literal["auto", "pyav", "torchcodec"] = "auto",
     decode_device: Literal["cpu", "cuda"] = "cpu",
     retry_errors: str | Iterable[str] | None = None,
+    max_failures: float = 0.5,
+    outage_wait: float = 300.0,
     rows_per_part: int = 500,
     encode_lanes: int | None = None,
     decode_workers: int | None = None,
@@ -120,6 +122,7 @@ def download(
     cookies: AnyPath | None = None,
     youtube_interval: float = 5.0,
     retry_errors: str | Iterable[str] | None = None,
+    outage_wait: float = 300.0,
     progress: Bars = False,
 ) -> DownloadSummary: ...
 def embed_classes(
@@ -156,6 +159,8 @@ def encode(
     decoder: Literal["auto", "pyav", "torchcodec"] = "auto",
     decode_device: Literal["cpu", "cuda"] = "cpu",
     retry_errors: str | Iterable[str] | None = None,
+    max_failures: float = 0.5,
+    outage_wait: float = 300.0,
     rows_per_part: int = 500,
     encode_lanes: int | None = None,
     decode_workers: int | None = None,

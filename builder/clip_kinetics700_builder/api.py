@@ -150,7 +150,7 @@ def choose_progress(progress: Bars | None) -> Progress:
     return progress
 
 
-@takes(EncodeConfig, AssembleConfig, leave_out=("max_failures",))
+@takes(EncodeConfig, AssembleConfig)
 def build(output: AnyPath, *, progress: Progress, **options: Any) -> Built:
     """Encode videos and assemble the dataset in `output`: `encode` and `assemble` in one.
 

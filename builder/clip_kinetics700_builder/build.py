@@ -19,7 +19,7 @@ from clip_kinetics700_builder.engines.local import (
     count_clips,
     start_engine,
 )
-from clip_kinetics700_builder.engines.prepare import Job, plan_job, prepare_engine
+from clip_kinetics700_builder.engines.prepare import Job, plan_job, prepare_engine, refuse_missing
 from clip_kinetics700_builder.parts.part import PartReport, is_done
 from clip_kinetics700_builder.parts.retries import plan_retries
 from clip_kinetics700_builder.parts.work import parts_directory
@@ -55,6 +55,8 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
     if config.run.engine == "ray":
         config = make_portable(config)
     job = plan_job(config)
+    if job.list_unfinished(config.work):
+        refuse_missing(config, job)
     reports: list[PartReport] = []
     seconds = 0.0
     with open_engine(config, job, progress=progress) as encode_parts:

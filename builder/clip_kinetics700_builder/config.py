@@ -46,6 +46,19 @@ _RETRY_ERRORS: dict[str, Any] = {
     "bare": "",
     "text": "Try again what failed, for all reasons or for some.",
 }
+_MAX_FAILURES: dict[str, Any] = {
+    "default": 0.5,
+    "low": 0,
+    "high": 1,
+    "text": "Share of clips that may fail; where more do, encoding stops, and the exit code is 1.",
+}
+_OUTAGE_WAIT: dict[str, Any] = {
+    "default": 300.0,
+    "name": "outage_wait",
+    "low": 0,
+    "high": 10**6,
+    "text": "Seconds to wait for a disk or a server that fails before the run stops.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +155,8 @@ class RunConfig:
     """How the work is done: nothing here changes a byte of the dataset."""
 
     retry_errors: tuple[str, ...] | None = option(**_RETRY_ERRORS)
+    max_failures: float = option(**_MAX_FAILURES)
+    outage_wait_seconds: float = option(**_OUTAGE_WAIT)
     rows_per_part: int = option(
         "Clips in a part, the unit that is never done twice.", default=500, low=1, high=MOST
     )
@@ -214,9 +229,7 @@ class AssembleConfig:
     formats: tuple[str, ...] = option(
         "What is written: parquet, webdataset.", default=FORMATS, parse=parse_formats
     )
-    max_failures: float = option(
-        "Share of failed clips above which the exit code is 1.", default=0.5, low=0, high=1
-    )
+    max_failures: float = option(**_MAX_FAILURES)
     date: str | None = option("Date for the manifest; none is written otherwise.", parse=parse_date)
     figures: bool = option(
         "Draw the card's pictures, which takes matplotlib and two seconds.", default=True
@@ -277,6 +290,7 @@ class DownloadConfig:
     )
     youtube_address: str = "https://www.youtube.com/watch?v={id}"
     retry_errors: tuple[str, ...] | None = option(**_RETRY_ERRORS)
+    outage_wait_seconds: float = option(**_OUTAGE_WAIT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,10 @@ class BuildError(RuntimeError):
     """The run itself failed: one clear line, exit code 1."""
 
 
+class OutageError(BuildError):
+    """A disk, a network or the machine fails, not the clip: the same command goes on later."""
+
+
 class EncoderError(BuildError):
     """The encoder failed on a batch."""
 

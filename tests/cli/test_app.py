@@ -35,9 +35,10 @@ ANNOTATION = "label,youtube_id,time_start,time_end,split\nyoga,abcdefghijk,0,10,
 
 @pytest.fixture
 def inputs(tmp_path: Path, random_model: Path) -> dict[str, str]:
-    """Options of a build that would work, if without a single video."""
+    """Options of a build that would work, if without a single sample."""
     (tmp_path / "train.csv").write_text(ANNOTATION, encoding="utf-8")
     (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/abcdefghijk_000000_000010.mp4").touch()
     return {
         "--annotations": str(tmp_path / "train.csv"),
         "--videos": str(tmp_path / "videos"),
@@ -184,8 +185,18 @@ def test_a_clock_that_is_none(inputs: dict[str, str], monkeypatch: pytest.Monkey
     assert '"date": "1970-01-02"' in manifest
 
 
+def test_a_directory_of_other_clips_is_refused(inputs: dict[str, str]) -> None:
+    """Where more clips have no file than may fail, nothing is begun."""
+    for file in Path(inputs["--videos"]).iterdir():
+        file.rename(file.with_name("others.mp4"))
+    message = "holds no file of 1 of 1 clips, more than --max-failures 0.5"
+    assert_refused(inputs, message)
+    outcome = run_cli(*build_words({**inputs, "--max-failures": "1"}))
+    assert outcome.returncode == 0, outcome.stderr
+
+
 def test_too_many_failures_end_with_code_1(inputs: dict[str, str]) -> None:
-    """A build whose only clip is missing writes the reasons of the failure alone, and says so."""
+    """A build whose only clip is empty writes the reasons of the failure alone, and says so."""
     outcome = run_cli(*build_words(inputs))
     assert outcome.returncode == 1, outcome.stderr
     assert "1 of 1 clips failed (100%), more than --max-failures 0.5" in outcome.stderr

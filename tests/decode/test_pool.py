@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Timer
 
@@ -24,7 +24,7 @@ from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.types import BuildError, Failure, Frames
 from tests.support.media.videos import UNCHANGED, CodedVideo, encode_coded, read_codes
 from tests.support.processes.checkout import SOURCE_PATHS
-from tests.support.processes.misdeeds import misbehave, worker_pids
+from tests.support.processes.misdeeds import MISDEEDS, misbehave, worker_pids
 
 pytestmark = pytest.mark.needs_ffmpeg
 
@@ -208,6 +208,43 @@ def test_a_worker_that_is_stopped_loses_no_clip(plain_video: CodedVideo) -> None
         wake.start()
         assert decode_all(pool, [make_task(0, plain_video)]) == [""]
         assert worker_pids(pool) == [pid]
+
+
+@pytest.mark.slow
+def test_a_worker_that_stays_stopped_is_replaced(
+    plain_video: CodedVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a clip that it had taken nor one that it was to take waits for it for ever."""
+    monkeypatch.setattr("clip_kinetics700_builder.decode.worker.STOPPED_SECONDS", 0.5)
+    with DecodePool(1, 60) as pool:
+        decode_all(pool, [make_task(0, plain_video)])
+        [pid] = worker_pids(pool)
+        os.kill(pid, signal.SIGSTOP)
+        assert decode_all(pool, [make_task(0, plain_video)]) == [""]
+        assert worker_pids(pool) != [pid]
+
+
+@dataclass(frozen=True)
+class MisbehaveOnce:
+    """Misbehave, but not when this was done before; runs in a worker."""
+
+    mark: Path
+    deed: str
+
+    def __call__(self, task: DecodeTask) -> Frames | Failure:
+        """Decode, or do what the deed says."""
+        if not self.mark.exists():
+            self.mark.touch()
+            MISDEEDS[self.deed]()
+        return decode_frames(task)
+
+
+@pytest.mark.parametrize("deed", ["hang", "die", "balloon"])
+def test_a_clip_gets_a_second_try_alone(deed: str, plain_video: CodedVideo, tmp_path: Path) -> None:
+    """What may have been the fault of others does not cost the clip."""
+    with DecodePool(2, 1, decode=MisbehaveOnce(tmp_path / "done", deed)) as pool:
+        tasks = [replace(make_task(0, plain_video), row=row) for row in range(4)]
+        assert decode_all(pool, tasks) == [""] * 4
 
 
 @pytest.mark.slow

@@ -47,7 +47,8 @@ FFMPEG_LIBRARIES = {
 
 
 def make_missing(path: Path) -> None:
-    """Make nothing."""
+    """Make another file only: an empty directory would be a disk that is not mounted."""
+    path.with_name("other.mp4").touch()
 
 
 def make_empty(path: Path) -> None:

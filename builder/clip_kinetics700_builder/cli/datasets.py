@@ -48,7 +48,7 @@ def build_command(
         from clip_kinetics700_builder.dataset.layout import WORK_NAME
 
         return print_dry_run(output / WORK_NAME, options, options["formats"])
-    encoded, manifest = api.build(output, progress=not quiet, **options)
+    encoded, manifest = api.build(output, progress=not quiet, max_failures=max_failures, **options)
     if manifest is None:
         n_left = encoded.n_parts_left
         log.info("%d parts are left for other ranks; the last one to finish assembles", n_left)

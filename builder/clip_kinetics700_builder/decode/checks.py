@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clip_kinetics700_builder.decode.preprocess import Preprocessing
+from clip_kinetics700_builder.system.outage import explain_outage
 from clip_kinetics700_builder.types import ClipError
 
 # Twice 8K. A damaged header can claim frames of gigabytes.
@@ -67,14 +68,18 @@ def open_video_file(path: str) -> Iterator[BinaryIO]:
     """Yield an open file.
 
     Raises:
-        ClipError: the file is gone, or cannot be read.
+        ClipError: the file is gone, or may not be read.
+        OutageError: nothing can be read there now.
     """
     try:
         with Path(path).open("rb") as file:
             yield file
-    except FileNotFoundError:
-        raise ClipError("source", "missing", "the file is no longer there") from None
-    except OSError:
+    except OSError as error:
+        outage = explain_outage(error, Path(path))
+        if outage is not None:
+            raise outage from error
+        if isinstance(error, FileNotFoundError):
+            raise ClipError("source", "missing", "the file is no longer there") from None
         raise ClipError("source", "unreadable", "the file cannot be read") from None
 
 

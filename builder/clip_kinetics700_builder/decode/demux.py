@@ -2,10 +2,11 @@
 
 from array import array
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import av
@@ -165,6 +166,7 @@ class Video(AbstractContextManager["Video"]):
 
         Raises:
             ClipError: it is no video that can be opened, or it cannot be read to its end.
+            OSError: the disk fails.
         """
         self.path = path
         self._kept: list[Any] = []
@@ -174,12 +176,12 @@ class Video(AbstractContextManager["Video"]):
         try:
             self.packets = packets or self._scan()
         except BaseException:
-            self.container.close()
+            self.close()
             raise
 
     def __exit__(self, *_: object) -> None:
-        """Close the file: a container that is not closed keeps its memory (PyAV 838)."""
-        self.container.close()
+        """Close the file."""
+        self.close()
 
     def read(self, start: int = 0) -> Iterator[tuple[int, Any]]:
         """Return (index, packet) of the video stream from an index on; some before may come too.
@@ -191,7 +193,7 @@ class Video(AbstractContextManager["Video"]):
             kept, self._kept = self._kept, []
             return islice(enumerate(kept), start, None)
         if not self._is_fresh:
-            self.container.close()
+            self.close()
             self._open()
         self._is_fresh = False
         source = self._demux()
@@ -210,17 +212,15 @@ class Video(AbstractContextManager["Video"]):
 
     def _open(self) -> None:
         check_file(self.path)
-        try:
-            self.container = av.open(self.path, metadata_errors="ignore")
-        except (FFmpegError, ValueError):
-            message = "FFmpeg cannot open this file as a video"
-            raise ClipError("decode", "unreadable", message) from None
         self._is_fresh = True
-        try:
+        with ExitStack() as opened:
+            try:
+                self.container = opened.enter_context(open_container(self.path))
+            except (FFmpegError, ValueError):
+                message = "FFmpeg cannot open this file as a video"
+                raise ClipError("decode", "unreadable", message) from None
             self.stream = find_stream(self.container)
-        except ClipError:
-            self.container.close()
-            raise
+            self.close = opened.pop_all().close
 
     def _scan(self) -> Packets:
         fields = array("q")
@@ -253,6 +253,20 @@ class Video(AbstractContextManager["Video"]):
         except FFmpegError:
             message = "the video stream cannot be read to its end"
             raise ClipError("decode", "decode_error", message) from None
+
+
+@contextmanager
+def open_container(path: str) -> Iterator[Any]:
+    """Yield the container of a video file, which is closed: else it keeps its memory (PyAV 838).
+
+    FFmpeg reads through a file of Python, so that an error of the disk is an OSError and never one
+    of FFmpeg's, which cannot be told from those of a damaged file.
+    """
+    with (
+        Path(path).open("rb", buffering=0) as file,
+        av.open(file, metadata_errors="ignore") as container,
+    ):
+        yield container
 
 
 def find_stream(container: Any) -> Any:

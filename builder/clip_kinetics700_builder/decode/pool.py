@@ -4,18 +4,26 @@ Each task has a time limit, and a worker that crashes or hangs is replaced. Thre
 workers, so that no worker idles while this process encodes.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from queue import SimpleQueue
 
 from clip_kinetics700_builder.config import WORKER_MEMORY_MIB
 from clip_kinetics700_builder.decode.video import DecodeTask, decode_frames
 from clip_kinetics700_builder.decode.worker import Decode, DecodeWorker
+from clip_kinetics700_builder.system.outage import NO_PATIENCE, Patience
 from clip_kinetics700_builder.types import Failure, Frames
 
+log = logging.getLogger(__name__)
+
+# What may be the fault of a busy machine, or of the clips decoded before or beside this one.
+FAULTS_OF_MANY = ("timed_out", "crashed", "out_of_memory")
 # Results come out in order, so one slow clip holds back the others: with this many tasks a worker,
 # the workers go on meanwhile (docs/decisions.md), but only as long as their results fit.
 TASKS_PER_WORKER = 16
@@ -36,6 +44,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         memory_mib: int = WORKER_MEMORY_MIB,
         result_bytes: int = RESULT_BYTES,
         decode: Decode = decode_frames,
+        patience: Patience = NO_PATIENCE,
     ) -> None:
         """Start `workers` processes.
 
@@ -45,7 +54,9 @@ class DecodePool(AbstractContextManager["DecodePool"]):
             memory_mib: how much resident memory one process may hold.
             result_bytes: room for the pixels of one call; larger results come through the pipe.
             decode: the function that the processes run.
+            patience: how long an outage may last.
         """
+        self._patience = patience
         fitting = min(workers * TASKS_PER_WORKER, MAX_WINDOW_BYTES // result_bytes)
         self._window = max(fitting, workers * MIN_TASKS_PER_WORKER)
         self._workers = [
@@ -71,6 +82,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         A clip of more frames than one task takes comes as several consecutive `Frames`.
 
         Raises:
+            OutageError: what keeps clips from being decoded is not theirs, and lasts.
             BuildError: no worker stays alive, or one failed by an error of this program.
         """
         source = iter(tasks)
@@ -101,7 +113,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
     ) -> Iterator[Frames | Failure]:
         """Yield the frames of one task and, for a long clip, those of the tasks that follow it."""
         while True:
-            result = future.result()
+            result = self._settle(task, future)
             if isinstance(result, Failure):
                 yield result
                 return
@@ -113,3 +125,23 @@ class DecodePool(AbstractContextManager["DecodePool"]):
             task = replace(task, first=stop)
             future = self._submit(task)
             yield result
+
+    def _settle(self, task: DecodeTask, future: Future[Frames | Failure]) -> Frames | Failure:
+        """Return what comes of a task in the end, whatever the machine does meanwhile."""
+        futures = chain([future], iter(partial(self._submit, task), None))
+        result = self._patience.outlast(lambda: next(futures).result())
+        if isinstance(result, Failure) and result.reason in FAULTS_OF_MANY:
+            log.info("plan row %d: %s; another try alone", task.row, result.message)
+            result = self._patience.outlast(partial(self._run_alone, task))
+        return result
+
+    def _run_alone(self, task: DecodeTask) -> Frames | Failure:
+        """Return what comes of a task in a fresh process with nothing beside it."""
+        # No task comes after those that are queued, so one worker after the other gets idle.
+        workers = [self._idle.get() for _ in self._workers]
+        try:
+            workers[0].restart()
+            return workers[0].run(task)
+        finally:
+            for worker in workers:
+                self._idle.put(worker)

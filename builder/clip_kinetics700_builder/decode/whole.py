@@ -2,10 +2,8 @@
 
 from typing import BinaryIO
 
-import av
-
 from clip_kinetics700_builder.decode.checks import MAX_DURATION_SECONDS, open_video_file
-from clip_kinetics700_builder.decode.demux import AVI, Video
+from clip_kinetics700_builder.decode.demux import AVI, Video, open_container
 from clip_kinetics700_builder.types import ClipError
 
 # Headers round, and count a frame more or less.
@@ -55,7 +53,7 @@ def check_duration(video: Video) -> None:
 
 def find_end(path: str) -> float:
     """Return the second at which the last packet of any stream ends."""
-    with av.open(path, metadata_errors="ignore") as container:
+    with open_container(path) as container:
         return max(
             float((packet.pts + (packet.duration or 0)) * packet.time_base)
             for packet in container.demux()

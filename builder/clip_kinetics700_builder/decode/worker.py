@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from enum import Enum, auto
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -31,7 +33,14 @@ from clip_kinetics700_builder.system.children import ADVICE, NO_GUARD
 from clip_kinetics700_builder.system.machine import is_out_of_memory
 from clip_kinetics700_builder.system.signals import SIGNALS
 from clip_kinetics700_builder.system.threads import use_one_thread
-from clip_kinetics700_builder.types import BuildError, Failure, Frames, InputError, UInt8Array
+from clip_kinetics700_builder.types import (
+    BuildError,
+    Failure,
+    Frames,
+    InputError,
+    OutageError,
+    UInt8Array,
+)
 
 Context = ForkServerContext | SpawnContext
 
@@ -53,20 +62,20 @@ class SharedPixels:
         """Allocate room for the pixels of one result; pass this to a process when it starts."""
         self._memory = context.RawArray(ctypes.c_uint8, n_bytes)
 
-    def send(self, connection: Connection, result: Frames | Failure | str) -> None:
+    def send(self, connection: Connection, result: "Frames | Failure | Outage") -> None:
         """Send a result; its pixels stay in the shared memory until the next one."""
         if isinstance(result, Frames) and 0 < result.pixels.nbytes <= len(self._memory):
             self._view(result.pixels.shape)[:] = result.pixels
             result = replace(result, pixels=result.pixels[:0])
         connection.send(result)
 
-    def receive(self, connection: Connection) -> Frames | Failure | str:
+    def receive(self, connection: Connection) -> "Frames | Failure | Outage | str":
         """Return the next result, its pixels copied out of the shared memory.
 
         Raises:
             EOFError, OSError: the other side has ended.
         """
-        result: Frames | Failure | str = connection.recv()
+        result: Frames | Failure | Outage | str = connection.recv()
         if isinstance(result, Frames) and len(result.pixels) < len(result.timestamps):
             shape = (len(result.timestamps), *result.pixels.shape[1:])
             return replace(result, pixels=self._view(shape).copy())
@@ -77,6 +86,21 @@ class SharedPixels:
 
 
 Decode = Callable[[DecodeTask], Frames | Failure]
+
+
+class Outage(NamedTuple):
+    """What keeps a worker from decoding is not its clip's fault."""
+
+    message: str
+
+
+class Silence(Enum):
+    """Why a process is not waited for any longer."""
+
+    LATE = auto()
+    LARGE = auto()
+    STOPPED = auto()
+
 
 # How long a process may take to start: importing torch from a cold network disk takes minutes.
 START_SECONDS = 600.0
@@ -89,6 +113,9 @@ PR_SET_PDEATHSIG = 1
 WATCH_SECONDS = 0.05
 # Longer steps were not spent awake: the machine slept, or this process was stopped.
 MAX_STEP_SECONDS = 1.0
+# A process that is stopped for so long, while this one runs, is replaced.
+STOPPED_SECONDS = 10.0
+STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 # What libraries that decode raise for anything wrong with a file.
 LIBRARY_ERRORS = (FFmpegError, RuntimeError, ValueError, IndexError)
 # A worker says this when a task has reached it: if it dies from then on, the clip is blamed.
@@ -107,7 +134,6 @@ class DecodeWorker:
         self._shared = SharedPixels(self._context, result_bytes)
         self._timeout_seconds = timeout_seconds
         self._memory_mib = memory_mib
-        self._n_done = 0
         self._lock = Lock()
         self._is_closed = False
         self._process, self._connection = self._start()
@@ -115,10 +141,8 @@ class DecodeWorker:
     def run(self, task: DecodeTask) -> Frames | Failure:
         """Decode one task; a process that dies costs the clip only if it had taken the task.
 
-        A process that takes too much memory costs the clip only if it had decoded nothing before:
-        the clip is not blamed for what earlier ones left behind.
-
         Raises:
+            OutageError: the disk fails, or memory or descriptors are short.
             BuildError: no process stays alive to take the task, or one failed by an error of this
                 program.
         """
@@ -127,7 +151,7 @@ class DecodeWorker:
                 self._process.join(1)
                 if self._process.exitcode == NO_GUARD:
                     raise InputError(ADVICE)
-                self._restart()
+                self.restart()
             elif (result := self._receive_result(task)) is not None:
                 return result
         raise BuildError(
@@ -160,7 +184,12 @@ class DecodeWorker:
         far_end.close()
         return process, connection
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Replace the process: nothing of what it decoded before is left.
+
+        Raises:
+            BuildError: it cannot be started, or the worker was closed.
+        """
         with self._lock:
             self._process.kill()
             self._process.join(STOP_SECONDS)
@@ -168,62 +197,73 @@ class DecodeWorker:
             if self._is_closed:
                 raise BuildError("the decode workers were stopped")
             self._process, self._connection = self._start()
-            self._n_done = 0
 
     def _hand_over(self, task: DecodeTask) -> bool:
         """Return whether the process took the task."""
         with suppress(EOFError, OSError):
             self._connection.send(task)
-            return self._connection.poll(START_SECONDS) and self._connection.recv() == TAKEN
+            return self._wait(START_SECONDS) is None and self._connection.recv() == TAKEN
         return False
 
     def _receive_result(self, task: DecodeTask) -> Frames | Failure | None:
         """Return the result, or None if the task is to be tried in a fresh process."""
         try:
-            excess = self._watch()
-            if excess is not None:
-                was_fresh = self._n_done == 0
-                self._restart()
-                is_blamed = was_fresh or excess[0] != "out_of_memory"
-                return Failure(task.row, "decode", *excess) if is_blamed else None
+            silence = self._wait(self._timeout_seconds)
+            if silence is not None:
+                self.restart()
+                return self._blame(task, silence)
             result = self._shared.receive(self._connection)
         except (EOFError, OSError):
-            self._restart()
+            self.restart()
             return Failure(task.row, "decode", "crashed", "the decoding process died")
+        if isinstance(result, Outage):
+            raise OutageError(result.message)
         if isinstance(result, str):
             raise BuildError(f"decoding the clip in row {task.row} of the plan raised {result}")
-        self._n_done += 1
         return result
 
-    def _watch(self) -> tuple[str, str] | None:
-        """Wait for the result or the death of the process.
+    def _blame(self, task: DecodeTask, silence: Silence) -> Failure | None:
+        """Return the failure of a clip whose process had to be stopped, None where it has none."""
+        if silence is Silence.STOPPED:
+            return None
+        if silence is Silence.LATE:
+            message = f"decoding took longer than {self._timeout_seconds:g} s"
+            return Failure(task.row, "decode", "timed_out", message)
+        message = f"decoding took over {self._memory_mib} MiB of memory"
+        return Failure(task.row, "decode", "out_of_memory", message)
 
-        The time counts in which both processes ran: a machine that sleeps, or that is frozen or
-        stopped, loses no clip.
+    def _wait(self, limit_seconds: float) -> Silence | None:
+        """Wait until the process sends something, or is dead; return why that lasts too long.
 
-        Returns:
-            Reason and message if the process takes too much time or memory and must be stopped.
+        The time counts in which both processes ran, or could have run: a machine that sleeps, or
+        that is frozen or stopped, or whose disk does not answer, loses no clip.
         """
-        awake_seconds, last = 0.0, time.monotonic()
+        awake_seconds = stopped_seconds = 0.0
+        last = time.monotonic()
         while not self._connection.poll(WATCH_SECONDS):
             step, last = time.monotonic() - last, time.monotonic()
-            is_stopped, resident_mib = self._look()
-            if step < MAX_STEP_SECONDS and not is_stopped:
-                awake_seconds += step
-            if awake_seconds >= self._timeout_seconds:
-                return "timed_out", f"decoding took longer than {self._timeout_seconds:g} s"
+            status, resident_mib = self._look()
             if resident_mib > self._memory_mib:
-                return "out_of_memory", f"decoding took over {self._memory_mib} MiB of memory"
+                return Silence.LARGE
+            if step > MAX_STEP_SECONDS or status == psutil.STATUS_DISK_SLEEP:
+                continue
+            if status in STOPPED:
+                stopped_seconds += step
+            else:
+                awake_seconds, stopped_seconds = awake_seconds + step, 0.0
+            if stopped_seconds >= STOPPED_SECONDS:
+                return Silence.STOPPED
+            if awake_seconds >= limit_seconds:
+                return Silence.LATE
         return None
 
-    def _look(self) -> tuple[bool, float]:
-        """Return whether the process is stopped, and its resident memory in MiB."""
+    def _look(self) -> tuple[str, float]:
+        """Return the status of the process, as psutil calls it, and its resident memory in MiB."""
         # A process that is dead cannot be measured; the pipe tells that it is.
         with suppress(psutil.Error):
             process = psutil.Process(self._process.pid)
-            is_stopped = process.status() == psutil.STATUS_STOPPED
-            return is_stopped, float(process.memory_info().rss / 2**20)
-        return False, 0.0
+            return process.status(), float(process.memory_info().rss / 2**20)
+        return psutil.STATUS_DEAD, 0.0
 
 
 def serve(connection: Connection, shared: SharedPixels, decode: Decode) -> None:
@@ -257,15 +297,21 @@ def end_with_parent() -> None:
         sys.exit(1)
 
 
-def decode_or_explain(task: DecodeTask, decode: Decode, connection: Connection) -> Frames | Failure:
-    """Return the frames of a clip, or what about it made decoding fail."""
+def decode_or_explain(
+    task: DecodeTask, decode: Decode, connection: Connection
+) -> Frames | Failure | Outage:
+    """Return the frames of a clip, or what about it, or about the machine, made decoding fail."""
     try:
         return decode(task)
+    except OutageError as error:
+        return Outage(str(error))
     except (MemoryError, ArithmeticError, *LIBRARY_ERRORS) as error:
         if is_out_of_memory(error):
             return Failure(task.row, "decode", "out_of_memory", "decoding ran out of memory")
         message = f"decoding raised {type(error).__name__}"
         return Failure(task.row, "decode", "decode_error", message)
+    except OSError as error:
+        return Outage(f"{task.path}: {error.strerror or type(error).__name__}")
     except BaseException as error:
         # No file causes this: it is an error of this program, and its traceback goes to stderr.
         connection.send(" ".join(f"{type(error).__name__}: {error}".split()))

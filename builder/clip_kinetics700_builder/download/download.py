@@ -32,6 +32,7 @@ from clip_kinetics700_builder.sources.ledger import (
     read_attempts,
 )
 from clip_kinetics700_builder.system.files import take_lock
+from clip_kinetics700_builder.system.outage import Patience
 from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import Clip, InputError
 
@@ -70,6 +71,7 @@ def download(config: DownloadConfig, *, progress: Progress = no_progress) -> Dow
 
     Raises:
         InputError: options, annotations or lists cannot be used, or the directory is in use.
+        OutageError: a disk or a server fails for too long; nothing is put on record for it.
         BotWallError: YouTube refuses this machine; all other sources were asked before.
     """
     check_config(config)
@@ -80,7 +82,8 @@ def download(config: DownloadConfig, *, progress: Progress = no_progress) -> Dow
     with take_lock(state / LOCK_NAME, taken):
         ledger = Ledger(state / LEDGER_NAME)
         last = {(a.identity, a.source): a for a in read_attempts(state / LEDGER_NAME)}
-        run = Download(config, Store(state), ledger, last)
+        patience = Patience(config.outage_wait_seconds)
+        run = Download(config, Store(state), ledger, patience, last)
         held = list_held(config.output, clips)
         run.summary.held = len(held)
         need = count_need(clips, held, config.max_samples)

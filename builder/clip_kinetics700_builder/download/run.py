@@ -17,6 +17,7 @@ from clip_kinetics700_builder.clips.plan import order_clips
 from clip_kinetics700_builder.config import DownloadConfig
 from clip_kinetics700_builder.download.archive_store import Store
 from clip_kinetics700_builder.sources.ledger import GOT, Attempt, Ledger
+from clip_kinetics700_builder.system.outage import Patience
 from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import Clip, InputError
 
@@ -130,6 +131,7 @@ class Download:
     config: DownloadConfig
     store: Store
     ledger: Ledger
+    patience: Patience
     last: dict[tuple[str, str], Attempt]
     """The last attempt by identity and source, of earlier runs and of this one."""
     summary: DownloadSummary = field(default_factory=DownloadSummary)

@@ -22,14 +22,18 @@ from clip_kinetics700_builder.download.folder import place_clip
 from clip_kinetics700_builder.download.run import Download, OpenClips
 from clip_kinetics700_builder.download.youtube import BotWallError, Youtube
 from clip_kinetics700_builder.sources.cvdf import find_archives
-from clip_kinetics700_builder.sources.directory import VideoIndex, index_videos
-from clip_kinetics700_builder.sources.ledger import Attempt, FetchError, failed, got
+from clip_kinetics700_builder.sources.directory import VideoIndex, open_videos
+from clip_kinetics700_builder.sources.ledger import Attempt, FetchError, failed, got, is_outage
 from clip_kinetics700_builder.system.files import atomic_path
-from clip_kinetics700_builder.types import Archive, Clip
+from clip_kinetics700_builder.system.outage import FULL, explain_outage
+from clip_kinetics700_builder.types import Archive, Clip, OutageError
 
 log = logging.getLogger(__name__)
 
 CVDF, YOUTUBE = "cvdf", "youtube"
+
+# Clips in a row that the connection fails for; each was tried four times, over two minutes.
+MAX_DOUBTFUL = 3
 
 Ask: TypeAlias = Callable[[Download, Sequence[Clip], OpenClips], None]
 """Gets those of some clips that a source has and that are still open."""
@@ -52,7 +56,7 @@ def open_source(config: DownloadConfig, source: str) -> Ask:
             address=config.youtube_address,
         )
         return partial(ask_youtube, open_youtube=cache(open_youtube))
-    return partial(ask_directory, open_index=cache(partial(index_videos, Path(source))))
+    return partial(ask_directory, open_index=cache(partial(open_videos, Path(source), ())))
 
 
 def bring_clip(
@@ -60,15 +64,20 @@ def bring_clip(
 ) -> FetchError | None:
     """Get a clip that was claimed, and put on record what came of it; return what went wrong.
 
-    `fetch` puts the clip in its place and returns its file; what it cannot get is open again.
+    `fetch` puts the clip in its place and returns its file; what it cannot get is open again. An
+    outage is waited for; what may be one is not put on record here.
+
+    Raises:
+        OutageError: it lasts.
     """
     started = time.monotonic()
     try:
-        file = fetch(clip)
+        file = run.patience.outlast(partial(fetch, clip))
     except FetchError as error:
         open_clips.give_back([clip])
         seconds = round(time.monotonic() - started, 3)
-        run.write([failed(clip, source, error, seconds=seconds)])
+        if not is_outage(error.reason):
+            run.write([failed(clip, source, error, seconds=seconds)])
         return error
     seconds = round(time.monotonic() - started, 3)
     run.write([got(clip, source, bytes=file.stat().st_size, seconds=seconds)])
@@ -83,7 +92,7 @@ def ask_directory(
     open_index: Callable[[], VideoIndex],
 ) -> None:
     """Copy the clips that a directory has."""
-    index, tried = open_index(), set[str]()
+    index, tried = run.patience.outlast(open_index), set[str]()
     source = str(index.videos)
 
     def copy(clip: Clip) -> Path:
@@ -95,7 +104,7 @@ def ask_directory(
         final = place_clip(run.config.output, clip, path.suffix[1:])
         final.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(final) as partial:
-            shutil.copyfile(path, partial)
+            copy_file(path, partial)
         return final
 
     def bring(clip: Clip) -> None:
@@ -106,6 +115,24 @@ def ask_directory(
     # Where a claimed clip fails, one that was not needed then may be needed now.
     while left := [c for c in clips if c.identity not in tried and open_clips.wants(c.file_stem)]:
         run.each(bring, left)
+
+
+def copy_file(path: Path, final: Path) -> None:
+    """Copy a clip.
+
+    Raises:
+        FetchError: it may not be read.
+        OutageError: the disk fails; it need not be the one that is read.
+    """
+    try:
+        shutil.copyfile(path, final)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        outage = explain_outage(error, path)
+        if outage is None:
+            raise FetchError("unreadable", f"{path.name}: {error.strerror}") from error
+        raise outage from error
 
 
 def ask_archives(
@@ -128,7 +155,8 @@ def ask_archives(
             log.warning("%s", error)
             errors[archive.split, archive.label] = error
 
-    archives = find_new_archives(run.config, clips, run.store, known)
+    find = partial(find_new_archives, run.config, clips, run.store, known)
+    archives = run.patience.outlast(find)
     # An overlay's clips count more than those of the archives that follow.
     run.each(take, [archive for archive in archives if archive.is_overlay])
     left = [archive for archive in archives if not archive.is_overlay]
@@ -189,7 +217,7 @@ def take_archive(run: Download, archive: Archive, open_clips: OpenClips, asked: 
         return name in claimed
 
     try:
-        files = take_clips(archive, claim, run.store)
+        files = run.patience.outlast(partial(take_clips, archive, claim, run.store))
     except BaseException:
         open_clips.give_back(claimed.values())
         raise
@@ -227,10 +255,14 @@ def ask_youtube(
 ) -> None:
     """Download what is left, one clip after another.
 
+    One clip whose connection fails says nothing; it is put on record once another one has come.
+
     Raises:
         BotWallError: YouTube asks who we are, again and again.
+        OutageError: the connection fails for one clip after the other.
     """
     youtube = open_youtube()
+    doubtful: list[Attempt] = []
 
     def fetch(clip: Clip) -> Path:
         final = place_clip(run.config.output, clip, "mp4")
@@ -239,7 +271,17 @@ def ask_youtube(
         return final
 
     for clip in clips:
-        if open_clips.claim(clip.file_stem) is not None:
-            error = bring_clip(run, clip, YOUTUBE, open_clips, fetch)
-            if isinstance(error, BotWallError):
-                raise error
+        if open_clips.claim(clip.file_stem) is None:
+            continue
+        error = bring_clip(run, clip, YOUTUBE, open_clips, fetch)
+        if error is not None and is_outage(error.reason):
+            doubtful.append(failed(clip, YOUTUBE, error))
+        else:
+            run.write(doubtful)
+            doubtful.clear()
+        if len(doubtful) == MAX_DOUBTFUL:
+            break
+        if isinstance(error, BotWallError):
+            raise error
+    if doubtful:
+        raise OutageError(f"{doubtful[-1].message}; run the same command again to go on")

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, make_tas
 from clip_kinetics700_builder.encode.batches import EncoderThreads, encode_frames
 from clip_kinetics700_builder.encode.tower import ClipVisionEncoder
 from clip_kinetics700_builder.engines.archive_stream import ArchiveStream
+from clip_kinetics700_builder.engines.breaker import Breaker
 from clip_kinetics700_builder.engines.test_video import encode_canary
 from clip_kinetics700_builder.parts.canary import is_same_encoder
 from clip_kinetics700_builder.parts.part import (
@@ -37,6 +38,7 @@ from clip_kinetics700_builder.parts.work import SPOOL_NAME, list_reports, parts_
 from clip_kinetics700_builder.sources.directory import VideoIndex, find_clip
 from clip_kinetics700_builder.sources.ledger import ARCHIVE_PAUSES_SECONDS, FetchError, try_again
 from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.system.outage import NO_PATIENCE, Patience
 from clip_kinetics700_builder.types import (
     Archive,
     BuildError,
@@ -45,6 +47,7 @@ from clip_kinetics700_builder.types import (
     EncoderError,
     Failure,
     Float32Array,
+    OutageError,
     Part,
 )
 
@@ -85,6 +88,10 @@ class LocalEngine:
     """How frames are chosen and made."""
     work: Path
     """The work directory."""
+    patience: Patience = NO_PATIENCE
+    """How long an outage may last."""
+    breaker: Breaker = field(default_factory=lambda: Breaker(1.0))
+    """Ends a run in which too much fails."""
 
     @property
     def parts_directory(self) -> Path:
@@ -164,12 +171,12 @@ class LocalEngine:
             try:
                 with stream.open_tasks(partial(make_task, self.decoding)) as tasks:
                     return self.write(part, self.encode(tasks, started, stream.drop), started)
-            except FetchError:
+            except (FetchError, OutageError):
                 started.advance(-stream.n_done)
                 raise
 
         try:
-            report = try_again(encode_once, ARCHIVE_PAUSES_SECONDS)
+            report = self.patience.outlast(partial(try_again, encode_once, ARCHIVE_PAUSES_SECONDS))
         except FetchError as error:
             log.warning("%s", error)
             report = replace(self.write(part, [], started), error=[error.reason, str(error)])
@@ -192,6 +199,7 @@ class LocalEngine:
                         f"not finite in float16 (computed in {self.encoder.dtype}); "
                         "try --dtype float32 in a new output directory"
                     )
+                self.breaker.note(result if isinstance(result, Failure) else None)
                 started.advance(1)
                 done(result.row)
                 yield result
@@ -209,7 +217,7 @@ class LocalEngine:
     def list_tasks(self, part: Part) -> Iterator[DecodeTask | Failure]:
         """Look up the file of each clip of a part."""
         for row in part.rows or ():
-            found = find_clip(self.videos, self.clips[row], row)
+            found = self.patience.outlast(partial(find_clip, self.videos, self.clips[row], row))
             yield found if isinstance(found, Failure) else make_task(self.decoding, row, found)
 
 
@@ -255,6 +263,7 @@ def open_pool(config: EncodeConfig, engine: LocalEngine) -> DecodePool:
         config.run.task_timeout_seconds,
         memory_mib=config.run.worker_memory_mib,
         result_bytes=FRAMES_PER_TASK * math.prod(engine.decoding.preprocessing.final_size) * 3,
+        patience=engine.patience,
     )
 
 

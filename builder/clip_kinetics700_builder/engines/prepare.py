@@ -31,6 +31,7 @@ from clip_kinetics700_builder.encode.devices import (
 from clip_kinetics700_builder.encode.model_files import ModelFiles, find_model
 from clip_kinetics700_builder.encode.tower import ClipVisionEncoder, EncoderShape
 from clip_kinetics700_builder.encode.vision import load_encoder, read_preprocessing
+from clip_kinetics700_builder.engines.breaker import Breaker
 from clip_kinetics700_builder.engines.cluster import check_engine
 from clip_kinetics700_builder.engines.local import LocalEngine
 from clip_kinetics700_builder.engines.ranks import read_local_rank, resolve_rank
@@ -46,9 +47,10 @@ from clip_kinetics700_builder.parts.work import (
 )
 from clip_kinetics700_builder.sources.annotation_cache import find_annotations
 from clip_kinetics700_builder.sources.cvdf import find_archives
-from clip_kinetics700_builder.sources.directory import VideoIndex, find_clip, index_videos
+from clip_kinetics700_builder.sources.directory import VideoIndex, find_clip, open_videos
 from clip_kinetics700_builder.system.files import check_directory
 from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.system.outage import Patience
 from clip_kinetics700_builder.types import Archive, Clip, Failure, InputError, Part
 
 log = logging.getLogger(__name__)
@@ -111,19 +113,21 @@ def plan_job(config: EncodeConfig) -> Job:
     rank, world_size = find_rank(config)
     check_directory("--output", config.work)
     check_sources(config)
-    videos = None if config.clips.videos is None else index_videos(config.clips.videos)
     wanted = config.clips.annotations
     found = read_annotations(find_annotations(wanted), splits=wanted.splits)
     clips = order_clips(found, config.clips.seed)
+    patience, videos = Patience(config.run.outage_wait_seconds), config.clips.videos
+    index = None if videos is None else patience.outlast(partial(open_videos, videos, clips))
     archives: list[Archive] = []
     if config.clips.source is not None and wanted.version is not None:
-        archives = find_archives(wanted.version, clips, wanted.base_url, {})
-    parts = [] if videos is None else cut_parts(clips, config.run.rows_per_part)
+        find = partial(find_archives, wanted.version, clips, wanted.base_url, {})
+        archives = patience.outlast(find)
+    parts = [] if index is None else cut_parts(clips, config.run.rows_per_part)
     parts += [Part(archive.name, None, archive) for archive in archives]
     job = Job(
         clips=clips,
         class_names=resolve_class_list(clips, config.clips.class_list),
-        videos=videos,
+        videos=index,
         archives=archives,
         parts=parts,
         own_parts=parts[rank::world_size],
@@ -169,6 +173,23 @@ def check_sources(config: EncodeConfig) -> None:
         raise InputError(f"--source {clips.source} needs --version, one of {versions}")
 
 
+def refuse_missing(config: EncodeConfig, job: Job) -> None:
+    """Refuse a videos directory that lacks more clips than may fail, where nothing else has them.
+
+    Raises:
+        InputError: it does.
+    """
+    if job.videos is None or job.archives:
+        return
+    n_missing = sum(not job.videos.holds(clip) for clip in job.clips)
+    if n_missing > config.run.max_failures * len(job.clips):
+        raise InputError(
+            f"--videos {job.videos.videos}: holds no file of {n_missing:,} of {len(job.clips):,} "
+            f"clips, more than --max-failures {config.run.max_failures:g}: is it the right "
+            "directory? Nothing was encoded; --max-failures 1 goes on without them"
+        )
+
+
 def refuse_other_plan(config: EncodeConfig, job: Job) -> None:
     """Refuse a work directory begun with another plan, before a model is looked at."""
     stored = read_work_config(config.work)
@@ -210,6 +231,8 @@ def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
         encoder=encoder,
         decoding=make_decoding(config, preprocessing, device),
         work=config.work,
+        patience=Patience(config.run.outage_wait_seconds),
+        breaker=Breaker(config.run.max_failures),
     )
 
 

@@ -32,7 +32,7 @@ from clip_kinetics700_builder.sources.archive import (
 )
 from clip_kinetics700_builder.sources.ledger import FetchError
 from clip_kinetics700_builder.system.files import atomic_path, make_printable, write_json
-from clip_kinetics700_builder.types import InputError
+from clip_kinetics700_builder.types import InputError, OutageError
 
 CACHE_VARIABLE = "CLIP_KINETICS700_CACHE"
 ALL_NAME = "all.json"
@@ -109,7 +109,7 @@ def fetch_release(
     for fetch in sources:
         try:
             store(fetch(), directory, wanted)
-        except FetchError as error:
+        except (FetchError, OutageError) as error:
             log.debug("%s", error)
             reasons.append(str(error))
             continue
@@ -161,7 +161,7 @@ def fetch_cvdf(release: Release, base_url: str, wanted: Sequence[str]) -> Files:
             files[split] = LIST_NAMES[split][0], read_whole(address)
         except ARCHIVE_ERRORS as error:
             explained = explain(error, address)
-            if explained.reason not in ABSENT or wanted:
+            if wanted or isinstance(explained, OutageError) or explained.reason not in ABSENT:
                 raise explained from error
     return files
 

@@ -13,15 +13,17 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from clip_kinetics700.remote import BUFFER_SIZE, NOT_FOUND, is_remote, network_errors
 from clip_kinetics700.streams import GZIP_MAGIC, open_stream
 from clip_kinetics700.tars import FILE, SPARSE, Header, Stream, read_members
 from clip_kinetics700_builder.sources.directory import CLIP_NAME, NO_VIDEO
-from clip_kinetics700_builder.sources.ledger import FetchError
+from clip_kinetics700_builder.sources.ledger import FetchError, is_outage
 from clip_kinetics700_builder.system.files import make_printable
+from clip_kinetics700_builder.system.outage import explain_outage
+from clip_kinetics700_builder.types import OutageError
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ def read_clips(
 
     Raises:
         FetchError: the archive cannot be read to its end; no clip that came so far can be trusted.
+        OutageError: nor can it for now, as its disk or its server fails.
     """
     seen = ArchiveReport() if report is None else report
 
@@ -186,11 +189,16 @@ class BoundedStream:
         return data
 
 
-def explain(error: BaseException, path: str) -> FetchError:
-    """Return the error of the ledger for what reading an archive raised."""
+def explain(error: BaseException, path: str) -> FetchError | OutageError:
+    """Return the error of the ledger for what reading an archive raised, or the outage."""
+    if isinstance(error, OSError) and not is_remote(path):
+        outage = explain_outage(error, Path(path))
+        if outage is not None:
+            return outage
     text = " ".join(str(error).split()) or type(error).__name__
-    message = text if text.startswith(path) else f"{path}: {text}"
-    return FetchError(find_reason(error, path), make_printable(message))
+    message = make_printable(text if text.startswith(path) else f"{path}: {text}")
+    reason = find_reason(error, path)
+    return OutageError(message) if is_outage(reason) else FetchError(reason, message)
 
 
 def find_reason(error: BaseException, path: str) -> str:

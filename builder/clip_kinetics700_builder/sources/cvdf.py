@@ -23,7 +23,7 @@ from clip_kinetics700_builder.config import CVDF_URL
 from clip_kinetics700_builder.sources.archive import ARCHIVE_ERRORS, explain, read_clips
 from clip_kinetics700_builder.sources.directory import label_directories
 from clip_kinetics700_builder.sources.ledger import FetchError
-from clip_kinetics700_builder.types import Archive, Clip, InputError
+from clip_kinetics700_builder.types import Archive, Clip, InputError, OutageError
 
 ARCHIVE_NAME = re.compile(r"(?P<stem>[^/]+?)(\.tar\.gz|\.tgz|\.tar)", re.IGNORECASE)
 PEEKS_AT_ONCE = 16
@@ -66,7 +66,9 @@ def read_list(release: Release, split: str, base: str) -> list[str]:
             raise InputError(f"{path}: there is no list of the archives of {split}") from error
         return archives
     except ARCHIVE_ERRORS as error:
-        raise InputError(f"the list of archives of {split}: {explain(error, path)}") from error
+        explained = explain(error, path)
+        kind = OutageError if isinstance(explained, OutageError) else InputError
+        raise kind(f"the list of archives of {split}: {explained}") from error
     return [
         resolve_address(line.strip(), base, f"{path} line {number}")
         for number, line in enumerate(text.splitlines(), 1)
@@ -119,6 +121,7 @@ def find_archives(
 
     Raises:
         InputError: there is no list of them.
+        OutageError: it cannot be read for now.
     """
     labels: dict[str, set[str]] = {}
     for clip in clips:

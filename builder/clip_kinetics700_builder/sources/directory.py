@@ -8,12 +8,20 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clip_kinetics700.schema import SPLIT_OF_WORD
-from clip_kinetics700_builder.types import NO_BYTES, NO_FILE, Clip, Failure, InputError
+from clip_kinetics700_builder.system.outage import FAULTS_OF_A_FILE, explain_outage
+from clip_kinetics700_builder.types import (
+    NO_BYTES,
+    NO_FILE,
+    Clip,
+    Failure,
+    InputError,
+    OutageError,
+)
 
 # Matched by position, not split at `_`: ids hold `_` and `-` and may begin with them.
 CLIP_NAME = re.compile(r"([A-Za-z0-9_-]{11}_[0-9]{6}_[0-9]{6})\.([^.]+)")
@@ -39,26 +47,51 @@ class VideoIndex:
     """(directory relative to `videos`, extension) by `ID_START_END`; equal tuples are shared."""
     others: dict[str, list[tuple[str, str]]]
     """All places of each clip that has several files."""
+    directories: frozenset[Path]
+    """Those that held something."""
 
     def find(self, clip: Clip) -> Path | None:
         """Return the clip's file, or None if there is none.
 
         Several files of one clip rank in this order: those that are not empty, those in the
         directory of the clip's label, those under the clip's split, the first by relative path.
+
+        Raises:
+            OutageError: the disk fails, or all of a directory that held files is gone.
         """
         if clip.path is not None:
             file = self.videos / clip.path
-            return None if measure_file(file) is None else file
+            return None if self.measure(file) is None else file
         name = clip.file_stem
         if name not in self.places:
             return None
         ranked = []
         for directory, extension in self.others.get(name, [self.places[name]]):
             relative = f"{directory}/{name}.{extension}" if directory else f"{name}.{extension}"
-            size = measure_file(self.videos / relative)
+            size = self.measure(self.videos / relative)
             if size is not None:
                 ranked.append((size == 0, *rank_directory(clip, directory), relative))
         return self.videos / min(ranked)[-1] if ranked else None
+
+    def holds(self, clip: Clip) -> bool:
+        """Tell whether a clip has a file, one of Kinetics by what was there when this was made."""
+        return self.find(clip) is not None if clip.path else clip.file_stem in self.places
+
+    def measure(self, file: Path) -> int | None:
+        """Return the size of a regular file in bytes, or None if there is no such file.
+
+        Raises:
+            OutageError: see `find`.
+        """
+        try:
+            return measure_file(file)
+        except OSError as error:
+            outage = explain_outage(error, file)
+            # A directory that held nothing before is not missed.
+            was_there = file.parent in self.directories
+            if outage is not None and (was_there or error.errno not in FAULTS_OF_A_FILE):
+                raise outage from error
+            return None
 
 
 def index_videos(videos: Path) -> VideoIndex:
@@ -66,14 +99,17 @@ def index_videos(videos: Path) -> VideoIndex:
 
     Raises:
         InputError: there is no such directory, or it cannot be read.
+        OutageError: the disk fails.
     """
     if not videos.is_dir():
         kind = "is not a directory" if videos.exists() else "does not exist"
         raise InputError(f"videos directory {videos} {kind}")
+    directories = set[str]()
     places: dict[str, tuple[str, str]] = {}
     others: dict[str, list[tuple[str, str]]] = {}
     shared: dict[tuple[str, str], tuple[str, str]] = {}
     for directory, file_name in walk_files(videos):
+        directories.add(directory)
         match = CLIP_NAME.fullmatch(file_name)
         if match is None or NO_VIDEO.fullmatch(match[2]):
             continue
@@ -83,13 +119,41 @@ def index_videos(videos: Path) -> VideoIndex:
         if first is not place:
             others.setdefault(match[1], [first]).append(place)
     log.debug("%s: files of %d clips, several of %d", videos, len(places), len(others))
-    return VideoIndex(videos, places, others)
+    return VideoIndex(videos, places, others, frozenset(videos / name for name in directories))
+
+
+def open_videos(videos: Path, clips: Iterable[Clip]) -> VideoIndex:
+    """Return the index of a directory that is to give some clips.
+
+    Raises:
+        InputError: see `index_videos`; or it holds nothing at all.
+        OutageError: the disk fails.
+    """
+    index = index_videos(videos)
+    if not index.directories:
+        raise InputError(f"videos directory {videos} is empty: is a disk not mounted?")
+    # Tables may name files elsewhere.
+    named = {(videos / clip.path).parent for clip in clips if clip.path is not None}
+    return replace(index, directories=index.directories | {*filter(holds_something, named)})
+
+
+def holds_something(directory: Path) -> bool:
+    """Tell whether there is a directory with anything in it."""
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def find_clip(index: VideoIndex | None, clip: Clip, row: int) -> Path | Failure:
-    """Return the clip's file, or why there is none to decode."""
+    """Return the clip's file, or why there is none to decode.
+
+    Raises:
+        OutageError: the disk fails, or all of a directory that held files is gone.
+    """
     file = None if index is None else index.find(clip)
-    size = None if file is None else measure_file(file)
+    size = None if index is None or file is None else index.measure(file)
     if file is None or size is None:
         return Failure(row, "source", "missing", NO_FILE)
     if size == 0:
@@ -105,6 +169,8 @@ def walk_files(top: Path) -> Iterator[tuple[str, str]]:
     """
 
     def note(error: OSError) -> None:
+        if error.errno not in FAULTS_OF_A_FILE:
+            raise OutageError(f"{error.filename}: {error.strerror}") from error
         if error.filename == str(top):
             raise InputError(f"cannot read videos directory {top}: {error.strerror}") from error
         log.warning("cannot read directory %s: %s", error.filename, error.strerror)
@@ -144,9 +210,13 @@ def label_directories(label: str | None) -> tuple[str, ...]:
 
 
 def measure_file(file: Path) -> int | None:
-    """Return the size of a regular file in bytes, or None if there is no such file."""
+    """Return the size of a regular file in bytes, None for what is none.
+
+    Raises:
+        OSError: it is not there, or cannot be looked at.
+    """
     try:
         status = file.stat()
-    except (OSError, ValueError):
-        return None
+    except ValueError:
+        return None  # no file can have such a name
     return status.st_size if stat.S_ISREG(status.st_mode) else None

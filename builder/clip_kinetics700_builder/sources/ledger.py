@@ -45,15 +45,9 @@ FETCH_REASONS = {
     "cut_failed": "the segment cannot be cut out of the video",
 }
 """Why a clip was not got, beside `http_404` and its like."""
-PASSING_REASONS = (
-    "truncated",
-    "checksum",
-    "timed_out",
-    "connection",
-    "rate_limited",
-    "http_408",
-    "http_429",
-)
+OUTAGES = ("timed_out", "connection", "http_408", "http_429")
+"""Reasons that say nothing of what was asked for, with those of servers, `http_5NN`."""
+PASSING_REASONS = (*OUTAGES, "truncated", "checksum", "rate_limited")
 # Seconds before each further try. Reading a byte range has tries and pauses of its own.
 ARCHIVE_PAUSES_SECONDS = (0.0, 0.0)
 YOUTUBE_PAUSES_SECONDS = (10.0, 30.0, 90.0)
@@ -95,7 +89,12 @@ def try_again(
 
 def is_passing(reason: str) -> bool:
     """Tell whether what failed for a reason may go right the next time."""
-    return reason in PASSING_REASONS or reason.startswith("http_5")
+    return reason in PASSING_REASONS or is_outage(reason)
+
+
+def is_outage(reason: str) -> bool:
+    """Tell whether a network or a server has failed, not what was asked for."""
+    return reason in OUTAGES or reason.startswith("http_5")
 
 
 def check_reasons(reasons: Collection[str]) -> None:
