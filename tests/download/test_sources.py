@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from clip_kinetics700_builder.download import youtube as youtube_module
+from clip_kinetics700_builder.download.sources import MAX_DOUBTFUL
 from clip_kinetics700_builder.download.youtube import BotWallError
+from clip_kinetics700_builder.types import OutageError
 from tests.support.hub.servers import serve
 from tests.support.kinetics.cvdf import CvdfTree
 from tests.support.kinetics.downloads import download_tree, list_clips, read_ledger, whole_clips
@@ -79,3 +81,39 @@ def test_refusals_are_counted_over_all_rounds(
                 max_samples=1, shuffle=True,
             )  # fmt: skip
     assert [a.reason for a in read_ledger(tmp_path / "out")] == ["rate_limited"] * 4 + ["bot_wall"]
+
+
+def ask_youtube(tree: CvdfTree, output: Path, address: str) -> None:
+    """Download the rows of train from a server that takes the place of YouTube."""
+    download_tree(
+        tree, output, source=("youtube",), youtube_interval=0.0,
+        youtube_address=address + "/{id}.mp4", splits=("train",),
+    )  # fmt: skip
+
+
+def test_a_site_that_is_down_is_on_no_line_of_the_ledger(
+    trees: dict[str, CvdfTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three clips in a row tell an outage from what is wrong with one video."""
+    monkeypatch.setattr(youtube_module, "YOUTUBE_PAUSES_SECONDS", ())
+    (tmp_path / "nothing").mkdir()
+    with serve(tmp_path / "nothing") as served:
+        served.fail(".mp4", 503)
+        with pytest.raises(OutageError, match="run the same command again to go on"):
+            ask_youtube(trees["600"], tmp_path / "out", served.url)
+        assert len(served.requests) == MAX_DOUBTFUL
+    assert read_ledger(tmp_path / "out") == []
+
+
+def test_one_video_that_fails_among_others_is_on_record(
+    trees: dict[str, CvdfTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once another clip has its answer, the way to the site was open."""
+    monkeypatch.setattr(youtube_module, "YOUTUBE_PAUSES_SECONDS", ())
+    (tmp_path / "nothing").mkdir()
+    with serve(tmp_path / "nothing") as served:
+        served.fail("yoga-yoga-1.mp4", 503)
+        ask_youtube(trees["600"], tmp_path / "out", served.url)
+    reasons = {a.youtube_id: a.reason for a in read_ledger(tmp_path / "out")}
+    assert reasons.pop("yoga-yoga-1") == "http_503"
+    assert set(reasons.values()) == {"http_404"}
