@@ -20,6 +20,7 @@ from tests.support.kinetics.cvdf import CvdfTree, make_cvdf_tree
 from tests.support.kinetics.miniature import MiniKinetics, make_mini_kinetics
 from tests.support.processes import torture
 from tests.support.processes.checkout import SOURCE_PATHS
+from tests.support.processes.failing_disk import FailingDisk, compile_failing_disk
 
 if TYPE_CHECKING:
     from tests.support.media.videos import CodedVideo
@@ -115,6 +116,15 @@ def dataset(run_build: RunBuild, tmp_path_factory: pytest.TempPathFactory) -> Pa
     output = tmp_path_factory.mktemp("built") / "dataset"
     assert run_build(output) is not None
     return output
+
+
+@pytest.fixture(scope="session")
+def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> FailingDisk:
+    """What lets calls of other processes fail."""
+    disk = compile_failing_disk(tmp_path_factory.mktemp("failing"))
+    if disk is None:
+        pytest.skip("needs Linux and a C compiler")
+    return disk
 
 
 @pytest.fixture

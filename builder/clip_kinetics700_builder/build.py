@@ -23,7 +23,8 @@ from clip_kinetics700_builder.engines.prepare import Job, plan_job, prepare_engi
 from clip_kinetics700_builder.parts.part import PartReport, is_done
 from clip_kinetics700_builder.parts.retries import plan_retries
 from clip_kinetics700_builder.parts.work import parts_directory
-from clip_kinetics700_builder.system.files import check_directory, take_lock
+from clip_kinetics700_builder.system.files import check_directory
+from clip_kinetics700_builder.system.locks import hold_lock
 from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import Part
 
@@ -118,7 +119,7 @@ def lock_rank(config: EncodeConfig, job: Job) -> AbstractContextManager[object]:
         f"{config.work}: another process is encoding {rank} there; "
         "wait for it, or give this one another --rank"
     )
-    return take_lock(config.work / f"{rank.replace(' ', '-')}.lock", taken)
+    return hold_lock(config.work / f"{rank.replace(' ', '-')}.lock", taken)
 
 
 def build(

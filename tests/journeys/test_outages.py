@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,10 +32,9 @@ from tests.support.kinetics.downloads import (
 )
 from tests.support.kinetics.miniature import MiniKinetics
 from tests.support.processes.checkout import SOURCE_PATHS
+from tests.support.processes.failing_disk import FailingDisk
 
 pytestmark = pytest.mark.needs_ffmpeg
-
-SHIM = Path(__file__).parents[1] / "support/processes/failing_disk.c"
 
 
 @pytest.fixture
@@ -121,16 +119,6 @@ def test_a_directory_of_one_class_that_is_unmounted_is_an_outage(
         )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that lets calls of a process fail."""
-    if sys.platform != "linux" or shutil.which("cc") is None:
-        pytest.skip("needs Linux and a C compiler")
-    library = tmp_path_factory.mktemp("shim") / "failing_disk.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, SHIM, "-ldl"], check=True)
-    return library
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
@@ -144,20 +132,14 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_an_error_of_the_disk_is_no_fault_of_a_clip(
-    fault: tuple[str, int], shim: Path, mini_kinetics: MiniKinetics, random_model: Path,
-    dataset: Path, tmp_path: Path,
+    fault: tuple[str, int], failing_disk: FailingDisk, mini_kinetics: MiniKinetics,
+    random_model: Path, dataset: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     """Whatever the disk says when the videos are read, nothing is recorded."""
     call, number = fault
     switch, output = tmp_path / "on", tmp_path / "out"
     arguments = build_arguments(mini_kinetics, random_model, output)
-    environment = {
-        "LD_PRELOAD": str(shim),
-        "FAILING_CALLS": call,
-        "FAILING_PATH": str(mini_kinetics.videos),
-        "FAILING_ERRNO": str(number),
-        "FAILING_ON": str(switch),
-    }
+    environment = failing_disk.environment(call, number, mini_kinetics.videos, switch)
     switch.touch()
     first = run_cli_process(*arguments, "--quiet", "--outage-wait", "0", **environment)
     assert first.returncode == 1, first.stderr
@@ -281,3 +263,18 @@ def test_a_download_waits_for_its_directory(
     bring_back(videos)
     download_tree(trees["600"], tmp_path / "got", source=(str(videos),))
     assert list_clips(tmp_path / "got")
+
+
+@pytest.mark.slow
+def test_a_full_shared_memory_costs_nothing(
+    mini_kinetics: MiniKinetics, random_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """Decoders share memory with the build, which is then taken elsewhere."""
+    inside = ["unshare", "-rm", "sh", "-c"]
+    fill = "mount -t tmpfs -o size=64k none /dev/shm; head -c 1M /dev/zero > /dev/shm/fill"
+    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], check=False).returncode:
+        pytest.skip("this system gives nobody a /dev/shm of their own")
+    words = command_line(*build_arguments(mini_kinetics, random_model, tmp_path / "out"))
+    command = [*inside, f'{fill}; exec "$@"', "sh", *words, "--quiet"]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": SOURCE_PATHS}, check=True)
+    assert published_hashes(tmp_path / "out") == published_hashes(dataset)

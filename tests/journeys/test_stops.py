@@ -1,5 +1,6 @@
 """Whatever stops a run from outside is one line: no room, no permission, a signal."""
 
+import errno
 import os
 import shutil
 import signal
@@ -11,11 +12,18 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 
-from tests.support.datasets.builds import build_arguments, command_line, published_hashes, run_cli
+from tests.support.datasets.builds import (
+    build_arguments,
+    command_line,
+    published_hashes,
+    run_cli,
+    run_cli_process,
+)
 from tests.support.hub.servers import serve
 from tests.support.kinetics.cvdf import CvdfTree
 from tests.support.kinetics.miniature import MiniKinetics
 from tests.support.processes.checkout import SOURCE_PATHS
+from tests.support.processes.failing_disk import FailingDisk
 from tests.support.processes.permissions import run_without_override, start_without_override
 
 pytestmark = pytest.mark.needs_ffmpeg
@@ -30,7 +38,7 @@ HfApi().upload_folder(repo_id="alice/clip", folder_path=sys.argv[1])
 """
 
 
-@linux
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -42,20 +50,18 @@ HfApi().upload_folder(repo_id="alice/clip", folder_path=sys.argv[1])
     ],
 )
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
-    mini_kinetics: MiniKinetics, random_model: Path, dataset: Path, tmp_path: Path, name: str
-) -> None:
+    mini_kinetics: MiniKinetics, random_model: Path, dataset: Path, tmp_path: Path, name: str,
+    failing_disk: FailingDisk,
+) -> None:  # fmt: skip
     """Wherever there is no room, the file is named, none is half, and the build ends later."""
     output = tmp_path / "out"
     arguments = build_arguments(mini_kinetics, random_model, output)
-    partial = output / f"{name}.partial"
-    partial.parent.mkdir(parents=True)
-    partial.symlink_to("/dev/full")
-    outcome = run_cli(*arguments)
+    full = failing_disk.environment("write", errno.ENOSPC, f"{name}.partial", tmp_path)
+    outcome = run_cli_process(*arguments, **full)
     assert outcome.returncode == 1
     line = f"{output / name}: No space left on device; make room, then run it again to go on"
     assert outcome.stderr.strip().splitlines()[-1] == f"clip-kinetics700: {line}"
-    assert not (output / name).exists()
-    assert not partial.is_symlink()
+    assert not list(output.rglob(f"{Path(name).name}*"))
     outcome = run_cli(*arguments)
     assert outcome.returncode == 0, outcome.stderr
     assert published_hashes(output) == published_hashes(dataset)

@@ -11,7 +11,7 @@ from typing import Any
 from clip_kinetics700.schema import CLASS_TEXTS_NAME
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME
 from clip_kinetics700_builder.parts.work import is_work_directory
-from clip_kinetics700_builder.system.files import take_lock
+from clip_kinetics700_builder.system.locks import hold_lock
 from clip_kinetics700_builder.types import InputError
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def lock_dataset(output: Path, *, waits: bool = False) -> AbstractContextManager
     """Take the lock of what writes the published files of a directory."""
     (output / WORK_NAME).mkdir(parents=True, exist_ok=True)
     taken = f"{output}: another process is assembling or converting there; wait for it"
-    return take_lock(output / WORK_NAME / "assemble.lock", taken, waits=waits)
+    return hold_lock(output / WORK_NAME / "assemble.lock", None if waits else taken)
 
 
 def list_names(directory: Path) -> Iterator[str]:

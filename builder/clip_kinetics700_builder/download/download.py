@@ -31,7 +31,7 @@ from clip_kinetics700_builder.sources.ledger import (
     check_reasons,
     read_attempts,
 )
-from clip_kinetics700_builder.system.files import take_lock
+from clip_kinetics700_builder.system.locks import hold_lock
 from clip_kinetics700_builder.system.outage import Patience
 from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import Clip, InputError
@@ -79,7 +79,7 @@ def download(config: DownloadConfig, *, progress: Progress = no_progress) -> Dow
     state = config.output / STATE_NAME
     state.mkdir(parents=True, exist_ok=True)
     taken = f"{config.output}: another download is running there; wait for it"
-    with take_lock(state / LOCK_NAME, taken):
+    with hold_lock(state / LOCK_NAME, taken):
         ledger = Ledger(state / LEDGER_NAME)
         last = {(a.identity, a.source): a for a in read_attempts(state / LEDGER_NAME)}
         patience = Patience(config.outage_wait_seconds)

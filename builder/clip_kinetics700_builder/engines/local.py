@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from clip_kinetics700.schema import find_not_finite
 from clip_kinetics700_builder.config import FRAMES_PER_TASK, EncodeConfig
@@ -37,6 +37,7 @@ from clip_kinetics700_builder.parts.part import (
 from clip_kinetics700_builder.parts.work import SPOOL_NAME, list_reports, parts_directory
 from clip_kinetics700_builder.sources.directory import VideoIndex, find_clip
 from clip_kinetics700_builder.sources.ledger import ARCHIVE_PAUSES_SECONDS, FetchError, try_again
+from clip_kinetics700_builder.system.locks import acquire_lock
 from clip_kinetics700_builder.system.machine import count_cores
 from clip_kinetics700_builder.system.outage import NO_PATIENCE, Patience
 from clip_kinetics700_builder.types import (
@@ -145,10 +146,10 @@ class LocalEngine:
     @contextmanager
     def claim(self, part: Part, started: Started) -> Iterator[bool]:
         """Yield whether this process encodes a part; no other process does meanwhile."""
-        lock, is_ours = FileLock(self.parts_directory / f"{part.name}.lock"), False
+        file, is_ours = self.parts_directory / f"{part.name}.lock", False
         with ExitStack() as held:
             try:
-                held.enter_context(lock.acquire(timeout=0))
+                held.callback(acquire_lock(file, 0).release)
                 is_ours = not is_done(self.parts_directory, part.name)
             except Timeout:
                 log.info("part %s is being encoded by another process", part.name)
@@ -157,7 +158,7 @@ class LocalEngine:
             yield is_ours
             if is_ours:
                 # A process that has opened the lock meanwhile finds the part done.
-                Path(lock.lock_file).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
 
     def encode_archive(self, part: Part, archive: Archive, started: Started) -> PartReport:
         """Encode the clips of an archive while it is read, anew if it is not read to its end."""

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 import ray
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from ray.exceptions import RayError, RayTaskError
 
 from clip_kinetics700_builder.config import EncodeConfig
@@ -35,6 +35,7 @@ from clip_kinetics700_builder.engines.local import (
 from clip_kinetics700_builder.engines.prepare import Job, prepare_engine
 from clip_kinetics700_builder.parts.part import PartReport, is_done, read_report
 from clip_kinetics700_builder.parts.work import parts_directory
+from clip_kinetics700_builder.system.locks import acquire_lock
 from clip_kinetics700_builder.system.progress import Progress
 from clip_kinetics700_builder.types import BuildError, InputError, Part
 
@@ -180,8 +181,7 @@ class Cluster:
         lock = parts_directory(self.assignment.config.work) / f"{part.name}.lock"
         log.info("part %s is held by a process that Ray has lost; waiting for it", part.name)
         try:
-            with FileLock(lock).acquire(timeout=LOCK_SECONDS):
-                pass
+            acquire_lock(lock, LOCK_SECONDS).release()
         except Timeout as error:
             raise BuildError(
                 f"part {part.name}: another process holds {lock}; end it and run this again"

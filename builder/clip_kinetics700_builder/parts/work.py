@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from clip_kinetics700_builder.clips.plan import write_plan
 from clip_kinetics700_builder.system.files import write_json
+from clip_kinetics700_builder.system.locks import hold_lock
 from clip_kinetics700_builder.types import Clip, InputError
 
 CONFIG_NAME = "config.json"
@@ -86,7 +85,7 @@ def store_work(
     """
     parts_directory(work).mkdir(parents=True, exist_ok=True)
     # Ranks start at the same moment: the first one stores, the others compare.
-    with FileLock(work / "config.lock"):
+    with hold_lock(work / "config.lock"):
         stored = read_work_config(work)
         config = resolve(stored)
         if stored is not None:
@@ -129,7 +128,7 @@ def read_sources(work: Path) -> Sources:
 
 def store_sources(work: Path, sources: Sources) -> None:
     """Add the sources of a run behind those that are stored."""
-    with FileLock(work / "config.lock"):
+    with hold_lock(work / "config.lock"):
         path = work / SOURCES_NAME
         stored = read_sources(work) if path.is_file() else Sources(has_videos=False)
         merged = Sources(

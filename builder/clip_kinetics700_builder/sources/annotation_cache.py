@@ -9,8 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
 from clip_kinetics700.schema import SPLITS
 from clip_kinetics700.streams import read_whole
 from clip_kinetics700.tars import Header, read_members
@@ -32,6 +30,7 @@ from clip_kinetics700_builder.sources.archive import (
 )
 from clip_kinetics700_builder.sources.ledger import FetchError
 from clip_kinetics700_builder.system.files import atomic_path, make_printable, write_json
+from clip_kinetics700_builder.system.locks import hold_lock
 from clip_kinetics700_builder.types import InputError, OutageError
 
 CACHE_VARIABLE = "CLIP_KINETICS700_CACHE"
@@ -65,7 +64,7 @@ def find_annotations(config: AnnotationsConfig) -> Sequence[Path]:
     if found := find_cached(directory, wanted):
         return found
     directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f"{config.version}.lock")):
+    with hold_lock(directory.with_name(f"{config.version}.lock")):
         # Another process may have fetched it meanwhile.
         return find_cached(directory, wanted) or fetch_release(
             RELEASES[config.version], directory, wanted, (config.base_url, config.annotations_url)

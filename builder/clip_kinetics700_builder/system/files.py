@@ -5,15 +5,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from clip_kinetics700_builder.types import InputError
 
 BUFFER_NBYTES = 1 << 20
+# What file systems say that do not sync directories: FUSE, SMB and some of clusters.
+CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 # Errors of a disk that is full, read-only or of another user.
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
@@ -38,6 +38,9 @@ def atomic_path(final: Path) -> Iterator[Path]:
     """
     partial = final.with_name(final.name + ".partial")
     try:
+        # A killed run may have left it; nobody may have laid a link there to another file.
+        partial.unlink(missing_ok=True)
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
         yield partial
         with partial.open("rb") as written:
             os.fsync(written.fileno())
@@ -73,10 +76,13 @@ def format_json(document: Any) -> str:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames in a directory survive a power cut."""
+    """Make renames in a directory survive a power cut, where its file system knows how."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -93,18 +99,6 @@ def hash_file(path: Path) -> str:
 def hash_blob(data: bytes) -> str:
     """Return git's name of a small file's content, by which the Hub compares files."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def take_lock(file: Path, taken: str, *, waits: bool = False) -> AbstractContextManager[object]:
-    """Take a lock, which the block or the end of the process releases.
-
-    Raises:
-        InputError: another process holds it, and this one is not to wait; it says `taken`.
-    """
-    try:
-        return FileLock(file).acquire(timeout=-1 if waits else 0)
-    except Timeout as error:
-        raise InputError(taken) from error
 
 
 def check_directory(option: str, path: Path) -> None:

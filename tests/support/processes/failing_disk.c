@@ -1,5 +1,5 @@
 /* Lets calls on some files fail: those whose path holds FAILING_PATH, while FAILING_ON is there.
-   FAILING_CALLS names them (stat, open, read), FAILING_ERRNO is what they fail with. */
+   FAILING_CALLS names them (stat, open, read, write, flock, fsync), FAILING_ERRNO is what they fail with. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,14 +32,16 @@ int fstatat64(int d, const char *path, struct stat64 *s, int f) { NEXT(fstatat64
 int open(const char *path, int flags, ...) { NEXT(open); MODE(flags); return fails("open", path) ? -1 : next(path, flags, mode); }
 int open64(const char *path, int flags, ...) { NEXT(open64); MODE(flags); return fails("open", path) ? -1 : next(path, flags, mode); }
 
-ssize_t read(int fd, void *buffer, size_t size) {
-    NEXT(read);
+static int fails_on(const char *call, int fd) {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, sizeof path - 1);
-    if (n > 0 && getenv("FAILING_CALLS")) {
-        path[n] = 0;
-        if (fails("read", path)) return -1;
-    }
-    return next(fd, buffer, size);
+    if (n <= 0) return 0;
+    path[n] = 0;
+    return fails(call, path);
 }
+
+ssize_t read(int fd, void *buffer, size_t size) { NEXT(read); return fails_on("read", fd) ? -1 : next(fd, buffer, size); }
+ssize_t write(int fd, const void *buffer, size_t size) { NEXT(write); return fails_on("write", fd) ? -1 : next(fd, buffer, size); }
+int flock(int fd, int how) { NEXT(flock); return fails_on("flock", fd) ? -1 : next(fd, how); }
+int fsync(int fd) { NEXT(fsync); return fails_on("fsync", fd) ? -1 : next(fd); }
