@@ -1,6 +1,7 @@
 """The house rules that no linter holds are held here: sizes, names and faces of the rooms."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +99,45 @@ def test_every_test_module_lies_in_the_room_it_tests() -> None:
             if not any(stem == name or stem.startswith(f"{name}_") for name in modules):
                 strays.append(str(path.relative_to(PROJECT)))
     assert strays == []
+
+
+def list_calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Yield the calls of a module, each with what is called, in its own words."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_no_model_brings_code() -> None:
+    """Every call that makes what a model's files name refuses code that lies beside them."""
+    calls = [
+        call
+        for path in list_modules(*PRODUCT, "examples")
+        for name, call in list_calls(path)
+        if re.search(r"\bAuto[A-Z]\w+\.from_\w+$", name)
+    ]
+    assert len(calls) >= 3
+    for call in calls:
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert options.get("trust_remote_code") == "False", ast.unparse(call)
+
+
+# Text of others is cleaned in two places; the bar of progress and the reference have none.
+EXITS = {
+    "click.echo": {"cli/terminal.py", "cli/reference.py"},
+    "CleanConsole": {"cli/tables.py"},
+    "Console": {"system/progress.py"},
+    "print": set[str](),
+}
+
+
+@pytest.mark.parametrize("name", EXITS)
+def test_text_reaches_a_terminal_where_it_is_cleaned(name: str) -> None:
+    """Nothing else in the builder writes to one; the reader prints nothing."""
+    calls = {
+        path.relative_to(BUILDER).as_posix()
+        for path in list_modules("builder")
+        for called, _ in list_calls(path)
+        if called == name
+    }
+    assert calls == EXITS[name]

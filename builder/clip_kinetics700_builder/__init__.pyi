@@ -72,8 +72,8 @@ def build(
     decoder: Literal["auto", "pyav", "torchcodec"] = "auto",
     decode_device: Literal["cpu", "cuda"] = "cpu",
     retry_errors: str | Iterable[str] | None = None,
-    max_failures: float = 0.5,
     outage_wait: float = 300.0,
+    max_failures: float = 0.5,
     rows_per_part: int = 500,
     encode_lanes: int | None = None,
     decode_workers: int | None = None,
@@ -107,6 +107,8 @@ def convert(
 def download(
     output: AnyPath,
     *,
+    retry_errors: str | Iterable[str] | None = None,
+    outage_wait: float = 300.0,
     annotations: AnyPath | Iterable[AnyPath] = (),
     version: Literal["400", "600", "700", "700-2020"] | None = None,
     base_url: str = "https://s3.amazonaws.com/kinetics/",
@@ -121,8 +123,6 @@ def download(
     source: str | Iterable[str] = ("cvdf",),
     cookies: AnyPath | None = None,
     youtube_interval: float = 5.0,
-    retry_errors: str | Iterable[str] | None = None,
-    outage_wait: float = 300.0,
     progress: Bars = False,
 ) -> DownloadSummary: ...
 def embed_classes(
@@ -159,8 +159,8 @@ def encode(
     decoder: Literal["auto", "pyav", "torchcodec"] = "auto",
     decode_device: Literal["cpu", "cuda"] = "cpu",
     retry_errors: str | Iterable[str] | None = None,
-    max_failures: float = 0.5,
     outage_wait: float = 300.0,
+    max_failures: float = 0.5,
     rows_per_part: int = 500,
     encode_lanes: int | None = None,
     decode_workers: int | None = None,

@@ -6,7 +6,7 @@ are arguments of their commands, or for Python alone.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from clip_kinetics700.damage import OnError
 from clip_kinetics700.schema import PROTOCOLS, SAMPLES_PER_SHARD, Protocol, normalize_split
@@ -40,25 +40,11 @@ LinearProbeProtocol = Literal["card", "mean-pooled"]
 LINEAR_PROBE_PROTOCOLS: tuple[str, ...] = get_args(LinearProbeProtocol)
 
 
-_RETRY_ERRORS: dict[str, Any] = {
-    "metavar": "[REASON,...]",
-    "parse": parse_words,
-    "bare": "",
-    "text": "Try again what failed, for all reasons or for some.",
-}
-_MAX_FAILURES: dict[str, Any] = {
-    "default": 0.5,
-    "low": 0,
-    "high": 1,
-    "text": "Share of clips that may fail; where more do, encoding stops, and the exit code is 1.",
-}
-_OUTAGE_WAIT: dict[str, Any] = {
-    "default": 300.0,
-    "name": "outage_wait",
-    "low": 0,
-    "high": 10**6,
-    "text": "Seconds to wait for a disk or a server that fails before the run stops.",
-}
+def share_option() -> float:
+    """Return the field of `--max-failures`, which a build looks at twice."""
+    text = "Share of clips that may fail; where more do, encoding stops, and the exit code is 1."
+    share: float = option(text, default=0.5, low=0, high=1)
+    return share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,21 +137,36 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class FaultConfig:
+    """What is done about clips that failed, and about what fails by no clip's fault."""
+
+    retry_errors: tuple[str, ...] | None = option(
+        "Try again what failed, for all reasons or for some.",
+        metavar="[REASON,...]",
+        parse=parse_words,
+        bare="",
+    )
+    outage_wait_seconds: float = option(
+        "Seconds to wait for a disk or a server that fails before the run stops.",
+        default=300.0,
+        name="outage_wait",
+        low=0,
+        high=10**6,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig(FaultConfig):
     """How the work is done: nothing here changes a byte of the dataset."""
 
-    retry_errors: tuple[str, ...] | None = option(**_RETRY_ERRORS)
-    max_failures: float = option(**_MAX_FAILURES)
-    outage_wait_seconds: float = option(**_OUTAGE_WAIT)
+    max_failures: float = share_option()
     rows_per_part: int = option(
         "Clips in a part, the unit that is never done twice.", default=500, low=1, high=MOST
     )
     encode_lanes: int | None = option(
         "Batches in the encoder at a time; default: one a core, two on a GPU.", low=1, high=MOST
     )
-    decode_workers: int | None = option(
-        "Processes that decode; default: one a core.", low=1, high=MOST
-    )
+    decode_workers: int | None = option("Decoders; default: one a core.", low=1, high=MOST)
     task_timeout_seconds: float = option(
         "Seconds after which decoding 64 frames of a clip is given up.",
         default=120.0,
@@ -229,7 +230,7 @@ class AssembleConfig:
     formats: tuple[str, ...] = option(
         "What is written: parquet, webdataset.", default=FORMATS, parse=parse_formats
     )
-    max_failures: float = option(**_MAX_FAILURES)
+    max_failures: float = share_option()
     date: str | None = option("Date for the manifest; none is written otherwise.", parse=parse_date)
     figures: bool = option(
         "Draw the card's pictures, which takes matplotlib and two seconds.", default=True
@@ -262,17 +263,13 @@ class ConvertConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadConfig:
+class DownloadConfig(FaultConfig):
     """Which clips of Kinetics are fetched, from where, into which directory."""
 
     output: Path
     annotations: AnnotationsConfig = AnnotationsConfig()
-    classes: tuple[str, ...] = option(
-        "Comma-separated; default: all.", default=(), parse=parse_words
-    )
-    max_samples: int | None = option(
-        "Clips of each split; those that are there count first.", low=1
-    )
+    classes: tuple[str, ...] = option("Comma-separated; else all.", default=(), parse=parse_words)
+    max_samples: int | None = option("Clips of each split; those there count first.", low=1)
     shuffle: bool = option("Random clips instead of those that cost least to get.", default=False)
     seed: int = option("Seed of the random choice.", default=0)
     num_workers: int = option("Clips or archives at a time.", default=4, low=1, high=64)
@@ -289,8 +286,6 @@ class DownloadConfig:
         "Seconds between the starts of two downloads from YouTube.", default=5.0, low=0, high=3600
     )
     youtube_address: str = "https://www.youtube.com/watch?v={id}"
-    retry_errors: tuple[str, ...] | None = option(**_RETRY_ERRORS)
-    outage_wait_seconds: float = option(**_OUTAGE_WAIT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,9 +337,7 @@ class EvaluationConfig:
 
     source: SourceConfig
     split: str = option("Which clips are counted.", default="validation", parse=normalize_split)
-    classes: str | None = option(
-        "400, 600, 700 or a file; default: the manifest's classes, else 700."
-    )
+    classes: str | None = option("400, 600, 700 or a file; default: the manifest's, else 700.")
     seed: int = option("Seed of the intervals, and of what is drawn from train.", default=0, low=0)
 
 

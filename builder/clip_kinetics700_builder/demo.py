@@ -15,12 +15,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from rich.console import Console
 
 from clip_kinetics700 import load_dataset
 from clip_kinetics700.schema import SPLITS
 from clip_kinetics700_builder import api
-from clip_kinetics700_builder.cli.tables import make_table, print_manifest
+from clip_kinetics700_builder.cli.tables import make_table, open_console, print_manifest
 from clip_kinetics700_builder.config import DEFAULT_MODEL
 from clip_kinetics700_builder.encode.model_files import find_model
 from clip_kinetics700_builder.encode.vision import save_random_model
@@ -36,7 +35,7 @@ GENERATED = {
 
 GENERATED_SECONDS = 10
 
-console = Console(soft_wrap=True, markup=False)
+console = open_console()
 
 
 def main(directory: Path) -> int:

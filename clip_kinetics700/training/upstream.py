@@ -186,7 +186,7 @@ def load_tokenizer(model: str) -> Tokenizer:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
 
     def tokenize(texts: list[str]) -> torch.Tensor:
         encoded = tokenizer(

@@ -197,6 +197,28 @@ def test_signals_leave_the_workers_to_the_parent(plain_video: CodedVideo) -> Non
         assert worker_pids(pool) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_have_no_token(plain_video: CodedVideo) -> None:
+    """What decodes files of others is not given what opens the user's accounts."""
+    program = (
+        "from clip_kinetics700_builder.decode.pool import DecodePool\n"
+        "from pathlib import Path\n"
+        "with DecodePool(1, 60) as pool:\n"
+        "    [worker] = pool._workers\n"
+        "    print(Path(f'/proc/{worker._process.pid}/environ').read_bytes())\n"
+    )
+    secrets = {"HF_TOKEN": "hf_a", "AWS_SECRET_ACCESS_KEY": "hf_b", "WANDB_API_KEY": "hf_c"}
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": SOURCE_PATHS, "KEPT": "kept", **secrets},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "kept" in result.stdout
+    assert "hf_" not in result.stdout
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_loses_no_clip(plain_video: CodedVideo) -> None:
     """A machine that sleeps, or a job that is suspended, does not use up the clip's time."""

@@ -16,6 +16,7 @@ from clip_kinetics700 import __version__
 from clip_kinetics700.damage import DamageError
 from clip_kinetics700_builder.cli import clips, datasets, evaluate
 from clip_kinetics700_builder.cli.options import spread_values
+from clip_kinetics700_builder.cli.terminal import clean_record, open_streams, say
 from clip_kinetics700_builder.sources.ledger import FetchError
 from clip_kinetics700_builder.system.signals import TerminatedError, catch_signals, leave
 from clip_kinetics700_builder.types import BuildError, InputError
@@ -67,7 +68,10 @@ def run(words: list[str]) -> int:
     """Run a command; return its exit code."""
     debug, quiet = "--debug" in words, "--quiet" in words
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    open_streams()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(clean_record)
     logging.getLogger("clip_kinetics700_builder").setLevel(level)
     try:
         with catch_signals():
@@ -93,7 +97,7 @@ def run(words: list[str]) -> int:
 
 def end_with(message: str, code: int) -> int:
     """Print the one line that a failed command ends with; return its exit code."""
-    click.echo(f"clip-kinetics700: {message}", err=True)
+    say(f"clip-kinetics700: {message}", err=True)
     return code
 
 

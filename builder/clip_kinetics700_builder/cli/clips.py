@@ -14,6 +14,7 @@ from clip_kinetics700_builder.cli.options import (
     json_option,
     options_of,
 )
+from clip_kinetics700_builder.cli.terminal import say
 from clip_kinetics700_builder.config import VERSIONS, AnnotationsConfig, DownloadConfig
 from clip_kinetics700_builder.option import make_config
 
@@ -41,7 +42,7 @@ def annotations_command(
         compare.write_table(output, table)
     description = compare.describe_table(table)
     if as_json:
-        click.echo(json.dumps(description, indent=2))
+        say(json.dumps(description, indent=2))
     elif not quiet:
         tables.print_annotations(description)
     return 0
@@ -92,7 +93,7 @@ def status_command(directory: Path, *, as_json: bool, **_: Any) -> int:
 
     status = read_status(directory)
     if as_json:
-        click.echo(json.dumps(status.document(), indent=2))
+        say(json.dumps(status.document(), indent=2))
     else:
         print_status(status, directory)
     return 0

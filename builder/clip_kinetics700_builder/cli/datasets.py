@@ -16,6 +16,7 @@ from clip_kinetics700_builder.cli.options import (
     json_option,
     options_of,
 )
+from clip_kinetics700_builder.cli.terminal import say
 from clip_kinetics700_builder.config import (
     AssembleConfig,
     ConvertConfig,
@@ -114,11 +115,11 @@ def verify_command(source: str, *, revision: str | None, force_download: bool, q
         manifest = require_manifest(Path(source) if snapshot is None else snapshot.directory)
         totals = manifest.totals
         counts = f"{totals.samples:,} samples, {totals.failures:,} failures"
-        click.echo(f"{title}: {len(manifest.files)} files are as the manifest says, {counts}")
+        say(f"{title}: {len(manifest.files)} files are as the manifest says, {counts}")
     if snapshot is not None and (
         damaged := snapshot.find_damaged({problem.file for problem in problems})
     ):
-        click.echo(
+        say(
             f"{title}: {len(damaged)} of its files are damaged in the Hub's cache, and are not in "
             "the repository; --force-download fetches them again",
             err=True,
@@ -170,7 +171,7 @@ def index_command(source: str, output: Path | None, *, quiet: bool, **options: A
     path, counts = index_source(config, output, progress=api.choose_progress(not quiet))
     if not quiet:
         numbers = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-        click.echo(f"{path}: {numbers} samples")
+        say(f"{path}: {numbers} samples")
     return 0
 
 
@@ -187,7 +188,7 @@ def info_command(source: str, *, as_json: bool, quiet: bool, **options: Any) -> 
     config = make_config(SourceConfig, options, source=source)
     info = describe_source(config, progress=api.choose_progress(not quiet))
     if as_json:
-        click.echo(json.dumps(info, indent=2))
+        say(json.dumps(info, indent=2))
     else:
         print_info(info)
     return 0
@@ -212,11 +213,11 @@ def push_command(directory: Path, repository: str, *, quiet: bool, **options: An
         f"{len(change.deleted)} deleted, {change.n_same} there already"
     )
     if commit is None:
-        click.echo(f"{repository}: {counts}, if this were no dry run")
+        say(f"{repository}: {counts}, if this were no dry run")
         for name in change.deleted:
-            click.echo(f"would delete {name}")
+            say(f"would delete {name}")
     else:
-        click.echo(f"{repository}: {counts}; all as the manifest says\n{commit.url}")
+        say(f"{repository}: {counts}; all as the manifest says\n{commit.url}")
     return 0
 
 
@@ -238,7 +239,7 @@ def card_command(directory: Path, evaluations: tuple[Path, ...], *, quiet: bool)
     """
     path = api.write_card(directory, evaluations=evaluations)
     if not quiet:
-        click.echo(f"{path}: {len(evaluations)} evaluations")
+        say(f"{path}: {len(evaluations)} evaluations")
     return 0
 
 
@@ -254,7 +255,7 @@ def print_dry_run(work: Path, options: Mapping[str, Any], formats: Sequence[str]
     try:
         model = cost.measure_cost(config, job)
     except InputError as error:
-        click.echo(f"what it would take is not known: {error}")
+        say(f"what it would take is not known: {error}")
         return 0
     n_clips = cost.count_clips(job, config)
     tables.print_cost(model, cost.predict_cost(model, n_clips, formats))
@@ -264,8 +265,8 @@ def print_dry_run(work: Path, options: Mapping[str, Any], formats: Sequence[str]
 def print_problems(title: str | Path, problems: Sequence["Problem"]) -> int:
     """Print what verification found, file by file; return exit code 1."""
     for problem in problems:
-        click.echo(f"{problem.file}: {problem.message}", err=True)
-    click.echo(f"{title}: {len(problems)} problems", err=True)
+        say(f"{problem.file}: {problem.message}", err=True)
+    say(f"{title}: {len(problems)} problems", err=True)
     return 1
 
 
@@ -286,7 +287,7 @@ def print_assembled(
     share = totals.failures / totals.rows
     if share <= max_failures:
         return 0
-    click.echo(
+    say(
         f"clip-kinetics700: {totals.failures} of {totals.rows} clips failed "
         f"({share:.0%}), more than --max-failures {max_failures:g}; everything was written, "
         "the reasons are in failures.parquet",

@@ -16,6 +16,7 @@ from clip_kinetics700_builder.cli.options import (
     json_option,
     options_of,
 )
+from clip_kinetics700_builder.cli.terminal import say
 from clip_kinetics700_builder.config import (
     AttentiveProbeConfig,
     LinearProbeConfig,
@@ -91,7 +92,7 @@ def embed_classes_command(directory: Path, *, quiet: bool, **options: Any) -> in
     """Write the text embeddings of the classes into the dataset in DIRECTORY."""
     texts = api.embed_classes(directory, progress=not quiet, **options)
     if not quiet:
-        click.echo(
+        say(
             f"{directory}: {len(texts.names):,} classes, {len(texts.prompts)} prompts, "
             f"{texts.model} ({texts.family})"
         )
@@ -113,7 +114,7 @@ def search_command(
         document = {
             text: [asdict(hit) for hit in hits] for text, hits in zip(texts, found, strict=True)
         }
-        click.echo(json.dumps(document, indent=2))
+        say(json.dumps(document, indent=2))
     else:
         from clip_kinetics700_builder.cli.tables import print_hits
 

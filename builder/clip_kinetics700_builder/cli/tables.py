@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from clip_kinetics700_builder.card.results import EvaluationResult
+from clip_kinetics700_builder.cli.terminal import clean
 from clip_kinetics700_builder.config import EncodeConfig
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.download.download import DryRun
@@ -79,9 +81,19 @@ def make_table(
     return table
 
 
+class CleanConsole(Console):
+    """Prints what is clean, in tables too."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text as it is shown; everything that is not built by us comes by here."""
+        return super().render_str(clean(text), **options)
+
+
 def open_console(width: int | None = None) -> Console:
     """Return the console, of a fixed width or of lines that are never cut."""
-    return Console(width=width, soft_wrap=width is None, markup=False, highlight=False, emoji=False)
+    return CleanConsole(
+        width=width, soft_wrap=width is None, markup=False, highlight=False, emoji=False
+    )
 
 
 def print_manifest(manifest: Manifest, output: Path, summary: "EncodeSummary | None") -> None:

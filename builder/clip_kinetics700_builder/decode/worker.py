@@ -9,11 +9,12 @@ import ctypes
 import math
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum, auto
 from multiprocessing import forkserver
@@ -44,6 +45,9 @@ from clip_kinetics700_builder.types import (
 
 Context = ForkServerContext | SpawnContext
 
+# What decodes the files of others needs none of these variables.
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|(API|ACCESS)_?KEY", re.IGNORECASE)
+
 
 def open_context() -> Context:
     """Return how workers start."""
@@ -52,7 +56,22 @@ def open_context() -> Context:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([video.__name__])
+    with hide_secrets():
+        # The server and all workers that are forked from it have the variables of this moment.
+        forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def hide_secrets() -> Iterator[None]:
+    """Take tokens and keys out of the environment within the block."""
+    secrets = {name: value for name, value in os.environ.items() if SECRET.search(name)}
+    for name in secrets:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(secrets)
 
 
 class SharedPixels:

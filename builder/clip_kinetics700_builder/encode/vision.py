@@ -35,6 +35,7 @@ from clip_kinetics700_builder.types import InputError, UInt8Array
 
 # How far our pixels may be from those of the model's own image processor, in parts of full scale:
 # its two backends (PIL, torchvision) differ by up to 2/255 between themselves.
+ATTENTION = "sdpa"
 MEAN_TOLERANCE = 1 / 255
 MAX_TOLERANCE = 4 / 255
 # What transformers raises for files that do not fit, besides its own OSError and ValueError: it
@@ -99,6 +100,8 @@ def load_model(files: ModelFiles, dtype: torch.dtype, *, kind: str = "vision") -
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            # A configuration may name kernels that are fetched from the Hub.
+            attn_implementation=ATTENTION,
         )
     if loading["mismatched_keys"]:
         key, found, wanted = min(loading["mismatched_keys"])
@@ -133,7 +136,9 @@ def read_preprocessing(files: ModelFiles) -> Preprocessing:
     if path.is_file():
         read_object(path, files.name)
     with refusing(files.name, f"the image processor of {PREPROCESSOR_FILE} cannot be loaded"):
-        processor = import_transformers().AutoImageProcessor.from_pretrained(files.directory)
+        processor = import_transformers().AutoImageProcessor.from_pretrained(
+            files.directory, trust_remote_code=False
+        )
     preprocessing = parse_preprocessing(files.name, processor.to_dict())
     final, taken = preprocessing.final_size, files.image_size
     if final != (taken, taken):
