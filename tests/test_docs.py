@@ -21,7 +21,7 @@ from tests.support.processes.checkout import PROJECT, SOURCE_PATHS
 
 README = PROJECT / "README.md"
 PAGES = (README, *sorted((PROJECT / "docs").glob("*.md")))
-LINKED = (*PAGES, PROJECT / "CONTRIBUTING.md", PROJECT / "CHANGELOG.md")
+LINKED = (*PAGES, PROJECT / "CONTRIBUTING.md", PROJECT / "CHANGELOG.md", PROJECT / "SECURITY.md")
 MAX_README_LINES = 180
 
 BLOCK = re.compile(

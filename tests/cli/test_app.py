@@ -21,6 +21,7 @@ from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.builds import (
     Outcome,
     build_arguments,
+    command_line,
     list_published,
     run_cli,
     run_cli_process,
@@ -312,3 +313,22 @@ def test_help_needs_no_heavy_library() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert result.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    "megabytes",
+    [300, pytest.param(600, marks=pytest.mark.slow), pytest.param(1200, marks=pytest.mark.slow)],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_a_process_that_may_take_little_memory_says_so(
+    megabytes: int, inputs: dict[str, str]
+) -> None:
+    """Libraries do not load then, each in its own words."""
+    words = command_line(*build_words(inputs))
+    result = subprocess.run(
+        ["sh", "-c", f'ulimit -v {megabytes * 1000}; exec "$@"', "sh", *words],
+        env={**os.environ, "PYTHONPATH": SOURCE_PATHS},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert re.fullmatch(r"clip-kinetics700: out of memory .*\n", result.stderr), result.stderr

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from clip_kinetics700_builder.download.folder import place_clip, write_metadata
+from clip_kinetics700_builder.types import Clip
 from tests.support.kinetics.cvdf import CvdfTree
 from tests.support.kinetics.downloads import download_tree
 
@@ -34,3 +36,17 @@ def test_the_directory_opens_as_a_videofolder(
         "train": 15, "validation": 6, "test": 4
     }  # fmt: skip
     assert "yoga" in loaded["train"].remove_columns("video")["caption"]
+
+
+def test_a_label_of_any_length_is_a_directory(tmp_path: Path) -> None:
+    """Labels that begin alike keep directories of their own, and captions are whole."""
+    labels = ["long " * 100 + end for end in ("one", "two", "\u7684" * 300)]
+    clips = [Clip("train", f"abcdefghij{n}", 0, 10, label, label) for n, label in enumerate(labels)]
+    places = [place_clip(tmp_path, clip, "mp4") for clip in clips]
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"video")
+    assert len({place.parent for place in places}) == len(labels)
+    write_metadata(tmp_path, clips)
+    lines = (tmp_path / "train/metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["label"] for line in lines} == set(labels)

@@ -189,12 +189,13 @@ def test_a_server_that_comes_back_costs_nothing(
     assert published_hashes(tmp_path / "out") == published_hashes(dataset)
 
 
-@pytest.mark.parametrize("action", ["reset", 503])
+@pytest.mark.parametrize("action", ["reset", 503, pytest.param("stall", marks=pytest.mark.slow)])
 def test_a_server_that_stays_away_ends_the_build(
     action: Any, trees: dict[str, CvdfTree], run_build: RunBuild, dataset: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The archive is not recorded as damaged, and the same build finishes once it is back."""
+    monkeypatch.setattr("clip_kinetics700.remote.SILENCE_SECONDS", 0.2)
     monkeypatch.setattr("clip_kinetics700.remote.PAUSE_SECONDS", 0.01)
     output = tmp_path / "out"
     sources = {"videos": None, "source": "cvdf", "version": "600"}
@@ -203,6 +204,22 @@ def test_a_server_that_stays_away_ends_the_build(
         with pytest.raises(OutageError, match="yoga"):
             run_build(output, **sources, base_url=served.url, outage_wait=0)
     assert not (output / ".build/parts/train-yoga.json").exists()
+    with serve(trees["600"].root) as served:
+        run_build(output, **sources, base_url=served.url)
+    assert published_hashes(output) == published_hashes(dataset)
+
+
+def test_a_server_that_refuses_all_ends_the_build(
+    trees: dict[str, CvdfTree], run_build: RunBuild, dataset: Path, tmp_path: Path
+) -> None:
+    """A link that has expired is no fault of any archive, so none of them is recorded."""
+    output = tmp_path / "out"
+    sources = {"videos": None, "source": "cvdf", "version": "600"}
+    with serve(trees["600"].root) as served:
+        served.fail(".tar", 403)
+        with pytest.raises(OutageError, match="3 archives in a row cannot be read"):
+            run_build(output, **sources, base_url=served.url)
+    assert not list((output / ".build/parts").glob("*.json"))
     with serve(trees["600"].root) as served:
         run_build(output, **sources, base_url=served.url)
     assert published_hashes(output) == published_hashes(dataset)
@@ -237,17 +254,23 @@ def test_a_host_without_a_name_is_an_outage(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("action", ["reset", pytest.param("stall", marks=pytest.mark.slow)])
 def test_an_outage_is_on_no_line_of_the_ledger(
-    trees: dict[str, CvdfTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    action: Any, trees: dict[str, CvdfTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A download that its server leaves goes on with the same command."""
+    monkeypatch.setattr("clip_kinetics700.remote.SILENCE_SECONDS", 0.2)
     monkeypatch.setattr("clip_kinetics700.remote.PAUSE_SECONDS", 0.001)
     tree = trees["600"]
     with serve(tree.root) as served:
-        served.fail("train/yoga.tar", "reset")
+        served.fail("train/yoga.tar", action)
         with pytest.raises(OutageError, match="yoga"):
             download_tree(tree, tmp_path, base_url=served.url, outage_wait=0)
-    assert not [attempt for attempt in read_ledger(tmp_path) if attempt.reason == "connection"]
+    assert {attempt.reason for attempt in read_ledger(tmp_path)} <= {
+        None,
+        "not_in_archive",
+        "empty_file",
+    }
     with serve(tree.root) as served:
         download_tree(tree, tmp_path, base_url=served.url)
     assert list_clips(tmp_path) == whole_clips(tree)

@@ -18,6 +18,7 @@ from clip_kinetics700_builder.cli import clips, datasets, evaluate
 from clip_kinetics700_builder.cli.options import spread_values
 from clip_kinetics700_builder.cli.terminal import clean_record, open_streams, say
 from clip_kinetics700_builder.sources.ledger import FetchError
+from clip_kinetics700_builder.system.machine import is_out_of_memory
 from clip_kinetics700_builder.system.signals import TerminatedError, catch_signals, leave
 from clip_kinetics700_builder.types import BuildError, InputError
 
@@ -30,6 +31,7 @@ FAILED = (
     OSError,
     MemoryError,
 )
+MEMORY_LIMITS = "ulimit -v, or the limit of a container or a job"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -88,8 +90,9 @@ def run(words: list[str]) -> int:
         return end_with("interrupted; run it again to go on", 128 + signal.SIGINT)
     except TerminatedError as error:
         return end_with("asked to end; run it again to go on", 128 + error.args[0])
-    except FAILED as error:
-        if debug:
+    except (*FAILED, RuntimeError, ImportError) as error:
+        is_known = isinstance(error, FAILED)
+        if debug or not (is_known or is_out_of_memory(error)):
             raise
         is_misuse = isinstance(error, (click.UsageError, InputError))
         return end_with(describe_error(error), 2 if is_misuse else 1)
@@ -109,6 +112,8 @@ def describe_error(error: Exception) -> str:
         hint = "" if context is None else f" (see {context.command_path} --help)"
         return " ".join(text.split()) + hint
     text = str(error) or type(error).__name__
+    if is_out_of_memory(error) and not isinstance(error, BuildError | InputError):
+        return f"out of memory ({text}): this process may take too little: {MEMORY_LIMITS}"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in DISK_FULL:

@@ -4,6 +4,7 @@ Clips lie in `SPLIT/CLASS/ID_START_END.EXT`, those without a class in `SPLIT/`; 
 `metadata.jsonl` with captions. A clip is got if its file is in the directory, whoever put it there.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from clip_kinetics700_builder.sources.directory import index_videos
 from clip_kinetics700_builder.system.files import write_text
 from clip_kinetics700_builder.types import Clip
 
+MAX_NAME_BYTES = 255
 METADATA_NAME = "metadata.jsonl"
 STATE_NAME = ".download"
 """Hidden directory for the ledger and for what is not whole yet; `datasets` does not look there."""
@@ -22,8 +24,17 @@ STATE_NAME = ".download"
 def place_clip(directory: Path, clip: Clip, extension: str) -> Path:
     """Return where the file of a clip goes; any label becomes the name of one directory."""
     folder = directory / SPLIT_FOLDERS[clip.split]
-    name = re.sub(r"[/\0]", "_", clip.label or "").strip(". ")
+    name = shorten_name(re.sub(r"[/\0]", "_", clip.label or "").strip(". "))
     return (folder / name if name else folder) / f"{clip.file_stem}.{extension}"
+
+
+def shorten_name(name: str) -> str:
+    """Return a name that any file system takes; another one for each that is too long."""
+    data = name.encode("utf-8")
+    if len(data) <= MAX_NAME_BYTES:
+        return name
+    mark = f"~{hashlib.sha256(data).hexdigest()[:8]}"
+    return data[: MAX_NAME_BYTES - len(mark)].decode("utf-8", "ignore") + mark
 
 
 def write_metadata(directory: Path, clips: Iterable[Clip]) -> None:

@@ -31,11 +31,12 @@ from clip_kinetics700_builder.encode.tower import (
     VisionTower,
     compile_tower,
 )
+from clip_kinetics700_builder.system.machine import is_out_of_memory
 from clip_kinetics700_builder.types import InputError, UInt8Array
 
+ATTENTION = "sdpa"
 # How far our pixels may be from those of the model's own image processor, in parts of full scale:
 # its two backends (PIL, torchvision) differ by up to 2/255 between themselves.
-ATTENTION = "sdpa"
 MEAN_TOLERANCE = 1 / 255
 MAX_TOLERANCE = 4 / 255
 # What transformers raises for files that do not fit, besides its own OSError and ValueError: it
@@ -52,6 +53,8 @@ def refusing(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except LOAD_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"model {name}: {what}: {describe_error(error)}") from error
 
 

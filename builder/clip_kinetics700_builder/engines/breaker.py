@@ -1,9 +1,12 @@
 """Stops a run in which one clip after the other fails for the same reason."""
 
 from collections import deque
+from collections.abc import Sequence
 
 from clip_kinetics700_builder.types import Failure, OutageError
 
+# An archive is lost as a whole, and a server that refuses one may well refuse all.
+ARCHIVES_IN_A_ROW = 3
 # So many clips are looked at together: a directory of a class may well be damaged as a whole.
 WINDOW_CLIPS = 200
 
@@ -34,4 +37,17 @@ class Breaker:
                 f"{count} of the last {WINDOW_CLIPS} clips failed with {failure.reason} "
                 f"({failure.message}), more than --max-failures {self._max_share:g}: is a disk "
                 "or this machine at fault? run the same command again to go on"
+            )
+
+    def check_archives(self, errors: Sequence[Sequence[str]]) -> None:
+        """Look at why the last archives could not be read, all since one that could.
+
+        Raises:
+            OutageError: these are too many.
+        """
+        if len(errors) >= ARCHIVES_IN_A_ROW and self._max_share < 1:
+            raise OutageError(
+                f"{len(errors)} archives in a row cannot be read, the last one: {errors[-1][1]}; "
+                "is their server or their disk at fault? run the same command again to go on, "
+                "with --max-failures 1 if they are to fail"
             )

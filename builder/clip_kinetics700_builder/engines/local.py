@@ -134,14 +134,31 @@ class LocalEngine:
                 begin = now
 
     def encode_archives(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
-        """Encode parts of archives, one archive after another."""
+        """Encode parts of archives, one archive after another.
+
+        One that cannot be read is put on record once another one was, or all have been tried.
+
+        Raises:
+            OutageError: too many in a row cannot be read.
+        """
+        waiting: list[PartReport] = []
         for part in parts:
             with self.claim(part, started) as is_ours:
-                if is_ours and part.archive is not None:
-                    begin = time.monotonic()
-                    report = self.encode_archive(part, part.archive, started)
-                    seconds = round(time.monotonic() - begin, 3)
-                    yield finish_part(self.parts_directory, report, seconds=seconds)
+                if not is_ours or part.archive is None:
+                    continue
+                begin = time.monotonic()
+                report = self.encode_archive(part, part.archive, started)
+                waiting.append(replace(report, seconds=round(time.monotonic() - begin, 3)))
+                if report.error is None:
+                    yield from self.finish_parts(waiting)
+            self.breaker.check_archives([report.error for report in waiting if report.error])
+        yield from self.finish_parts(waiting)
+
+    def finish_parts(self, waiting: list[PartReport]) -> Iterator[PartReport]:
+        """Put parts on record, and forget them."""
+        while waiting:
+            report = waiting.pop(0)
+            yield finish_part(self.parts_directory, report, seconds=report.seconds)
 
     @contextmanager
     def claim(self, part: Part, started: Started) -> Iterator[bool]:

@@ -103,8 +103,9 @@ def number_names(archives: Sequence[Archive]) -> list[Archive]:
     taken: Counter[str] = Counter()
     numbered = []
     for archive in archives:
-        taken[archive.name] += 1
-        count = taken[archive.name]
+        # Some file systems do not tell large letters from small ones.
+        taken[archive.name.lower()] += 1
+        count = taken[archive.name.lower()]
         numbered.append(archive if count == 1 else replace(archive, name=f"{archive.name}-{count}"))
     return numbered
 

@@ -12,6 +12,7 @@ MEMORY_WORDS = (
     "out of memory",
     "bad_alloc",
     "DefaultCPUAllocator",
+    "failed to map segment",  # of a library that is being loaded
 )
 
 
