@@ -18,7 +18,7 @@ from clip_kinetics700_builder.assemble.assemble import assemble_directory
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.types import BuildError, InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
-from tests.support.datasets.builds import RunBuild, published_hashes, run_cli
+from tests.support.datasets.builds import RunBuild, edit_report, published_hashes, run_cli
 from tests.support.processes.checkout import SOURCE_PATHS
 
 WIDTH = 6
@@ -177,9 +177,8 @@ def test_a_part_of_another_build_is_refused(
 ) -> None:
     """A part of another encoder, or of other rows, is named and not mixed in."""
     path = own_dataset / ".build/parts/test-00000.json"
-    report = json.loads(path.read_text(encoding="utf-8"))
-    report[field] = report[field][::-1]
-    path.write_text(json.dumps(report), encoding="utf-8")
+    values = json.loads(path.read_text(encoding="utf-8"))[field]
+    edit_report(own_dataset, "test-00000", **{field: values[::-1]})
     with pytest.raises(BuildError, match=f"part test-00000: .*{message}"):
         assemble(own_dataset, tmp_path / "other")
 

@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_kinetics700_builder.parts.part import PartReport, finish_part, is_done, write_results
+from clip_kinetics700_builder.parts.part import (
+    DamagedPartError,
+    PartReport,
+    finish_part,
+    is_done,
+    write_results,
+)
 from clip_kinetics700_builder.parts.part_reader import make_results, read_part
 from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Part, VideoInfo
 
@@ -95,7 +101,7 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     arrow = tmp_path / f"{PART.name}.arrow"
     arrow.write_bytes(arrow.read_bytes()[:-1])
-    with pytest.raises(BuildError, match=r"train-00001: .* bytes, its report says"):
+    with pytest.raises(DamagedPartError, match=r"train-00001: .* bytes, its report says"):
         read_part(tmp_path, PART.name)
 
 

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from clip_kinetics700_builder.types import InputError
 
 BUFFER_NBYTES = 1 << 20
+SEAL_NAME = "self_sha256"
 # Errors of a disk that is full, read-only or of another user.
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
@@ -70,6 +71,35 @@ def write_json(final: Path, document: Any) -> None:
 def format_json(document: Any) -> str:
     """Return the one spelling in which JSON files are written, with sorted keys."""
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def hash_json(document: Any) -> str:
+    """Return the sha256 of the one spelling of a JSON document that hashes are taken over."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def seal_json(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the hash of all the rest of it as `self_sha256`."""
+    content = {name: value for name, value in document.items() if name != SEAL_NAME}
+    return {**content, SEAL_NAME: hash_json(content)}
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file without its `self_sha256`, which may be missing.
+
+    Older versions sealed manifests alone.
+
+    Raises:
+        ValueError: it is no JSON object, or not what it was when it was sealed.
+    """
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise ValueError("is no JSON object")
+    stated = document.pop(SEAL_NAME, None)
+    if stated not in (None, hash_json(document)):
+        raise ValueError(f"its content is not what {SEAL_NAME} says")
+    return document
 
 
 def sync_directory(directory: Path) -> None:
