@@ -18,7 +18,7 @@ from clip_kinetics700_builder.dataset.layout import (
     remove_stale_files,
 )
 from clip_kinetics700_builder.dataset.manifest import ManifestError, read_manifest
-from clip_kinetics700_builder.system.files import sync_directory, take_lock
+from clip_kinetics700_builder.system.files import naming, sync_directory, take_lock
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def put_in_place(output: Path) -> None:
             (stage / name).replace(output / name)
     remove_stale_files(output, manifest.files)
     for place in {(output / name).parent for name in names}:
-        sync_directory(place)
+        with naming(place):
+            sync_directory(place)
     (stage / MANIFEST_NAME).replace(output / MANIFEST_NAME)
     sync_directory(output)
     shutil.rmtree(stage, ignore_errors=True)

@@ -23,6 +23,7 @@ from tests.support.processes.checkout import SOURCE_PATHS
 
 ALICE = "hf_alice"
 REPOSITORY = "alice/CLIP-Kinetics700"
+ATTRIBUTES = ".gitattributes"
 
 
 @dataclass(slots=True)
@@ -113,6 +114,14 @@ def expect_tree(directory: Path, repository: str = REPOSITORY) -> dict[str, str]
     card = (directory / "README.md").read_text(encoding="utf-8")
     text = card.replace("PATH_OR_REPOSITORY", repository)
     return {**tree, "README.md": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def assert_published(hub: PublishingHub, directory: Path, *, n_commits: int = 1) -> None:
+    """Check that the repository is the dataset, byte for byte, after so many commits."""
+    tree = hub.read_tree()
+    assert tree.pop(ATTRIBUTES)
+    assert tree == expect_tree(directory)
+    assert hub.count_commits() == n_commits
 
 
 def write_layout(directory: Path, *, n_shards: int, shard_bytes: int, seed: int = 0) -> Path:
