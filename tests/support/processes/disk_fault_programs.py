@@ -228,12 +228,20 @@ class FaultyDisk(ExitStack):
     """Runs programs on a faulty disk, one after the other; use it in a `with` block."""
 
     def __init__(self) -> None:
-        """Start the process that forks; numpy starts no threads in it."""
+        """Start the process that forks; neither numpy nor Arrow's allocator starts threads in it.
+
+        A fork has none of them, and what they held at that moment is held for ever.
+        """
         super().__init__()
         command = [sys.executable, "-m", "tests.support.processes.disk_fault_programs"]
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, "PYTHONPATH": SOURCE_PATHS, "OPENBLAS_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": SOURCE_PATHS,
+                "OPENBLAS_NUM_THREADS": "1",
+                "JE_ARROW_MALLOC_CONF": "background_thread:false",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

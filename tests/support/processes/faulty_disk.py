@@ -33,6 +33,8 @@ SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
 SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
 SECCOMP_IOCTL_NOTIF_ADDFD = 0x40182103
 AT_FDCWD = -100
+GONE = (FileNotFoundError, ProcessLookupError)
+"""What asking about a call raises once its process is killed; its other threads have asked too."""
 SLEEPS = "S"
 """The state of a thread that waits for something other than a processor or the disk."""
 CUT_ACTIONS = {"torn": "kill", "short": "go on"}
@@ -240,14 +242,13 @@ class Disk:
         buffer = bytearray(80)
         try:
             fcntl.ioctl(self._listener, SECCOMP_IOCTL_NOTIF_RECV, buffer)
-        except OSError as error:
-            # The process was killed in the meantime.
-            if error.errno == errno.ENOENT:
-                return
-            raise
+        except GONE:
+            return
         number, pid, trap, *args = struct.unpack("QI4xi12x6q", buffer)
         request = Request(number, pid, self._traps[trap], args)
-        path = self._find(request)
+        path = None
+        with suppress(*GONE):
+            path = self._find(request)
         action = "go on"
         if path is not None:
             size = request.trap.size
@@ -271,7 +272,7 @@ class Disk:
         else:
             error = -int(getattr(errno, action))
         answer = struct.pack("QqiI", request.id, value, error, flags)
-        with suppress(ProcessLookupError):
+        with suppress(*GONE):
             fcntl.ioctl(self._listener, SECCOMP_IOCTL_NOTIF_SEND, answer)
 
     def _find(self, request: Request) -> str | None:
