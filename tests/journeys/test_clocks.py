@@ -57,3 +57,18 @@ def test_what_has_changed_is_assembled(
     encode_small(tmp_path / "fresh", ChangedRows())
     assemble_work(tmp_path / "fresh", tmp_path / "expected")
     assert published_hashes(output) == published_hashes(tmp_path / "expected")
+
+
+def test_a_dataset_of_an_older_version_is_assembled_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nothing tells what a dataset was made of it is replaced, which is said."""
+    work, output = tmp_path / "work", tmp_path / "out"
+    encode_small(work)
+    assemble_work(work, output)
+    (output / ".build/assembly.json").unlink()
+    before = published_hashes(output)
+    with caplog.at_level("INFO"):
+        assemble_work(work, output)
+    assert "nothing says that it is of these very rows; a new one replaces it" in caplog.text
+    assert published_hashes(output) == before

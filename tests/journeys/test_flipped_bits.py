@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from clip_kinetics700_builder.types import BuildError, InputError
-from tests.support.datasets.builds import published_hashes
+from tests.support.damage.datasets import flip_byte
+from tests.support.datasets.builds import RunBuild, published_hashes
 from tests.support.datasets.works import assemble_work, encode_small
 from tests.support.processes.torture import say_count
 
@@ -84,3 +85,19 @@ def test_a_flipped_bit_is_never_published(
         assert read_files(damaged) == sound, case
         shutil.rmtree(damaged)
     say_count(f"{n_flips} flipped bits in work directories, seed {SEED}: {n_refused} refused")
+
+
+def test_a_damaged_part_is_encoded_again(
+    dataset: Path, run_build: RunBuild, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A build says which part is damaged, encodes it again and ends with the same dataset."""
+    output = Path(shutil.copytree(dataset, tmp_path / "out"))
+    part = output / ".build/parts/test-00000.arrow"
+    sound = part.read_bytes()
+    flip_byte(part, len(sound) // 2)
+    with caplog.at_level("WARNING"):
+        run_build(output)
+    assert "part test-00000: test-00000.arrow is damaged: it has the sha256 " in caplog.text
+    assert "; it is encoded again" in caplog.text
+    assert part.read_bytes() == sound
+    assert published_hashes(output) == published_hashes(dataset)
