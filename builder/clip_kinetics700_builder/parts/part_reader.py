@@ -166,7 +166,9 @@ def read_embeddings(path: Path, begin: int, shape: tuple[int, int]) -> Float16Ar
         descriptor = os.open(path, os.O_RDONLY)
         try:
             # The system reads at most 2 GB at a time.
-            while more := os.pread(descriptor, nbytes - len(data), begin + len(data)):
+            while len(data) < nbytes and (
+                more := os.pread(descriptor, nbytes - len(data), begin + len(data))
+            ):
                 data += more
         finally:
             os.close(descriptor)
