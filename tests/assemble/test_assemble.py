@@ -92,6 +92,22 @@ def test_widths_that_differ_are_refused(processed: Path, tmp_path: Path) -> None
     assert not list((tmp_path / "out").glob("*.json"))
 
 
+def test_a_processed_dataset_is_assembled_when_it_has_changed(
+    processed: Path, tmp_path: Path
+) -> None:
+    """The same files have nothing to do, another failure in the place of one does."""
+    first = tmp_path / "out/ds_000000.tar"
+    assemble(processed, tmp_path / "out")
+    inode = first.stat().st_ino
+    assemble(processed, tmp_path / "out")
+    assert first.stat().st_ino == inode
+    broken = next((processed / "train").glob("*.npy"))
+    for content, reason in ((b"", "empty_file"), (b"\x93NUMPY", "unreadable")):
+        broken.write_bytes(content)
+        manifest = assemble(processed, tmp_path / "out")
+        assert manifest["totals"]["failures_by_reason"] == {"no_frames": 1, reason: 1}
+
+
 def test_free_captions_have_no_classes(tmp_path: Path) -> None:
     """Captions that are no class names are kept, without label ids."""
     directory = tmp_path / "processed"

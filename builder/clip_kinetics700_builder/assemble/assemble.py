@@ -77,11 +77,11 @@ def assemble(rows: Rows, config: AssembleConfig, *, advance: Advance = lambda _:
         require_drawing()
     configuration = describe_assembly(rows, config)
     check_output(config.output, configuration, rows.class_names)
-    made_of = describe_sources(rows, config)
+    made_of, shards_made_of = digest_inputs(rows, config)
     stage = choose_stage(config.output)
     for directory in (stage, config.output / WORK_NAME):
         directory.mkdir(parents=True, exist_ok=True)
-    reports = ShardReports(stage, made_of["shards"])
+    reports = ShardReports(stage, shards_made_of)
     files, totals = write_files(rows, replace(config, output=stage), reports, advance)
     if config.figures:
         files |= write_figures(stage, totals, rows.class_names)
@@ -95,8 +95,8 @@ def assemble(rows: Rows, config: AssembleConfig, *, advance: Advance = lambda _:
         date=resolve_date(config),
     )
     write_text(stage / README_NAME, render_card(manifest))
-    made_of["manifest"] = manifest.self_sha256
-    write_json(config.output / WORK_NAME / ASSEMBLY_NAME, made_of)
+    state = {"made_of": made_of, "manifest": manifest.self_sha256}
+    write_json(config.output / WORK_NAME / ASSEMBLY_NAME, state)
     write_manifest(stage, manifest)
     if stage != config.output:
         put_in_place(config.output)
@@ -104,16 +104,15 @@ def assemble(rows: Rows, config: AssembleConfig, *, advance: Advance = lambda _:
     return manifest
 
 
-def describe_sources(rows: Rows, config: AssembleConfig) -> dict[str, Any]:
-    """Return digests of all that a dataset is made of, and of what of that is in its shards.
+def digest_inputs(rows: Rows, config: AssembleConfig) -> tuple[str, str]:
+    """Return digests of all that a dataset is made of, and of that of it which is in its shards.
 
     No clock is in them: what was made again of the same is the same.
     """
     configuration = describe_assembly(rows, config)
-    shards = [__version__, pa.__version__, configuration, rows.class_names, rows.fingerprint]
-    digest = hash_json(shards)
+    in_shards = [__version__, pa.__version__, configuration, rows.class_names, rows.fingerprint]
     others = [describe_canary(rows.canary), resolve_date(config), config.figures]
-    return {"shards": digest, "all": hash_json([digest, *others])}
+    return hash_json([*in_shards, *others]), hash_json(in_shards)
 
 
 def describe_assembly(rows: Rows, config: AssembleConfig) -> dict[str, Any]:
@@ -252,8 +251,8 @@ def find_current(rows: Rows, config: AssembleConfig) -> Manifest | None:
     manifest = read_manifest(config.output)
     if manifest is None or not manifest.is_complete(config.output):
         return None
-    made_of = {**describe_sources(rows, config), "manifest": manifest.self_sha256}
-    if read_state(config.output, ASSEMBLY_NAME) == made_of:
+    state = {"made_of": digest_inputs(rows, config)[0], "manifest": manifest.self_sha256}
+    if read_state(config.output, ASSEMBLY_NAME) == state:
         return manifest
     log.info("%s: nothing says that it is of these very rows; a new one replaces it", config.output)
     return None

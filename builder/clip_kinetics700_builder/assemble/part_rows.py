@@ -6,8 +6,8 @@ Which of them counts follows from what they hold, never from when they were made
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ class PartRows:
     def __init__(self, work: Path, *, is_finished: bool = True) -> None:
         """Open every part of a work directory, or those that are there if not all must be finished.
 
-        These are only counted, so their bytes are not hashed.
+        What is not finished is only counted, so no bytes are hashed then.
 
         Raises:
             InputError: it is no work directory, or parts are not finished.
@@ -94,9 +94,14 @@ class PartRows:
         # Most of the time goes into hashes, during which other threads go on.
         parts = work_off(read, names, count_cores(), lambda _: None)
         self._rows = self._choose_rows(parts, units)
-        self.fingerprint = hash_reports(self.reports)
         self.canary: Canary | None = compare_canaries(self.reports)
         self.totals = self._count()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that parts hold, the same whenever and however fast they were made."""
+        names = [field.name for field in fields(PartReport) if field.name != "seconds"]
+        return hash_json([[getattr(report, name) for name in names] for report in self.reports])
 
     def list_results(self) -> Iterator[tuple[PartReport, list[str | None]]]:
         """Yield the report of each part and why its rows failed, None where they did not."""
@@ -156,11 +161,6 @@ class PartRows:
             for reason, count in reasons.items():
                 totals[split].add_failures(reason, count)
         return totals
-
-
-def hash_reports(reports: Sequence[PartReport]) -> str:
-    """Return a digest of all that parts hold, the same whenever and however fast they were made."""
-    return hash_json([asdict(replace(report, seconds=0.0)) for report in reports])
 
 
 def rank_results(reasons: pa.ChunkedArray, unit: int, attempt: int) -> npt.NDArray[np.int64]:

@@ -114,7 +114,7 @@ def sync_directory(directory: Path) -> None:
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
     sha256, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER_NBYTES))
-    with path.open("rb", buffering=0) as stream:
+    with naming(path), path.open("rb", buffering=0) as stream:
         while nbytes := stream.readinto(buffer):
             sha256.update(buffer[:nbytes])
     return sha256.hexdigest()
