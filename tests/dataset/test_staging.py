@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -110,6 +111,18 @@ def test_renames_that_were_cut_off_are_finished(output: Path, old: Path, new: Pa
     assert verify_dataset(directory) != []  # the user's file
     (directory / "notes.txt").unlink()
     assert verify_dataset(directory) == []
+
+
+def test_a_link_to_another_disk_is_followed(output: Path, new: Path) -> None:
+    """Where `.build` lies on another file system the files are copied, which takes longer."""
+    with TemporaryDirectory(dir="/dev/shm") as other:
+        if Path(other).stat().st_dev == output.stat().st_dev:
+            pytest.skip("no second file system here")
+        shutil.rmtree(output / ".build", ignore_errors=True)
+        (output / ".build").symlink_to(other)
+        assemble_new(output)
+        assert_is_new(output, new)
+        assert not (output / STAGE).exists()
 
 
 def flip_manifest(stage: Path) -> None:

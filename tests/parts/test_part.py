@@ -1,6 +1,9 @@
 """A part that is read back is the part that was written; its report alone says that it is done."""
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from copy import copy
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +106,15 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     arrow.write_bytes(arrow.read_bytes()[:-1])
     with pytest.raises(DamagedPartError, match=r"train-00001: .* bytes, its report says"):
         read_part(tmp_path, PART.name)
+
+
+def test_the_error_of_a_damaged_part_crosses_processes() -> None:
+    """Processes of a cluster hand it to the one that started them, with the same line."""
+    error = DamagedPartError("train-00001", "train-00001.arrow", "it is short")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        received = processes.submit(copy, error).result()
+    assert str(received) == str(error)
+    assert str(error).startswith("part train-00001: train-00001.arrow is damaged: it is short; run")
 
 
 def test_the_report_is_plain_json(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ so nobody takes what lies there for either; whoever locks the directory next fin
 were cut off.
 """
 
+import errno
 import logging
 import shutil
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from clip_kinetics700_builder.dataset.layout import (
     WORK_NAME,
     remove_stale_files,
 )
-from clip_kinetics700_builder.dataset.manifest import ManifestError, read_manifest
-from clip_kinetics700_builder.system.files import naming, sync_directory, take_lock
+from clip_kinetics700_builder.dataset.manifest import ManifestError, read_manifest, write_manifest
+from clip_kinetics700_builder.system.files import atomic_path, naming, sync_directory, take_lock
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,24 @@ def put_in_place(output: Path) -> None:
     for name in names:
         if (stage / name).is_file():
             (output / name).parent.mkdir(exist_ok=True)
-            (stage / name).replace(output / name)
+            move_file(stage / name, output / name)
     remove_stale_files(output, manifest.files)
     for place in {(output / name).parent for name in names}:
         with naming(place):
             sync_directory(place)
-    (stage / MANIFEST_NAME).replace(output / MANIFEST_NAME)
-    sync_directory(output)
+    write_manifest(output, manifest)
+    # It goes first: what else is left here replaces nothing without it.
+    (stage / MANIFEST_NAME).unlink()
     shutil.rmtree(stage, ignore_errors=True)
+
+
+def move_file(source: Path, final: Path) -> None:
+    """Rename a file; where `.build` or `data` is a link to another disk, copy it."""
+    try:
+        source.replace(final)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with atomic_path(final) as partial:
+            shutil.copyfile(source, partial)
+        source.unlink()

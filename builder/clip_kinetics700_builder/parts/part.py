@@ -40,12 +40,16 @@ Item = TypeVar("Item")
 
 
 class DamagedPartError(BuildError):
-    """A file of a finished part is not what was written."""
+    """A file of a finished part is not what was written: name of the part, file and reason."""
 
-    def __init__(self, name: str, file: str, reason: str) -> None:
-        """Keep what is wrong apart from what to do: who can encode does it at once."""
-        self.what = f"part {name}: {file} is damaged: {reason}"
-        super().__init__(f"{self.what}; run encode again with the same options")
+    @property
+    def what(self) -> str:
+        """What is wrong, without what to do: who can encode does it at once."""
+        return "part {}: {} is damaged: {}".format(*self.args)
+
+    def __str__(self) -> str:
+        """Return the line for the user."""
+        return f"{self.what}; run encode again with the same options"
 
 
 @dataclass(frozen=True, slots=True)
