@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.damage.datasets import ChangedRows
+from clip_kinetics700_builder.types import EncodedClip, Failure
+from tests.support.damage.datasets import ChangedRows, SmallRows
 from tests.support.datasets.builds import published_hashes
 from tests.support.datasets.conversions import read_states
 from tests.support.datasets.works import assemble_work, encode_small
@@ -55,6 +56,33 @@ def test_what_has_changed_is_assembled(
     set_clock(output, output_seconds)
     assemble_work(work, output)
     encode_small(tmp_path / "fresh", ChangedRows())
+    assemble_work(tmp_path / "fresh", tmp_path / "expected")
+    assert published_hashes(output) == published_hashes(tmp_path / "expected")
+
+
+class FailedRows(SmallRows):
+    """The same rows, but one that could be had at another time fails."""
+
+    def result(self, split: str, row: int) -> EncodedClip | Failure:
+        """Return what became of one row."""
+        if (split, row) == ("train", 8):
+            return Failure(row, "source", "timed_out", "nothing came")
+        return super().result(split, row)
+
+
+@pytest.mark.parametrize(("work_seconds", "output_seconds"), ORDERS)
+def test_what_was_tried_again_counts(
+    tmp_path: Path, work_seconds: int, output_seconds: int
+) -> None:
+    """A later try is the one that went right, though its files may look older than the first's."""
+    work, output = tmp_path / "work", tmp_path / "out"
+    encode_small(work, FailedRows())
+    assemble_work(work, output)
+    set_clock(work, work_seconds)
+    encode_small(work, retries=True)
+    set_clock(output, output_seconds)
+    assemble_work(work, output)
+    encode_small(tmp_path / "fresh")
     assemble_work(tmp_path / "fresh", tmp_path / "expected")
     assert published_hashes(output) == published_hashes(tmp_path / "expected")
 

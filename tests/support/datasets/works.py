@@ -11,6 +11,7 @@ from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.parts.part import finish_part, is_done, write_results
 from clip_kinetics700_builder.parts.part_reader import remove_damaged
+from clip_kinetics700_builder.parts.retries import plan_retries
 from clip_kinetics700_builder.parts.work import (
     Sources,
     WorkConfig,
@@ -25,8 +26,13 @@ ROWS_PER_PART = 6
 CONFIG = WorkConfig({"embedding_width": WIDTH, "seed": 0}, CLASS_NAMES, "cpu", ROWS_PER_PART)
 
 
-def encode_small(work: Path, rows: SmallRows | None = None, *, seconds: float = 0.0) -> None:
-    """Write the parts that are not finished, or that are damaged; each says it took so long."""
+def encode_small(
+    work: Path, rows: SmallRows | None = None, *, seconds: float = 0.0, retries: bool = False
+) -> None:
+    """Write the parts that are not finished, or that are damaged; each says it took so long.
+
+    With `retries` what failed is tried again.
+    """
     rows = SmallRows() if rows is None else rows
     clips = [clip for split in ROWS for clip, _ in rows.results(split)]
     places = [(split, row) for split in ROWS for row in range(ROWS[split])]
@@ -34,6 +40,7 @@ def encode_small(work: Path, rows: SmallRows | None = None, *, seconds: float = 
     store_sources(work, Sources())
     directory, parts = parts_directory(work), cut_parts(clips, ROWS_PER_PART)
     remove_damaged(directory, {part.name for part in parts}, no_progress)
+    parts += plan_retries(directory, parts, ()) if retries else []
     for part in parts:
         if not is_done(directory, part.name):
             numbers = part.rows or ()
