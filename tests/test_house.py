@@ -53,6 +53,20 @@ def test_modules_are_short() -> None:
     assert product[len(product) // 2] < MAX_MEDIAN
 
 
+def test_no_clock_decides() -> None:
+    """The builder asks neither what time it is nor when a file was written, but in one place.
+
+    There a time tells a video from another one of the same name; which is later does not matter.
+    """
+    clocks = ("time.time(", ".now(", "st_mtime", "st_ctime", "st_atime", "getmtime")
+    asking = [
+        path.name
+        for path in list_modules("builder")
+        if any(clock in path.read_text(encoding="utf-8") for clock in clocks)
+    ]
+    assert asking == ["video.py"]
+
+
 def test_folders_are_small() -> None:
     """No folder holds more than 25 Python files."""
     folders: dict[Path, int] = defaultdict(int)

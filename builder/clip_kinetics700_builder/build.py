@@ -21,6 +21,7 @@ from clip_kinetics700_builder.engines.local import (
 )
 from clip_kinetics700_builder.engines.prepare import Job, plan_job, prepare_engine, refuse_missing
 from clip_kinetics700_builder.parts.part import PartReport, is_done
+from clip_kinetics700_builder.parts.part_reader import remove_damaged
 from clip_kinetics700_builder.parts.retries import plan_retries
 from clip_kinetics700_builder.parts.work import parts_directory
 from clip_kinetics700_builder.system.files import check_directory
@@ -46,7 +47,7 @@ class EncodeSummary:
 
 
 def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeSummary:
-    """Encode this rank's parts that are not finished.
+    """Encode this rank's parts that are not finished, or that are damaged.
 
     Raises:
         InputError: an option, a file or the model cannot be used; nothing was written.
@@ -56,6 +57,8 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
     if config.run.engine == "ray":
         config = make_portable(config)
     job = plan_job(config)
+    parts = parts_directory(config.work)
+    remove_damaged(parts, {part.name for part in job.own_parts}, progress)
     if job.list_unfinished(config.work):
         refuse_missing(config, job)
     reports: list[PartReport] = []
@@ -67,7 +70,6 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
                 reports, seconds = encode_parts(todo)
     # A network disk may show late what another machine has finished.
     finished = {report.name for report in reports}
-    parts = parts_directory(config.work)
     return EncodeSummary(
         n_clips=sum(len(report.rows) for report in reports),
         n_parts=len(reports),

@@ -18,7 +18,7 @@ from clip_kinetics700_builder.assemble.assemble import assemble_directory
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.types import BuildError, InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
-from tests.support.datasets.builds import RunBuild, published_hashes, run_cli
+from tests.support.datasets.builds import RunBuild, edit_report, published_hashes, run_cli
 from tests.support.processes.checkout import SOURCE_PATHS
 
 WIDTH = 6
@@ -90,6 +90,22 @@ def test_widths_that_differ_are_refused(processed: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"wide\.npy: is 7 wide|is 6 wide, files before it 7"):
         assemble(processed, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.json"))
+
+
+def test_a_processed_dataset_is_assembled_when_it_has_changed(
+    processed: Path, tmp_path: Path
+) -> None:
+    """The same files have nothing to do, another failure in the place of one does."""
+    first = tmp_path / "out/ds_000000.tar"
+    assemble(processed, tmp_path / "out")
+    inode = first.stat().st_ino
+    assemble(processed, tmp_path / "out")
+    assert first.stat().st_ino == inode
+    broken = next((processed / "train").glob("*.npy"))
+    for content, reason in ((b"", "empty_file"), (b"\x93NUMPY", "unreadable")):
+        broken.write_bytes(content)
+        manifest = assemble(processed, tmp_path / "out")
+        assert manifest["totals"]["failures_by_reason"] == {"no_frames": 1, reason: 1}
 
 
 def test_free_captions_have_no_classes(tmp_path: Path) -> None:
@@ -177,9 +193,8 @@ def test_a_part_of_another_build_is_refused(
 ) -> None:
     """A part of another encoder, or of other rows, is named and not mixed in."""
     path = own_dataset / ".build/parts/test-00000.json"
-    report = json.loads(path.read_text(encoding="utf-8"))
-    report[field] = report[field][::-1]
-    path.write_text(json.dumps(report), encoding="utf-8")
+    values = json.loads(path.read_text(encoding="utf-8"))[field]
+    edit_report(own_dataset, "test-00000", **{field: values[::-1]})
     with pytest.raises(BuildError, match=f"part test-00000: .*{message}"):
         assemble(own_dataset, tmp_path / "other")
 

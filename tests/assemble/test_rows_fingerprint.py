@@ -1,28 +1,51 @@
 """Rows of other samples never have the fingerprint by which finished shards are kept."""
 
-import os
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from clip_kinetics700_builder.assemble.part_rows import PartRows
 from clip_kinetics700_builder.assemble.processed_rows import ProcessedRows
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.convert.rows import ConvertedRows
-from clip_kinetics700_builder.dataset.layout import WORK_NAME
 from clip_kinetics700_builder.read.rows import open_source, prepare_rows
-from tests.support.damage.datasets import edit_member, make_dataset, set_value
+from clip_kinetics700_builder.system.files import write_json
+from tests.support.damage.datasets import (
+    ChangedRows,
+    SmallRows,
+    edit_member,
+    make_dataset,
+    set_value,
+)
+from tests.support.datasets.works import encode_small
 
 
-def test_a_part_that_is_made_again_has_another(dataset: Path, tmp_path: Path) -> None:
-    """The report of a part that was written later, with whatever result, is another one."""
-    work = Path(shutil.copytree(dataset / WORK_NAME, tmp_path / "work"))
-    before = PartRows(work).fingerprint
-    assert PartRows(work).fingerprint == before
-    report = work / "parts/train-00000.json"
-    os.utime(report, ns=(0, report.stat().st_mtime_ns + 1))
-    assert PartRows(work).fingerprint != before
+@pytest.mark.parametrize("seconds", [0.0, 9.5])
+def test_a_part_of_other_bytes_has_another(tmp_path: Path, seconds: float) -> None:
+    """What a part holds decides, not when or how fast it was made."""
+    encode_small(tmp_path)
+    before = PartRows(tmp_path).fingerprint
+    for rows, is_same in ((SmallRows(), True), (ChangedRows(), False)):
+        (tmp_path / "parts/train-00001.json").unlink()
+        encode_small(tmp_path, rows, seconds=seconds)
+        assert (PartRows(tmp_path).fingerprint == before) == is_same
+
+
+def test_a_report_of_an_older_version_tells_bytes_apart(tmp_path: Path) -> None:
+    """A part whose report has no hash is told by the hash of its file."""
+    found = []
+    for number, rows in enumerate((SmallRows(), SmallRows(), ChangedRows())):
+        work = tmp_path / str(number)
+        encode_small(work, rows)
+        for path in (work / "parts").glob("*.json"):
+            document = json.loads(path.read_text(encoding="utf-8"))
+            del document["arrow_sha256"], document["self_sha256"]
+            write_json(path, document)
+        found.append(PartRows(work).fingerprint)
+    assert found[0] == found[1] != found[2]
 
 
 def test_another_array_has_another(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.system.files import write_json
 from clip_kinetics700_builder.types import BuildError, Clip, EncodedClip
 from clip_kinetics700_builder.verify.dataset import verify_dataset
-from tests.support.damage.datasets import ROWS, SmallRows
+from tests.support.damage.datasets import ROWS, ChangedRows, SmallRows, flip_byte
 from tests.support.datasets.builds import published_hashes
 from tests.support.datasets.conversions import list_reports, read_states
 
@@ -111,22 +111,6 @@ def test_reports_go_when_the_dataset_is_complete(tmp_path: Path) -> None:
     assert list_reports(tmp_path) == []
 
 
-class ChangedRows(SmallRows):
-    """The same rows, but one of them has another embedding."""
-
-    fingerprint = "changed"
-
-    def result(self, split: str, row: int) -> Any:
-        """Return what became of one row."""
-        result = super().result(split, row)
-        if (split, row) == ("train", 8):
-            assert isinstance(result, EncodedClip)
-            return EncodedClip(
-                row, result.embeddings + np.float16(1), result.timestamps, result.info
-            )
-        return result
-
-
 def test_other_samples_are_written_anew(tmp_path: Path) -> None:
     """Where samples have changed meanwhile no shard is kept."""
     assemble_part(tmp_path / "a", n_rows=20)
@@ -183,7 +167,15 @@ def empty_report(output: Path) -> None:
     write_json(output / ".build/shards/train-00000.json", [1])
 
 
-@pytest.mark.parametrize("harm", [remove_tar, cut_parquet, damage_report, empty_report])
+def flip_report(output: Path) -> None:
+    """Change a bit of a hash in a report."""
+    path = output / ".build/shards/train-00000.json"
+    flip_byte(path, path.read_bytes().index(b"sha256") + 10)
+
+
+@pytest.mark.parametrize(
+    "harm", [remove_tar, cut_parquet, damage_report, empty_report, flip_report]
+)
 def test_only_the_harmed_shard_is_written_again(
     tmp_path: Path, expected: dict[str, str], harm: Callable[[Path], None]
 ) -> None:

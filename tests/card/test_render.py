@@ -18,7 +18,8 @@ from clip_kinetics700_builder.card.facts import REASON_MEANINGS
 from clip_kinetics700_builder.card.header import categorize_size
 from clip_kinetics700_builder.card.render import REPOSITORY_PLACEHOLDER, render_card
 from clip_kinetics700_builder.config import AssembleConfig
-from clip_kinetics700_builder.dataset.manifest import hash_json, parse_manifest, seal_manifest
+from clip_kinetics700_builder.dataset.manifest import parse_manifest, seal_manifest
+from clip_kinetics700_builder.system.files import hash_json
 from tests.support.damage.datasets import make_dataset
 from tests.support.datasets.cards import (
     OwnRows,

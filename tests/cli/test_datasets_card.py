@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from clip_kinetics700_builder.dataset.manifest import hash_content
-from clip_kinetics700_builder.system.files import write_json
+from clip_kinetics700_builder.system.files import seal_json, write_json
 from tests.support.datasets.builds import run_cli
 from tests.support.datasets.cards import load_manifest, read_card, read_tables, write_result
 from tests.support.datasets.conversions import assert_one_line
@@ -108,6 +107,6 @@ def test_a_manifest_of_an_earlier_version_has_a_card(dataset: Path, tmp_path: Pa
     document = json.loads((copy / "manifest.json").read_text())
     for totals in (document["totals"], *document["totals"]["splits"].values()):
         del totals["samples_by_label"], totals["samples_by_n_frames"]
-    write_json(copy / "manifest.json", {**document, "self_sha256": hash_content(document)})
+    write_json(copy / "manifest.json", seal_json(document))
     assert run_cli("card", copy).returncode == 0
     assert "max_samples=100" in read_card(copy)[1]

@@ -148,4 +148,4 @@ def test_two_conversions_at_once_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out/.build").mkdir(parents=True)
     with FileLock(tmp_path / "out/.build/assemble.lock"):
         outcome = run_convert(source, tmp_path / "out")
-    assert_one_line(outcome, 2, "another process is assembling or converting there")
+    assert_one_line(outcome, 2, "another process is assembling, converting or publishing it")

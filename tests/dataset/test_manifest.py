@@ -10,12 +10,11 @@ import pytest
 
 from clip_kinetics700_builder.dataset.manifest import (
     ManifestError,
-    hash_content,
     read_manifest,
     require_manifest,
     seal_manifest,
 )
-from clip_kinetics700_builder.system.files import format_json
+from clip_kinetics700_builder.system.files import format_json, seal_json
 from clip_kinetics700_builder.types import InputError
 from tests.support.datasets.builds import run_cli
 from tests.support.datasets.cards import load_manifest
@@ -29,7 +28,7 @@ def reseal(edit: Callable[[Document], object]) -> Callable[[str], str]:
     def damage(text: str) -> str:
         document = json.loads(text)
         edit(document)
-        return format_json({**document, "self_sha256": hash_content(document)})
+        return format_json(seal_json(document))
 
     return damage
 

@@ -21,6 +21,7 @@ from tests.support.datasets.builds import (
     RunBuild,
     build_arguments,
     command_line,
+    edit_report,
     published_hashes,
     run_cli_process,
 )
@@ -207,9 +208,8 @@ def test_an_error_of_a_task_is_one_line(
     assert not (tmp_path / "out").exists()
     run_build(tmp_path / "out", splits=("test",), rows_per_part=1)
     report = tmp_path / "out/.build/parts/test-00000.json"
-    document = json.loads(report.read_text(encoding="utf-8"))
-    document["canary"].reverse()
-    report.write_text(json.dumps(document), encoding="utf-8")
+    canary = json.loads(report.read_text(encoding="utf-8"))["canary"]
+    edit_report(tmp_path / "out", "test-00000", canary=canary[::-1])
     assert_one_line(run(words, head), 1, "the encoder gives another embedding of the package's")
 
 

@@ -7,10 +7,8 @@ HF_ENDPOINT when it is imported.
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,35 +23,13 @@ from clip_kinetics700_builder.dataset.manifest import (
 from tests.support.datasets.builds import run_cli
 from tests.support.hub.hubs import ALICE
 from tests.support.hub.publishing import (
+    ATTRIBUTES,
     REPOSITORY,
     PublishingHub,
+    assert_published,
     expect_tree,
-    run_hub,
-    write_layout,
 )
 from tests.support.processes.checkout import SOURCE_PATHS
-
-ATTRIBUTES = ".gitattributes"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[PublishingHub]:
-    """A Hub with nothing in it."""
-    with run_hub(tmp_path / "server") as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four shards of 100 kB; tests that change them copy them first."""
-    directory = tmp_path_factory.mktemp("layout") / "dataset"
-    return write_layout(directory, n_shards=2, shard_bytes=100_000)
-
-
-@pytest.fixture
-def copy(layout: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
-    return Path(shutil.copytree(layout, tmp_path / "copy"))
 
 
 def rewrite(directory: Path, name: str, data: bytes) -> None:
@@ -62,14 +38,6 @@ def rewrite(directory: Path, name: str, data: bytes) -> None:
     manifest = require_manifest(directory)
     n_rows = manifest.files[name].rows if name in manifest.files else 0
     write_manifest(directory, manifest.with_file(name, describe_file(directory / name, n_rows)))
-
-
-def assert_published(hub: PublishingHub, directory: Path, *, n_commits: int = 1) -> None:
-    """Check that the repository is the dataset, byte for byte, after so many commits."""
-    tree = hub.read_tree()
-    assert tree.pop(ATTRIBUTES)
-    assert tree == expect_tree(directory)
-    assert hub.count_commits() == n_commits
 
 
 def upload(hub: PublishingHub, name: str) -> None:
@@ -314,17 +282,6 @@ def test_the_token_is_told_to_nobody(hub: PublishingHub, layout: Path) -> None:
     text = "".join(outcome.stdout + outcome.stderr for outcome in outcomes)
     assert secret not in text
     assert not re.search(r"[?&]sig=", outcomes[0].stderr)
-
-
-def test_a_changed_file_is_not_published(hub: PublishingHub, copy: Path) -> None:
-    """Other bytes than the manifest's end the push with the file's name, before any commit."""
-    data = bytearray((copy / "ds_000000.tar").read_bytes())
-    data[5000] ^= 1
-    (copy / "ds_000000.tar").write_bytes(data)
-    outcome = hub.push(copy, REPOSITORY)
-    assert outcome.returncode == 2
-    assert re.search(r"ds_000000.tar: has the sha256 \w{64}, manifest.json says", outcome.stderr)
-    assert hub.count_commits() == 0
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.support.processes.disk_fault_programs import (
     SOURCE_NAME,
     FaultyDisk,
     Outcome,
+    prepare_replacement,
     refuse_platform,
 )
 from tests.support.processes.faulty_disk import Call, Fault
@@ -42,13 +43,16 @@ KILLS = ("kill", "torn")
 LASTING = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 MANY_CALLS = 100
 """In a program with more calls, each write is killed, and fails in one way of several."""
-SUITE_CASES = {"assemble": 50, "convert": 8, "ledger": 60, "part": 30, "work": 30}
+SUITE_CASES = {"assemble": 50, "convert": 8, "ledger": 60, "part": 30, "replace": 50, "work": 30}
 FULL_CASES = {**dict.fromkeys(SUITE_CASES, 10_000), "convert": 400}
 """All cases that there are, but fewer for a conversion, which writes as assembly does."""
 SUITE_STORMS, FULL_STORMS = 1, 30
 RUNS_IN_A_STORM = 6
-UNSEEN = ".build/shards/"
-"""Reports that nobody reads once the dataset is complete may stay if they cannot be removed."""
+REPLACED = "replaced"
+"""The dataset that is replaced by another."""
+STAGE = ".build/next"
+UNSEEN = (".build/shards", STAGE)
+"""What nobody reads once the dataset is complete may stay if it cannot be removed."""
 
 
 @dataclass(slots=True)
@@ -63,8 +67,11 @@ class Bench:
 
     def run(self, name: str, number: int | str, fault: Fault | None = None) -> Outcome:
         """Run a program in a directory of its own for each number."""
-        self.directory(name, number).mkdir(parents=True, exist_ok=True)
-        return self.disk.run(name, self.directory(name, number), fault)
+        directory = self.directory(name, number)
+        if name == "replace" and not directory.exists():
+            shutil.copytree(self.place / REPLACED, directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        return self.disk.run(name, directory, fault)
 
     def directory(self, name: str, number: int | str) -> Path:
         """Return where a program writes."""
@@ -79,6 +86,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     place = tmp_path_factory.mktemp("faulty")
     (place / "convert").mkdir()
     make_dataset(place / "convert" / SOURCE_NAME)
+    prepare_replacement(place / REPLACED)
     with FaultyDisk() as disk:
         bench = Bench(disk, place)
         for name in PROGRAMS:
@@ -88,6 +96,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             assert outcome.end == "done", outcome.message
             bench.calls[name] = outcome.calls
             bench.files[name] = read_files(bench.directory(name, "undisturbed"))
+        bench.files[REPLACED] = read_files(place / REPLACED)
         yield bench
 
 
@@ -161,7 +170,8 @@ def check_end(outcome: Outcome, fault: Fault) -> Iterator[str]:
     else:
         # A directory that is there need not be made, reports that nobody reads may stay, and
         # filelock opens the file of a lock in another way when the first is refused.
-        may_go_on = call.kind == "mkdir" or call.path.startswith(UNSEEN.rstrip("/"))
+        may_go_on = call.kind == "mkdir" or call.path.startswith(UNSEEN[0])
+        may_go_on |= call.kind == "unlink" and call.path.startswith(STAGE)
         may_go_on |= call.path.endswith(".lock")
         allowed = ["error", "done"] if may_go_on and fault.action not in LASTING else ["error"]
     if outcome.end not in allowed:
@@ -186,8 +196,13 @@ def check_name(outcome: Outcome, fault: Fault) -> Iterator[str]:
 
 def check_whole(bench: Bench, name: str, directory: Path) -> Iterator[str]:
     """Yield the final names that do not stand for what an undisturbed run writes."""
-    for file, data in read_files(directory).items():
-        expected = bench.files[name].get(file, b"")
+    files = read_files(directory)
+    if name == "replace" and "manifest.json" in files:
+        kinds = [bench.files[name], bench.files[REPLACED]]
+        if list_visible(files) not in map(list_visible, kinds):
+            yield "a manifest lies beside files of which some are not of its dataset"
+    for file, data in files.items():
+        expected = bench.files[name].get(file.removeprefix(f"{STAGE}/"), b"")
         if file.endswith(".partial"):
             continue
         if name == "ledger":
@@ -195,10 +210,21 @@ def check_whole(bench: Bench, name: str, directory: Path) -> Iterator[str]:
         elif file.startswith(".") and file.endswith(".json"):
             # It may be of an earlier moment, but it has its last line.
             is_right = data.endswith(b"\n}\n")
+        elif name == "replace":
+            is_right = data in (expected, bench.files[REPLACED].get(file))
         else:
             is_right = data == expected
         if not is_right:
             yield f"{file} holds {len(data)} bytes, not the {len(expected)} that are right"
+
+
+def list_visible(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files that a reader sees."""
+    return {
+        name: data
+        for name, data in files.items()
+        if not name.startswith(".") and not name.endswith(".partial")
+    }
 
 
 def check_complete(bench: Bench, name: str, directory: Path, outcome: Outcome) -> Iterator[str]:
@@ -288,6 +314,11 @@ def find_rename(calls: list[Call]) -> int:
     return next((n for n, call in enumerate(calls) if call.kind == "rename"), len(calls))
 
 
+def is_staged(calls: list[Call], path: str) -> bool:
+    """Tell whether calls have written a file where a dataset is staged, from where it is moved."""
+    return any(call.path == f"{STAGE}/{path}.partial" for call in calls)
+
+
 @every_program
 def test_what_has_its_name_is_on_the_disk(bench: Bench, name: str) -> None:
     """Every file is synced after its last write and before its rename, its directory after that."""
@@ -298,9 +329,15 @@ def test_what_has_its_name_is_on_the_disk(bench: Bench, name: str) -> None:
             later = [other.kind for other in calls[number + 1 :] if other.path == call.path]
             assert "fsync" in later, where
         if call.kind == "rename":
+            place = str(Path(call.path).parent)
+            if is_staged(calls[:number], call.path):
+                # It is moved with others, all of which are on the disk before the manifest is.
+                last = Call("rename", "manifest.json", 0)
+                end = len(calls) if call == last else calls.index(last, number)
+                assert Call("fsync", place, 0) in calls[number:end], where
+                continue
             earlier = [c.kind for c in calls[:number] if c.path == f"{call.path}.partial"]
             assert earlier[-1] == "fsync", where
             # Another thread may write to a file of its own meanwhile.
-            place = str(Path(call.path).parent)
             after = [c for c in calls[number + 1 :] if place in (c.path, str(Path(c.path).parent))]
             assert Call("fsync", place, 0) in after[: find_rename(after)], where

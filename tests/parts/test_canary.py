@@ -23,7 +23,7 @@ from clip_kinetics700_builder.parts.canary import (
 from clip_kinetics700_builder.parts.part import PartReport
 from clip_kinetics700_builder.types import BuildError, InputError
 from clip_kinetics700_builder.verify.dataset import verify_dataset
-from tests.support.datasets.builds import SAMPLES_PER_SHARD, RunBuild
+from tests.support.datasets.builds import SAMPLES_PER_SHARD, RunBuild, edit_report
 from tests.support.datasets.cards import load_manifest
 
 WIDTH = 16
@@ -95,13 +95,6 @@ def own_dataset(dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dataset, tmp_path / "own"))
 
 
-def edit_canary(dataset: Path, name: str, vector: list[float]) -> None:
-    """Let a part say that an encoder with another canary made it."""
-    path = dataset / f".build/parts/{name}.json"
-    report = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(report | {"canary": vector}), encoding="utf-8")
-
-
 def read_canary(dataset: Path) -> list[float]:
     """Return the canary of a finished build."""
     vector: list[float] = json.loads((dataset / "manifest.json").read_text())["canary"]
@@ -111,7 +104,7 @@ def read_canary(dataset: Path) -> list[float]:
 def test_the_manifest_lists_near_encoders(own_dataset: Path, tmp_path: Path) -> None:
     """A build whose part another machine made says so, how many rows, and still verifies."""
     vector = read_canary(own_dataset)
-    edit_canary(own_dataset, "test-00000", turn(vector, 0.99995))
+    edit_report(own_dataset, "test-00000", canary=turn(vector, 0.99995))
     config = AssembleConfig(
         source=own_dataset,
         output=tmp_path / "out",
@@ -130,7 +123,7 @@ def test_a_changed_encoder_does_not_go_on(own_dataset: Path, run_build: RunBuild
     """A run whose encoder differs from that of the finished parts is refused before it encodes."""
     (own_dataset / ".build/parts/train-00000.json").unlink()
     for name in ("test-00000", "validation-00000"):
-        edit_canary(own_dataset, name, read_canary(own_dataset)[::-1])
+        edit_report(own_dataset, name, canary=read_canary(own_dataset)[::-1])
     with pytest.raises(BuildError, match="gives another embedding of the package's test video"):
         run_build(own_dataset)
 

@@ -1,12 +1,21 @@
 """A part that is read back is the part that was written; its report alone says that it is done."""
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from copy import copy
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clip_kinetics700_builder.parts.part import PartReport, finish_part, is_done, write_results
+from clip_kinetics700_builder.parts.part import (
+    DamagedPartError,
+    PartReport,
+    finish_part,
+    is_done,
+    write_results,
+)
 from clip_kinetics700_builder.parts.part_reader import make_results, read_part
 from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Part, VideoInfo
 
@@ -95,8 +104,17 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     arrow = tmp_path / f"{PART.name}.arrow"
     arrow.write_bytes(arrow.read_bytes()[:-1])
-    with pytest.raises(BuildError, match=r"train-00001: .* bytes, its report says"):
+    with pytest.raises(DamagedPartError, match=r"train-00001: .* bytes, its report says"):
         read_part(tmp_path, PART.name)
+
+
+def test_the_error_of_a_damaged_part_crosses_processes() -> None:
+    """Processes of a cluster hand it to the one that started them, with the same line."""
+    error = DamagedPartError("train-00001", "train-00001.arrow", "it is short")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        received = processes.submit(copy, error).result()
+    assert str(received) == str(error)
+    assert str(error).startswith("part train-00001: train-00001.arrow is damaged: it is short; run")
 
 
 def test_the_report_is_plain_json(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from clip_kinetics700 import __version__
 from clip_kinetics700.features import FAILURES_SCHEMA, INDEX_SCHEMA
-from clip_kinetics700.schema import FAILURES_NAME, INDEX_NAME, MANIFEST_NAME, SPLITS_CSV_NAME
+from clip_kinetics700.schema import FAILURES_NAME, INDEX_NAME, SPLITS_CSV_NAME
 from clip_kinetics700_builder.assemble.part_rows import PartRows
 from clip_kinetics700_builder.assemble.processed_rows import ProcessedRows, is_processed_dataset
 from clip_kinetics700_builder.assemble.rows import Rows
@@ -32,9 +33,10 @@ from clip_kinetics700_builder.card.figures import require_drawing, write_figures
 from clip_kinetics700_builder.card.render import render_card
 from clip_kinetics700_builder.config import AssembleConfig
 from clip_kinetics700_builder.dataset.layout import (
+    ASSEMBLY_NAME,
     README_NAME,
     WORK_NAME,
-    lock_dataset,
+    read_state,
     refuse_foreign,
     remove_stale_files,
 )
@@ -42,15 +44,21 @@ from clip_kinetics700_builder.dataset.manifest import (
     FileEntry,
     Manifest,
     describe_file,
-    hash_json,
     make_manifest,
     read_manifest,
     write_manifest,
 )
 from clip_kinetics700_builder.dataset.shards import plan_shards, splits_csv
+from clip_kinetics700_builder.dataset.staging import choose_stage, lock_dataset, put_in_place
 from clip_kinetics700_builder.dataset.totals import Totals
+from clip_kinetics700_builder.parts.canary import describe_canary
 from clip_kinetics700_builder.parts.work import is_work_directory, refuse_differences
-from clip_kinetics700_builder.system.files import check_directory, write_text
+from clip_kinetics700_builder.system.files import (
+    check_directory,
+    hash_json,
+    write_json,
+    write_text,
+)
 from clip_kinetics700_builder.system.progress import Advance, Progress, no_progress
 from clip_kinetics700_builder.types import InputError
 
@@ -60,6 +68,8 @@ log = logging.getLogger(__name__)
 def assemble(rows: Rows, config: AssembleConfig, *, advance: Advance = lambda _: None) -> Manifest:
     """Write the published layout and return its manifest, which is written last.
 
+    Where a dataset is there, the new one is written beside it and replaces it when it is whole.
+
     Raises:
         InputError: the output holds a dataset of another configuration.
     """
@@ -67,27 +77,42 @@ def assemble(rows: Rows, config: AssembleConfig, *, advance: Advance = lambda _:
         require_drawing()
     configuration = describe_assembly(rows, config)
     check_output(config.output, configuration, rows.class_names)
-    date = resolve_date(config)
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / MANIFEST_NAME).unlink(missing_ok=True)
-    made_of = [__version__, pa.__version__, configuration, rows.class_names, rows.fingerprint]
-    reports = ShardReports(config.output, hash_json(made_of))
-    files, totals = write_files(rows, config, reports, advance)
+    made_of, shards_made_of = digest_inputs(rows, config)
+    stage = choose_stage(config.output)
+    for directory in (stage, config.output / WORK_NAME):
+        directory.mkdir(parents=True, exist_ok=True)
+    reports = ShardReports(stage, shards_made_of)
+    files, totals = write_files(rows, replace(config, output=stage), reports, advance)
     if config.figures:
-        files |= write_figures(config.output, totals, rows.class_names)
-    remove_stale_files(config.output, files)
+        files |= write_figures(stage, totals, rows.class_names)
+    remove_stale_files(stage, files)
     manifest = make_manifest(
         configuration=configuration,
         class_names=rows.class_names,
         splits=totals,
         files=files,
         canary=rows.canary,
-        date=date,
+        date=resolve_date(config),
     )
-    write_text(config.output / README_NAME, render_card(manifest))
-    write_manifest(config.output, manifest)
+    write_text(stage / README_NAME, render_card(manifest))
+    state = {"made_of": made_of, "manifest": manifest.self_sha256}
+    write_json(config.output / WORK_NAME / ASSEMBLY_NAME, state)
+    write_manifest(stage, manifest)
+    if stage != config.output:
+        put_in_place(config.output)
     reports.clear()
     return manifest
+
+
+def digest_inputs(rows: Rows, config: AssembleConfig) -> tuple[str, str]:
+    """Return digests of all that a dataset is made of, and of that of it which is in its shards.
+
+    No clock is in them: what was made again of the same is the same.
+    """
+    configuration = describe_assembly(rows, config)
+    in_shards = [__version__, pa.__version__, configuration, rows.class_names, rows.fingerprint]
+    others = [describe_canary(rows.canary), resolve_date(config), config.figures]
+    return hash_json([*in_shards, *others]), hash_json(in_shards)
 
 
 def describe_assembly(rows: Rows, config: AssembleConfig) -> dict[str, Any]:
@@ -221,11 +246,13 @@ def open_rows(config: AssembleConfig) -> PartRows | ProcessedRows:
     )
 
 
-def find_current(rows: PartRows | ProcessedRows, config: AssembleConfig) -> Manifest | None:
-    """Return the manifest of the output if it is complete and these very parts made it."""
+def find_current(rows: Rows, config: AssembleConfig) -> Manifest | None:
+    """Return the manifest of the output if it is complete and was made of these very rows."""
     manifest = read_manifest(config.output)
-    if manifest is None or isinstance(rows, ProcessedRows):
+    if manifest is None or not manifest.is_complete(config.output):
         return None
-    written_ns = (config.output / MANIFEST_NAME).stat().st_mtime_ns
-    is_current = rows.newest_report_ns <= written_ns and manifest.date == resolve_date(config)
-    return manifest if is_current and manifest.is_complete(config.output) else None
+    state = {"made_of": digest_inputs(rows, config)[0], "manifest": manifest.self_sha256}
+    if read_state(config.output, ASSEMBLY_NAME) == state:
+        return manifest
+    log.info("%s: nothing says that it is of these very rows; a new one replaces it", config.output)
+    return None

@@ -4,9 +4,10 @@ A row may lie in several parts: in that of the videos directory, in two archives
 Which of them counts follows from what they hold, never from when they were made.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,10 @@ import pyarrow.compute as pc
 from clip_kinetics700_builder.clips.plan import PlanTable, cut_splits
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary, compare_canaries
-from clip_kinetics700_builder.parts.part import PartReport, is_done, report_path, split_name
+from clip_kinetics700_builder.parts.part import DamagedPartError, PartReport, is_done, split_name
 from clip_kinetics700_builder.parts.part_reader import (
     ROW_SCHEMA,
     FinishedPart,
-    damaged_part,
     make_results,
     read_part,
 )
@@ -34,6 +34,9 @@ from clip_kinetics700_builder.parts.work import (
     read_sources,
     require_work,
 )
+from clip_kinetics700_builder.system.files import hash_json
+from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.system.threads import work_off
 from clip_kinetics700_builder.types import (
     NO_FILE,
     BuildError,
@@ -62,6 +65,8 @@ class PartRows:
     def __init__(self, work: Path, *, is_finished: bool = True) -> None:
         """Open every part of a work directory, or those that are there if not all must be finished.
 
+        What is not finished is only counted, so no bytes are hashed then.
+
         Raises:
             InputError: it is no work directory, or parts are not finished.
         """
@@ -78,9 +83,6 @@ class PartRows:
             return order[first], number
 
         names = sorted(list_reports(work), key=rank_try)
-        reports = [report_path(self._directory, name) for name in names]
-        self.newest_report_ns = max(report.stat().st_mtime_ns for report in reports)
-        self.fingerprint = hash_reports(reports)
         self.configuration: dict[str, Any] = config.configuration
         self.class_names = config.class_names
         self.width = int(config.configuration["embedding_width"])
@@ -88,9 +90,18 @@ class PartRows:
         self.reports: list[PartReport] = []
         """Reports of all parts, in the order in which they are preferred."""
         self._reasons: list[pa.ChunkedArray] = []
-        self._rows = self._choose_rows(names, units)
+        read = partial(read_part, self._directory, is_hashed=is_finished)
+        # Most of the time goes into hashes, during which other threads go on.
+        parts = work_off(read, names, count_cores(), lambda _: None)
+        self._rows = self._choose_rows(parts, units)
         self.canary: Canary | None = compare_canaries(self.reports)
         self.totals = self._count()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that parts hold, the same whenever and however fast they were made."""
+        names = [field.name for field in fields(PartReport) if field.name != "seconds"]
+        return hash_json([[getattr(report, name) for name in names] for report in self.reports])
 
     def list_results(self) -> Iterator[tuple[PartReport, list[str | None]]]:
         """Yield the report of each part and why its rows failed, None where they did not."""
@@ -114,14 +125,14 @@ class PartRows:
                 else:
                     yield clip, result
 
-    def _choose_rows(self, names: Sequence[str], units: Mapping[str, Unit]) -> pa.Table:
-        """Read the parts, which must be sorted; return for each row the result that counts."""
+    def _choose_rows(self, parts: Sequence[FinishedPart], units: Mapping[str, Unit]) -> pa.Table:
+        """Take parts, which must be sorted; return for each row the result that counts."""
         best = np.full(len(self.clips), np.iinfo(np.int64).max)
         places = np.full(len(self.clips), -1)
         tables = [ROW_SCHEMA.append(pa.field("part", pa.int64())).empty_table()]
         n_rows = 0
-        for number, name in enumerate(names):
-            part = read_part(self._directory, name)
+        for number, part in enumerate(parts):
+            name = part.report.name
             check_part(part, units.get(name), len(self.clips), self.width)
             first, attempt = split_name(name)
             rows = np.asarray(part.report.rows, np.int64)
@@ -152,14 +163,6 @@ class PartRows:
         return totals
 
 
-def hash_reports(paths: Sequence[Path]) -> str:
-    """Return a digest of reports; a part that is made again has another report, or a later one."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def rank_results(reasons: pa.ChunkedArray, unit: int, attempt: int) -> npt.NDArray[np.int64]:
     """Return (n_rows,) int64 ranks: of several results of one row the least rank counts.
 
@@ -186,7 +189,8 @@ def check_part(part: FinishedPart, unit: Unit | None, n_rows: int, width: int) -
             f"delete {report.name}.json and encode again"
         )
     if part.width != width:
-        raise damaged_part(report.name)
+        reason = f"its embeddings are {part.width} wide, not {width}"
+        raise DamagedPartError(report.name, f"{report.name}.arrow", reason)
 
 
 def list_units(work: Path, config: WorkConfig, spans: Mapping[str, range]) -> dict[str, Unit]:

@@ -68,6 +68,7 @@ class ProcessedRows:
         result = read_embeddings(path, row)
         if isinstance(result, Failure):
             totals.add_failures(result.reason, 1)
+            self._sha256.update(f"{row} {result.reason} {result.message} ".encode())
             return
         n_frames, width = result.embeddings.shape
         self._sha256.update(f"{row} {n_frames} ".encode() + result.embeddings.tobytes())

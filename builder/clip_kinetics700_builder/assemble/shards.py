@@ -4,7 +4,6 @@ One thread reads the samples and writes all but the Parquet files, for which Arr
 of the whole time: it writes a row group while the next one is made.
 """
 
-import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,13 @@ from clip_kinetics700_builder.dataset.manifest import FileEntry, describe_file
 from clip_kinetics700_builder.dataset.shards import Shard
 from clip_kinetics700_builder.dataset.totals import SampleTally, Totals
 from clip_kinetics700_builder.parts.part import group_by_bytes
-from clip_kinetics700_builder.system.files import atomic_path, naming, write_json
+from clip_kinetics700_builder.system.files import (
+    atomic_path,
+    naming,
+    read_sealed_json,
+    seal_json,
+    write_json,
+)
 from clip_kinetics700_builder.system.progress import Advance
 from clip_kinetics700_builder.types import BuildError
 
@@ -224,7 +229,7 @@ class ShardReports:
     def _find(self, shard: Shard) -> dict[str, FileEntry] | None:
         """Return the entries of a shard whose files are there with their sizes, or None."""
         try:
-            document = json.loads(self._path(shard).read_text(encoding="utf-8"))
+            document = read_sealed_json(self._path(shard))
             entries = {name: FileEntry(**document["files"][name]) for name in shard.files}
             is_whole = document["fingerprint"] == self._fingerprint and all(
                 (self._output / name).stat().st_size == entry.bytes
@@ -238,7 +243,8 @@ class ShardReports:
         """Report a shard whose files are written."""
         self._directory.mkdir(parents=True, exist_ok=True)
         files = {name: entry.document() for name, entry in entries.items()}
-        write_json(self._path(shard), {"fingerprint": self._fingerprint, "files": files})
+        report = {"fingerprint": self._fingerprint, "files": files}
+        write_json(self._path(shard), seal_json(report))
 
     def clear(self) -> None:
         """Remove all reports: the manifest now says what they said."""

@@ -29,12 +29,12 @@ from clip_kinetics700_builder.dataset.layout import (
     WORK_NAME,
     is_published,
     list_names,
-    lock_dataset,
     read_state,
     refuse_foreign,
 )
 from clip_kinetics700_builder.dataset.manifest import Manifest, read_manifest
 from clip_kinetics700_builder.dataset.problems import Problem
+from clip_kinetics700_builder.dataset.staging import lock_dataset
 from clip_kinetics700_builder.read.rows import (
     count_steps,
     list_source,
@@ -163,13 +163,14 @@ def find_finished(config: ConvertConfig, state: Mapping[str, Any]) -> Manifest |
     manifest = read_manifest(config.assembly.output)
     if manifest is None or manifest.date != resolve_date(config.assembly):
         return None
-    is_current = read_state(config.assembly.output) == {**state, "manifest": manifest.self_sha256}
+    stored = read_state(config.assembly.output, CONVERSION_NAME)
+    is_current = stored == {**state, "manifest": manifest.self_sha256}
     return manifest if is_current and manifest.is_complete(config.assembly.output) else None
 
 
 def begin(work: Path, state: Mapping[str, Any]) -> None:
     """Store what is converted; the copy of another source, or of another state of it, goes."""
-    before = read_state(work.parent) or {}
+    before = read_state(work.parent, CONVERSION_NAME) or {}
     if before.get("files_sha256") != state["files_sha256"]:
         shutil.rmtree(work / COPY_NAME, ignore_errors=True)
     write_json(work / CONVERSION_NAME, state)

@@ -4,14 +4,12 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from clip_kinetics700.schema import CLASS_TEXTS_NAME
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME
 from clip_kinetics700_builder.parts.work import is_work_directory
-from clip_kinetics700_builder.system.locks import hold_lock
 from clip_kinetics700_builder.types import InputError
 
 log = logging.getLogger(__name__)
@@ -22,6 +20,8 @@ SHARDS_NAME = "shards"
 """In that folder lie the reports of finished shards, until the dataset is complete."""
 CONVERSION_NAME = "conversion.json"
 """In that folder too: of what a conversion makes this dataset, and what came of it."""
+ASSEMBLY_NAME = "assembly.json"
+"""And what it was assembled of: digests of that and of the manifest."""
 CLASS_BALANCE = "figures/class_balance.png"
 FRAMES_PER_CLIP = "figures/frames_per_clip.png"
 FIGURES = (CLASS_BALANCE, FRAMES_PER_CLIP)
@@ -81,13 +81,6 @@ def is_published(name: str) -> bool:
     return name in SINGLE_FILES or SHARD_NAME.fullmatch(name) is not None
 
 
-def lock_dataset(output: Path, *, waits: bool = False) -> AbstractContextManager[object]:
-    """Take the lock of what writes the published files of a directory."""
-    (output / WORK_NAME).mkdir(parents=True, exist_ok=True)
-    taken = f"{output}: another process is assembling or converting there; wait for it"
-    return hold_lock(output / WORK_NAME / "assemble.lock", None if waits else taken)
-
-
 def list_names(directory: Path) -> Iterator[str]:
     """Yield the names of all files, apart from hidden ones and those in hidden directories."""
     for place, directories, files in os.walk(directory):
@@ -97,10 +90,10 @@ def list_names(directory: Path) -> Iterator[str]:
                 yield (Path(place) / name).relative_to(directory).as_posix()
 
 
-def read_state(output: Path) -> dict[str, Any] | None:
-    """Return what is stored of a conversion; None where that is nothing, or cannot be read."""
+def read_state(output: Path, name: str) -> dict[str, Any] | None:
+    """Return what is stored of a conversion or an assembly; None where nothing can be read."""
     try:
-        text = (output / WORK_NAME / CONVERSION_NAME).read_text(encoding="utf-8")
+        text = (output / WORK_NAME / name).read_text(encoding="utf-8")
         return dict(json.loads(text))
     except (OSError, ValueError, TypeError):
         return None

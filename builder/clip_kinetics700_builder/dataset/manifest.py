@@ -4,7 +4,6 @@ It is written last and is the sign that a dataset is complete; no path, host, wo
 is in it. Everybody reads it through `read_manifest`, so that all refuse what one refuses.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,14 @@ from clip_kinetics700_builder.dataset.problems import DamagedFileError
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME, Shard, plan_shards
 from clip_kinetics700_builder.dataset.totals import Totals, add_totals
 from clip_kinetics700_builder.parts.canary import Canary, Variant, describe_canary
-from clip_kinetics700_builder.system.files import format_json, hash_file, write_json
+from clip_kinetics700_builder.system.files import (
+    SEAL_NAME,
+    format_json,
+    hash_file,
+    hash_json,
+    seal_json,
+    write_json,
+)
 from clip_kinetics700_builder.types import FORMATS, InputError
 
 FORMAT_NAME = "clip-kinetics700/1"
@@ -179,7 +185,7 @@ def make_manifest(
 
 def seal_manifest(document: Mapping[str, Any]) -> Manifest:
     """Return the manifest of a document, which gets the hash of its content."""
-    return parse_manifest({**document, "self_sha256": hash_content(document)})
+    return parse_manifest(seal_json(document))
 
 
 def read_manifest(place: Path | str, *, strict: bool = True) -> Manifest | None:
@@ -239,17 +245,6 @@ def describe_file(path: Path, rows: int, sha256: str | None = None) -> FileEntry
     return FileEntry(sha256 or hash_file(path), path.stat().st_size, rows)
 
 
-def hash_json(document: Any) -> str:
-    """Return the sha256 of the one spelling of a JSON document that hashes are taken over."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def hash_content(document: Mapping[str, Any]) -> str:
-    """Return the sha256 of a manifest's document without `self_sha256`."""
-    return hash_json({name: value for name, value in document.items() if name != "self_sha256"})
-
-
 def _parse_json(data: bytes) -> dict[str, Any]:
     """Return the object in a manifest of ours, whose content is what its hash was taken over."""
     try:
@@ -259,10 +254,10 @@ def _parse_json(data: bytes) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
         raise DamagedFileError(f"is not a manifest of format {FORMAT_NAME}")
     try:
-        digest = hash_content(document)
+        digest = seal_json(document)[SEAL_NAME]
     except UnicodeEncodeError as error:
         raise DamagedFileError("holds half a character, which no utf-8 text can") from error
-    stated = document.get("self_sha256")
+    stated = document.get(SEAL_NAME)
     if stated != digest:
         raise DamagedFileError(
             f"self_sha256 is {stated!r}, but its content hashes to {digest!r}; "

@@ -25,22 +25,22 @@ from clip_kinetics700.texts import (
 from clip_kinetics700_builder.clips.annotations import read_lines
 from clip_kinetics700_builder.config import DEFAULT_MODEL, TextConfig
 from clip_kinetics700_builder.dataset.layout import (
+    ASSEMBLY_NAME,
     CONVERSION_NAME,
     WORK_NAME,
-    lock_dataset,
     read_state,
 )
 from clip_kinetics700_builder.dataset.manifest import (
     Manifest,
     describe_file,
-    hash_json,
     read_manifest,
     require_manifest,
     write_manifest,
 )
+from clip_kinetics700_builder.dataset.staging import lock_dataset
 from clip_kinetics700_builder.encode.model_files import ModelFiles, find_model
 from clip_kinetics700_builder.parts.canary import Canary, is_same_encoder
-from clip_kinetics700_builder.system.files import write_bytes, write_json
+from clip_kinetics700_builder.system.files import hash_json, write_bytes, write_json
 from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.types import Failure, InputError
 
@@ -282,9 +282,8 @@ def publish(directory: Path, manifest: Manifest, texts: ClassTexts) -> None:
     write_bytes(path, encode_class_texts(texts))
     changed = manifest.with_file(CLASS_TEXTS_NAME, describe_file(path, len(texts.names)))
     write_manifest(directory, changed)
-    state = read_state(directory)
-    # A conversion knows its output by the manifest: it is still the same data.
-    if state is not None and state.get("manifest") == manifest.self_sha256:
-        write_json(
-            directory / WORK_NAME / CONVERSION_NAME, {**state, "manifest": changed.self_sha256}
-        )
+    # Assembly and conversion know their output by the manifest: it is still the same data.
+    for name in (ASSEMBLY_NAME, CONVERSION_NAME):
+        state = read_state(directory, name)
+        if state is not None and state.get("manifest") == manifest.self_sha256:
+            write_json(directory / WORK_NAME / name, {**state, "manifest": changed.self_sha256})

@@ -5,7 +5,9 @@ again, what is published is not committed again, and in the end the Hub's listin
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +18,10 @@ from clip_kinetics700_builder.card.render import REPOSITORY_PLACEHOLDER
 from clip_kinetics700_builder.config import PushConfig
 from clip_kinetics700_builder.dataset.layout import README_NAME
 from clip_kinetics700_builder.dataset.manifest import Manifest, require_manifest
+from clip_kinetics700_builder.dataset.staging import lock_dataset
 from clip_kinetics700_builder.hub.errors import FAILURES
 from clip_kinetics700_builder.hub.target import MAIN, Commit, PushTarget
-from clip_kinetics700_builder.system.files import hash_blob, hash_file
+from clip_kinetics700_builder.system.files import format_json, hash_blob, hash_file
 from clip_kinetics700_builder.system.progress import Progress, no_progress
 from clip_kinetics700_builder.system.threads import work_off
 from clip_kinetics700_builder.types import BuildError, InputError
@@ -42,6 +45,8 @@ class LocalFile:
     content: Path | bytes
     n_bytes: int
     sha256: str
+    blob_id: str | None
+    """Git's name of its content; None where it is too large for git."""
 
     def is_in(self, remote: "RepoFile | None") -> bool:
         """Say whether a file of the repository has these bytes."""
@@ -49,10 +54,7 @@ class LocalFile:
             return False
         if remote.lfs is not None:
             return bool(remote.lfs.sha256 == self.sha256)
-        if self.n_bytes > MAX_GIT_BYTES:
-            return False
-        data = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-        return bool(remote.blob_id == hash_blob(data))
+        return self.blob_id is not None and bool(remote.blob_id == self.blob_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def list_files(directory: Path, manifest: Manifest, repo_id: str) -> list[LocalF
     """Return the files of a dataset, those of its manifest first, with the repository's card.
 
     Raises:
-        InputError: files are missing or cut off.
+        InputError: files are missing or cut off, or small ones are not what the manifest says.
     """
     files = []
     for name, entry in manifest.files.items():
@@ -94,16 +96,32 @@ def list_files(directory: Path, manifest: Manifest, repo_id: str) -> list[LocalF
         n_bytes = path.stat().st_size
         if n_bytes != entry.bytes:
             raise InputError(f"{path}: has {n_bytes} bytes, {MANIFEST_NAME} says {entry.bytes}")
-        # The bytes are compared before they are sent.
-        files.append(LocalFile(name, path, n_bytes, entry.sha256))
-    path = directory / MANIFEST_NAME
-    files.append(LocalFile(MANIFEST_NAME, path, path.stat().st_size, hash_file(path)))
+        # The bytes of large ones are compared before they are sent.
+        blob_id = None if n_bytes > MAX_GIT_BYTES else hash_blob(read_checked(path, entry.sha256))
+        files.append(LocalFile(name, path, n_bytes, entry.sha256, blob_id))
     card = directory / README_NAME
     if not card.is_file():
         raise InputError(f"{card}: is missing: by the card load_dataset finds the files")
     text = card.read_bytes().replace(REPOSITORY_PLACEHOLDER.encode(), repo_id.encode())
-    files.append(LocalFile(README_NAME, text, len(text), hashlib.sha256(text).hexdigest()))
+    # What was checked is published, whatever happens to the files: one spelling has these bytes.
+    sealed = format_json(manifest.document).encode("utf-8")
+    for name, data in ((MANIFEST_NAME, sealed), (README_NAME, text)):
+        sha256 = hashlib.sha256(data).hexdigest()
+        files.append(LocalFile(name, data, len(data), sha256, hash_blob(data)))
     return files
+
+
+def read_checked(path: Path, sha256: str) -> bytes:
+    """Return the bytes of a small file that still is what the manifest says."""
+    data = path.read_bytes()
+    refuse_changed(path, hashlib.sha256(data).hexdigest(), sha256)
+    return data
+
+
+def refuse_changed(path: Path, digest: str, sha256: str) -> None:
+    """Raise InputError for a file that is not what the manifest says any more."""
+    if digest != sha256:
+        raise InputError(f"{path}: has the sha256 {digest}, {MANIFEST_NAME} says {sha256}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +163,7 @@ class Push:
 
 
 def push(config: PushConfig, *, progress: Progress = no_progress) -> Published:
-    """Publish a dataset.
+    """Publish a dataset, which nobody can assemble anew meanwhile.
 
     Raises:
         InputError: there is no complete dataset, no such repository, or no right to write there.
@@ -154,7 +172,15 @@ def push(config: PushConfig, *, progress: Progress = no_progress) -> Published:
     # Which letters it may have the Hub's client says.
     if not all(config.repository.partition("/")):
         raise InputError(f"REPO_ID {config.repository!r}: must be NAMESPACE/NAME")
-    manifest = require_manifest(config.directory)
+    require_manifest(config.directory)
+    # Where nothing can be written nothing is assembled either.
+    is_fixed = not os.access(config.directory, os.W_OK)
+    with nullcontext() if is_fixed else lock_dataset(config.directory):
+        return push_locked(config, require_manifest(config.directory), progress)
+
+
+def push_locked(config: PushConfig, manifest: Manifest, progress: Progress) -> Published:
+    """Publish a dataset as its manifest says; the rest is as `push` has it."""
     files = list_files(config.directory, manifest, config.repository)
     target = PushTarget(config)
     digest = manifest.self_sha256[:12]
@@ -229,13 +255,14 @@ def send_file(target: PushTarget, file: LocalFile) -> "CommitOperationAdd":
     Raises:
         InputError: it is not.
     """
-    if isinstance(file.content, Path):
-        digest = hash_file(file.content)
-        if digest != file.sha256:
-            raise InputError(
-                f"{file.content}: has the sha256 {digest}, {MANIFEST_NAME} says {file.sha256}"
-            )
-    return target.send(file.name, file.content, file.sha256)
+    content = file.content
+    if isinstance(content, Path):
+        # What is not in LFS is sent by the commit, which comes later: that must be these bytes.
+        if file.blob_id is not None:
+            content = read_checked(content, file.sha256)
+        else:
+            refuse_changed(content, hash_file(content), file.sha256)
+    return target.send(file.name, content, file.sha256)
 
 
 def commit_once(

@@ -1,10 +1,10 @@
 """Writes the results of a part to disk, and reads its report.
 
 `NAME.arrow` holds a row for each of its rows of the plan. `NAME.json`, the report, is written last:
-it is the only sign that the part is finished.
+it is the only sign that the part is finished. It holds the hash of the Arrow file and its own, so
+that whoever reads the part reads what was written.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from clip_kinetics700.features import embeddings_array, embeddings_type
-from clip_kinetics700_builder.system.files import atomic_path, write_json
+from clip_kinetics700_builder.system.files import (
+    atomic_path,
+    hash_file,
+    read_sealed_json,
+    seal_json,
+    write_json,
+)
 from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Float32Array, Part
 
 NO_EMBEDDINGS = np.empty(0, np.float16)
@@ -31,6 +37,19 @@ INFO_ATTRIBUTES = {
 
 
 Item = TypeVar("Item")
+
+
+class DamagedPartError(BuildError):
+    """A file of a finished part is not what was written: name of the part, file and reason."""
+
+    @property
+    def what(self) -> str:
+        """What is wrong, without what to do: who can encode does it at once."""
+        return "part {}: {} is damaged: {}".format(*self.args)
+
+    def __str__(self) -> str:
+        """Return the line for the user."""
+        return f"{self.what}; run encode again with the same options"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +73,8 @@ class PartReport:
     """Clips in the archive, even those that were not wanted."""
     refusals: list[str] = field(default_factory=list)
     """One line for each member of the archive that was refused."""
+    arrow_sha256: str | None = None
+    """Hash of the Arrow file; None where an older version wrote the report."""
     seconds: float = 0.0
     """Time that it took; the only field that is not the same whenever the part is made."""
 
@@ -97,8 +118,8 @@ def write_results(
     n_failures = n_frames = 0
     schema = part_schema(width)
     arrow_path = directory / f"{part.name}.arrow"
-    with atomic_path(arrow_path) as partial, pa.OSFile(str(partial), "wb") as sink:
-        with pa.ipc.new_file(sink, schema) as writer:
+    with atomic_path(arrow_path) as partial:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch in group_by_bytes(results, BATCH_BYTES):
                 writer.write_batch(record_batch(batch, schema, width))
                 rows += [result.row for result in batch]
@@ -106,6 +127,8 @@ def write_results(
                 n_frames += sum(
                     r.info.n_frames for r in batch if isinstance(r, EncodedClip) and r.info
                 )
+        # The system still has what was written: this costs milliseconds.
+        sha256 = hash_file(partial)
         if part.archive is None and rows != list(part.rows or ()):
             n_rows = len(part.rows or ())
             raise BuildError(f"part {part.name}: {len(rows)} results for {n_rows} rows")
@@ -118,13 +141,14 @@ def write_results(
         arrow_bytes=arrow_path.stat().st_size,
         canary=canary.tolist(),
         source="videos" if part.archive is None else part.archive.name,
+        arrow_sha256=sha256,
     )
 
 
 def finish_part(directory: Path, report: PartReport, *, seconds: float = 0.0) -> PartReport:
     """Finish a part whose Arrow file is there: write its report, with the time that it took."""
     report = replace(report, seconds=seconds)
-    write_json(report_path(directory, report.name), asdict(report))
+    write_json(report_path(directory, report.name), seal_json(asdict(report)))
     return report
 
 
@@ -183,23 +207,13 @@ def is_done(directory: Path, name: str) -> bool:
 
 
 def read_report(directory: Path, name: str) -> PartReport:
-    """Return a finished part's report, once its Arrow file is known to have the right size.
+    """Return a finished part's report; `part_reader.read_part` checks the Arrow file too.
 
     Raises:
-        BuildError: the Arrow file is missing or has another size.
+        DamagedPartError: the report is not what was written.
     """
     path = report_path(directory, name)
     try:
-        report = PartReport(**json.loads(path.read_text(encoding="utf-8")))
+        return PartReport(**read_sealed_json(path))
     except (ValueError, TypeError) as error:
-        raise BuildError(
-            f"part {name}: {path.name} is damaged; delete it and run encode again"
-        ) from error
-    arrow_path = directory / f"{name}.arrow"
-    n_bytes = arrow_path.stat().st_size if arrow_path.is_file() else None
-    if n_bytes != report.arrow_bytes:
-        raise BuildError(
-            f"part {name}: {arrow_path.name} has {n_bytes} bytes, its report says "
-            f"{report.arrow_bytes}; delete {path.name} and run encode again"
-        )
-    return report
+        raise DamagedPartError(name, path.name, "it is not as it was written") from error

@@ -1,11 +1,16 @@
 """Reads finished parts: their rows at once, as a table, and embeddings when they are asked for.
 
+Nothing of a part is assembled before its bytes have the hash that its report says.
+
 Assembly reads gigabytes of parts in the order of the plan. No file stays memory-mapped meanwhile:
 its pages would count as memory of the process.
 """
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +20,20 @@ import pyarrow as pa
 from clip_kinetics700.features import column_list
 from clip_kinetics700_builder.parts.part import (
     INFO_ATTRIBUTES,
+    DamagedPartError,
     PartReport,
     part_schema,
     read_report,
+    report_path,
+    split_name,
 )
-from clip_kinetics700_builder.system.files import naming
-from clip_kinetics700_builder.types import BuildError, EncodedClip, Failure, Float16Array, VideoInfo
+from clip_kinetics700_builder.system.files import hash_file, naming
+from clip_kinetics700_builder.system.machine import count_cores
+from clip_kinetics700_builder.system.progress import Progress
+from clip_kinetics700_builder.system.threads import work_off
+from clip_kinetics700_builder.types import EncodedClip, Failure, Float16Array, VideoInfo
+
+log = logging.getLogger(__name__)
 
 ROW_SCHEMA = pa.schema(
     [
@@ -43,25 +56,69 @@ class FinishedPart(NamedTuple):
     """Columns of the embeddings."""
 
 
-def read_part(directory: Path, name: str) -> FinishedPart:
-    """Read a part whose report is there.
+def read_part(directory: Path, name: str, *, is_hashed: bool = True) -> FinishedPart:
+    """Read a part whose report is there, once its bytes are known to be those that were written.
+
+    Args:
+        directory: of the parts.
+        name: of the part.
+        is_hashed: compare the hash of the Arrow file, too; who only counts can do with its size.
 
     Raises:
-        BuildError: a file of the part is damaged.
+        DamagedPartError: a file of the part is damaged.
     """
-    report = read_report(directory, name)
+    path = directory / f"{name}.arrow"
+    report = check_arrow(read_report(directory, name), path, is_hashed=is_hashed)
     try:
-        with pa.memory_map(str(directory / f"{name}.arrow")) as source:
+        with pa.memory_map(str(path)) as source:
             base = source.read_buffer(1).address
             file = pa.ipc.open_file(source)
             width = file.schema.field("embeddings").type.value_type.list_size
             batches = [file.get_batch(number) for number in range(file.num_record_batches)]
+            # Parts of older versions have no hash: what is in them may be anything.
+            for batch in batches:
+                batch.validate(full=True)
             rows = pa.Table.from_batches([_place(batch, base) for batch in batches], ROW_SCHEMA)
-            rows.validate(full=True)
             # The copy does not hold the map.
             return FinishedPart(report, rows.take(np.arange(len(rows))), width)
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise damaged_part(name) from error
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise DamagedPartError(name, path.name, "it is no Arrow file of a part") from error
+
+
+def check_arrow(report: PartReport, path: Path, *, is_hashed: bool) -> PartReport:
+    """Return a report whose Arrow file has the size and, if that is hashed, the hash that it says.
+
+    One of an older version says no hash and gets that of the file.
+
+    Raises:
+        DamagedPartError: the file is another one, or is missing.
+    """
+    n_bytes = path.stat().st_size if path.is_file() else None
+    if n_bytes != report.arrow_bytes:
+        reason = f"it has {n_bytes} bytes, its report says {report.arrow_bytes}"
+        raise DamagedPartError(report.name, path.name, reason)
+    if not is_hashed:
+        return report
+    sha256 = hash_file(path)
+    if report.arrow_sha256 not in (None, sha256):
+        reason = f"it has the sha256 {sha256}, its report says {report.arrow_sha256}"
+        raise DamagedPartError(report.name, path.name, reason)
+    return replace(report, arrow_sha256=sha256)
+
+
+def remove_damaged(directory: Path, names: Collection[str], progress: Progress) -> None:
+    """Check all tries of parts; one that is damaged loses its report, so it is not finished."""
+    found = [path.stem for path in directory.glob("*.json") if split_name(path.stem)[0] in names]
+    with progress("check", len(found), "parts") as advance:
+        work_off(partial(_remove_if_damaged, directory), found, count_cores(), advance)
+
+
+def _remove_if_damaged(directory: Path, name: str) -> None:
+    try:
+        read_part(directory, name)
+    except DamagedPartError as error:
+        log.warning("%s; it is encoded again", error.what)
+        report_path(directory, name).unlink()
 
 
 def _place(batch: pa.RecordBatch, base: int) -> pa.RecordBatch:
@@ -86,7 +143,7 @@ def make_results(
     That is the number of their Arrow file among the paths.
 
     Raises:
-        BuildError: a file is shorter than it was.
+        DamagedPartError: a file is shorter than it was.
     """
     names = ("row", "stage", "reason", "message", "timestamps", "damaged", "begin", "n_embedded")
     columns = [column_list(rows.column(name)) for name in (*names, *INFO_ATTRIBUTES)]
@@ -109,17 +166,12 @@ def read_embeddings(path: Path, begin: int, shape: tuple[int, int]) -> Float16Ar
         descriptor = os.open(path, os.O_RDONLY)
         try:
             # The system reads at most 2 GB at a time.
-            while more := os.pread(descriptor, nbytes - len(data), begin + len(data)):
+            while len(data) < nbytes and (
+                more := os.pread(descriptor, nbytes - len(data), begin + len(data))
+            ):
                 data += more
         finally:
             os.close(descriptor)
     if len(data) < nbytes:
-        raise damaged_part(path.stem)
+        raise DamagedPartError(path.stem, path.name, "it is shorter than it was")
     return np.frombuffer(data, np.float16).reshape(shape)
-
-
-def damaged_part(name: str) -> BuildError:
-    """Return the error of a part whose Arrow file is not what was written."""
-    return BuildError(
-        f"part {name}: {name}.arrow is damaged; delete {name}.json and run encode again"
-    )

@@ -22,12 +22,14 @@ def plan_retries(directory: Path, parts: Sequence[Part], reasons: Collection[str
     For each part there is at most one, with the rows that no try has made a sample of.
     """
     check_reasons(reasons)
-    done = {path.stem: read_part(directory, path.stem) for path in directory.glob("*.json")}
+    # A rank has checked its own parts; of the others' only the counts matter here.
+    names = [path.stem for path in directory.glob("*.json")]
+    done = {name: read_part(directory, name, is_hashed=False) for name in names}
     got = {row for part in done.values() for row, reason in list_reasons(part) if not reason}
     retries = []
     for part in parts:
-        names = map(partial(name_try, part.name), count())
-        tries = [done[name] for name in takewhile(done.__contains__, names)]
+        of_part = map(partial(name_try, part.name), count())
+        tries = [done[name] for name in takewhile(done.__contains__, of_part)]
         if not tries:
             continue
         name = name_try(part.name, len(tries))

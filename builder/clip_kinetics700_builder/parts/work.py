@@ -4,16 +4,23 @@ Ranks share the directory: the first one stores, and one that comes with another
 refused, since its parts could not stand beside the others'.
 """
 
-import json
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from clip_kinetics700_builder.clips.plan import write_plan
-from clip_kinetics700_builder.system.files import write_json
+from clip_kinetics700_builder.system.files import (
+    hash_file,
+    read_sealed_json,
+    seal_json,
+    write_json,
+)
 from clip_kinetics700_builder.system.locks import hold_lock
 from clip_kinetics700_builder.types import Clip, InputError
+
+log = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
 PLAN_NAME = "plan.parquet"
@@ -33,6 +40,8 @@ class WorkConfig:
     device_type: str
     """`cpu` or `cuda`: their bits differ, so one directory takes one of them."""
     rows_per_part: int
+    plan_file_sha256: str | None = field(default=None, compare=False)
+    """Hash of the plan's file, known once that is stored; older versions stored none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +74,15 @@ def read_work_config(work: Path) -> WorkConfig | None:
     if not path.is_file():
         return None
     try:
-        config = WorkConfig(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: is not the configuration of a build") from error
-    if not isinstance(config.configuration, dict):
-        raise InputError(f"{path}: is not the configuration of a build")
-    return config
+        config = WorkConfig(**read_sealed_json(path))
+        if isinstance(config.configuration, dict):
+            return config
+    except (ValueError, TypeError):
+        pass
+    raise InputError(
+        f"{path}: is not the configuration of a build, or is damaged; bring it back, or delete it "
+        "and run encode again with the same options"
+    )
 
 
 def store_work(
@@ -78,7 +90,8 @@ def store_work(
 ) -> WorkConfig:
     """Store configuration and plan, or check that the stored ones are the same.
 
-    This run's configuration is made from the stored one, which knows what `auto` meant.
+    This run's configuration is made from the stored one, which knows what `auto` meant. A plan that
+    is damaged is written again.
 
     Raises:
         InputError: another configuration is stored there; every difference is named.
@@ -89,24 +102,35 @@ def store_work(
         stored = read_work_config(work)
         config = resolve(stored)
         if stored is not None:
+            config = replace(config, plan_file_sha256=stored.plan_file_sha256)
             refuse_differences(work, asdict(stored), asdict(config))
-        # The configuration comes last: where it is, so is the plan.
-        if not (work / PLAN_NAME).is_file():
-            write_plan(work / PLAN_NAME, clips)
-        if stored is None:
-            write_json(work / CONFIG_NAME, asdict(config))
+        plan = work / PLAN_NAME
+        if config.plan_file_sha256 is None or not is_plan(plan, config):
+            if config.plan_file_sha256 is not None:
+                log.warning("%s: is damaged, and is written again", plan)
+            write_plan(plan, clips)
+            # The configuration comes last: where it is, so is the plan.
+            config = replace(config, plan_file_sha256=hash_file(plan))
+            write_json(work / CONFIG_NAME, seal_json(asdict(config)))
         return config
+
+
+def is_plan(path: Path, config: WorkConfig) -> bool:
+    """Tell whether a plan is there and is the one that was stored with a configuration."""
+    return path.is_file() and config.plan_file_sha256 in (None, hash_file(path))
 
 
 def require_work(work: Path) -> WorkConfig:
     """Return the stored configuration of a directory that holds a plan.
 
     Raises:
-        InputError: the directory holds none.
+        InputError: the directory holds none, or it is damaged.
     """
-    config = read_work_config(work)
-    if config is None or not (work / PLAN_NAME).is_file():
+    config, plan = read_work_config(work), work / PLAN_NAME
+    if config is None or not plan.is_file():
         raise InputError(f"{work}: holds no plan and parts of `clip-kinetics700 encode`")
+    if not is_plan(plan, config):
+        raise InputError(f"{plan}: is damaged; run encode again with the same options")
     return config
 
 
@@ -120,10 +144,13 @@ def read_sources(work: Path) -> Sources:
     if not path.is_file():
         return Sources()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return Sources(bool(document["has_videos"]), tuple(document["archives"]))
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: is not the list of sources of a build") from error
+        sources = Sources(**read_sealed_json(path))
+        return replace(sources, archives=tuple(sources.archives))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: is not the list of sources of a build, or is damaged; bring it back, or "
+            "delete it and run encode again with every source that was given"
+        ) from error
 
 
 def store_sources(work: Path, sources: Sources) -> None:
@@ -136,7 +163,7 @@ def store_sources(work: Path, sources: Sources) -> None:
             tuple(dict.fromkeys([*stored.archives, *sources.archives])),
         )
         if merged != stored:
-            write_json(path, asdict(merged))
+            write_json(path, seal_json(asdict(merged)))
 
 
 def list_reports(work: Path) -> list[str]:

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from clip_kinetics700_builder.types import InputError
 
 BUFFER_NBYTES = 1 << 20
+SEAL_NAME = "self_sha256"
 # What file systems say that do not sync directories: FUSE, SMB and some of clusters.
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 # Errors of a disk that is full, read-only or of another user.
@@ -75,6 +76,35 @@ def format_json(document: Any) -> str:
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def hash_json(document: Any) -> str:
+    """Return the sha256 of the one spelling of a JSON document that hashes are taken over."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def seal_json(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the hash of all the rest of it as `self_sha256`."""
+    content = {name: value for name, value in document.items() if name != SEAL_NAME}
+    return {**content, SEAL_NAME: hash_json(content)}
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file without its `self_sha256`, which may be missing.
+
+    Older versions sealed manifests alone.
+
+    Raises:
+        ValueError: it is no JSON object, or not what it was when it was sealed.
+    """
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise ValueError("is no JSON object")
+    stated = document.pop(SEAL_NAME, None)
+    if stated not in (None, hash_json(document)):
+        raise ValueError(f"its content is not what {SEAL_NAME} says")
+    return document
+
+
 def sync_directory(directory: Path) -> None:
     """Make renames in a directory survive a power cut, where its file system knows how."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -90,7 +120,7 @@ def sync_directory(directory: Path) -> None:
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
     sha256, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER_NBYTES))
-    with path.open("rb", buffering=0) as stream:
+    with naming(path), path.open("rb", buffering=0) as stream:
         while nbytes := stream.readinto(buffer):
             sha256.update(buffer[:nbytes])
     return sha256.hexdigest()

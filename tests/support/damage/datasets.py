@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,12 +21,12 @@ import pyarrow.parquet as pq
 from clip_kinetics700.schema import encode_npy
 from clip_kinetics700_builder.assemble.assemble import assemble
 from clip_kinetics700_builder.config import AssembleConfig
-from clip_kinetics700_builder.dataset.manifest import hash_content
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
-from clip_kinetics700_builder.system.files import hash_file, write_json
+from clip_kinetics700_builder.system.files import hash_file, seal_json, write_json
 from clip_kinetics700_builder.types import Clip, EncodedClip, Failure, VideoInfo
 from clip_kinetics700_builder.verify.dataset import verify_dataset
+from tests.support.datasets.builds import list_published
 
 WIDTH = 8
 CLASS_NAMES = ["abseiling", "air drumming", "answering questions"]
@@ -76,6 +77,19 @@ class SmallRows:
         return EncodedClip(row, embeddings, np.arange(n_frames, dtype=np.float32), info)
 
 
+class ChangedRows(SmallRows):
+    """The same rows, but one of them has another embedding: no count and no size tells it."""
+
+    fingerprint = "changed"
+
+    def result(self, split: str, row: int) -> EncodedClip | Failure:
+        """Return what became of one row."""
+        result = super().result(split, row)
+        if isinstance(result, EncodedClip) and (split, row) == ("train", 8):
+            return replace(result, embeddings=result.embeddings + np.float16(1))
+        return result
+
+
 def make_dataset(directory: Path, *formats: str) -> Path:
     """Assemble the small rows in these formats, both where none is named."""
     formats = formats or ("parquet", "webdataset")
@@ -91,8 +105,10 @@ def read_sound_files() -> dict[str, bytes]:
     """Return the files of a dataset in both formats by name; it is assembled once."""
     with TemporaryDirectory() as place:
         directory = make_dataset(Path(place))
-        paths = [path for path in directory.rglob("*") if path.is_file()]
-        return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
+        return {
+            path.relative_to(directory).as_posix(): path.read_bytes()
+            for path in list_published(directory)
+        }
 
 
 def copy_dataset(directory: Path) -> Path:
@@ -107,7 +123,7 @@ def edit_manifest(dataset: Path, edit: Callable[[dict[str, Any]], None]) -> None
     """Change the manifest and give it the hash of its new content."""
     document = json.loads((dataset / "manifest.json").read_text())
     edit(document)
-    write_json(dataset / "manifest.json", {**document, "self_sha256": hash_content(document)})
+    write_json(dataset / "manifest.json", seal_json(document))
 
 
 def reseal(dataset: Path) -> None:

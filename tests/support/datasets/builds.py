@@ -1,6 +1,7 @@
 """`build_dataset` builds the miniature Kinetics: with the options under test, the others small."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from clip_kinetics700_builder import build
 from clip_kinetics700_builder.cli import app as cli
-from clip_kinetics700_builder.system.files import hash_file
+from clip_kinetics700_builder.system.files import hash_file, seal_json, write_json
 from tests.support.kinetics.miniature import MiniKinetics
 from tests.support.processes.checkout import SOURCE_PATHS
 
@@ -90,6 +91,13 @@ def run_cli_process(*arguments: str | Path, **environment: str) -> Outcome:
         check=False,
     )
     return Outcome(result.returncode, result.stdout, result.stderr)
+
+
+def edit_report(dataset: Path, name: str, **fields: Any) -> None:
+    """Let a part of a build say something else, under a hash of that."""
+    path = dataset / f".build/parts/{name}.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, seal_json({**document, **fields}))
 
 
 def published_hashes(output: Path) -> dict[str, str]:

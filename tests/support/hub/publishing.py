@@ -23,6 +23,7 @@ from tests.support.processes.checkout import SOURCE_PATHS
 
 ALICE = "hf_alice"
 REPOSITORY = "alice/CLIP-Kinetics700"
+ATTRIBUTES = ".gitattributes"
 
 
 @dataclass(slots=True)
@@ -79,10 +80,17 @@ class PublishingHub:
 
     def read_tree(self, name: str = REPOSITORY, *, branch: str = "main") -> dict[str, str]:
         """Return the sha256 of every file of a branch, as its bytes lie on the server."""
-        repository, store = self.repository(name), self.state.store
-        tree = repository.commit(repository.resolve(branch))["tree"]
-        contents = {name: Path(store.path_of(entry)).read_bytes() for name, entry in tree.items()}
-        return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        return hash_all(next(self.read_commits(name, branch=branch)))
+
+    def read_commits(
+        self, name: str = REPOSITORY, *, branch: str = "main"
+    ) -> Iterator[dict[str, bytes]]:
+        """Yield the files of each commit of a branch, the last one first."""
+        repository, path_of = self.repository(name), self.state.store.path_of
+        for commit in repository.log(repository.resolve(branch)):
+            yield {
+                name: Path(path_of(entry)).read_bytes() for name, entry in commit["tree"].items()
+            }
 
     def list_requests(self, begin: str = "") -> list[dict[str, Any]]:
         """Return the requests whose line begins so, in order."""
@@ -113,6 +121,27 @@ def expect_tree(directory: Path, repository: str = REPOSITORY) -> dict[str, str]
     card = (directory / "README.md").read_text(encoding="utf-8")
     text = card.replace("PATH_OR_REPOSITORY", repository)
     return {**tree, "README.md": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def assert_published(hub: PublishingHub, directory: Path, *, n_commits: int = 1) -> None:
+    """Check that the repository is the dataset, byte for byte, after so many commits.
+
+    In none of these did a manifest lie beside files of another dataset.
+    """
+    tree = hub.read_tree()
+    assert tree.pop(ATTRIBUTES)
+    assert tree == expect_tree(directory)
+    assert hub.count_commits() == n_commits
+    for files in hub.read_commits():
+        if data := files.get("manifest.json"):
+            entries = json.loads(data)["files"]
+            stated = {name: entry["sha256"] for name, entry in entries.items()}
+            assert hash_all(files).items() >= stated.items()
+
+
+def hash_all(files: dict[str, bytes]) -> dict[str, str]:
+    """Return the sha256 of every file."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
 def write_layout(directory: Path, *, n_shards: int, shard_bytes: int, seed: int = 0) -> Path:

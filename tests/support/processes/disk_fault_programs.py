@@ -8,6 +8,7 @@ have changed the directory.
 import json
 import os
 import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -35,9 +36,24 @@ from clip_kinetics700_builder.sources.ledger import (
     read_attempts,
 )
 from clip_kinetics700_builder.types import Clip, Part
-from tests.support.damage.datasets import CLASS_NAMES, ROWS, WIDTH, SmallRows, make_dataset
+from tests.support.damage.datasets import (
+    CLASS_NAMES,
+    ROWS,
+    WIDTH,
+    ChangedRows,
+    SmallRows,
+    make_dataset,
+)
+from tests.support.datasets.works import assemble_work, encode_small
 from tests.support.processes.checkout import SOURCE_PATHS
-from tests.support.processes.faulty_disk import MACHINES, Call, Disk, Fault, install_filter
+from tests.support.processes.faulty_disk import (
+    CPU_SECONDS,
+    MACHINES,
+    Call,
+    Disk,
+    Fault,
+    install_filter,
+)
 
 SOURCE_NAME = "source"
 """Beside the directory of a conversion lies what it converts."""
@@ -102,12 +118,27 @@ def assemble_small(directory: Path) -> None:
     make_dataset(directory)
 
 
+def prepare_replacement(directory: Path) -> None:
+    """Make a dataset whose parts have changed since it was assembled."""
+    work = directory / ".build"
+    encode_small(work)
+    assemble_work(work, directory)
+    (work / "parts/train-00001.json").unlink()
+    encode_small(work, ChangedRows())
+
+
+def replace_small(directory: Path) -> None:
+    """Assemble what the directory's parts are now."""
+    assemble_work(directory / ".build", directory)
+
+
 PROGRAMS: dict[str, Callable[[Path], object]] = {
     "assemble": assemble_small,
     "part": write_part,
     "work": store_begin,
     "ledger": write_ledger,
     "convert": convert_small,
+    "replace": replace_small,
 }
 
 
@@ -171,6 +202,7 @@ def run_on_disk(name: str, directory: Path, fault: Fault | None) -> Outcome:
 def _run_child(name: str, directory: Path, theirs: socket.socket, stderr: int) -> None:
     """Pass the listener on, run the program, say what came of it, and end."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     os.dup2(stderr, 1)
     os.dup2(stderr, 2)
     try:
@@ -196,12 +228,20 @@ class FaultyDisk(ExitStack):
     """Runs programs on a faulty disk, one after the other; use it in a `with` block."""
 
     def __init__(self) -> None:
-        """Start the process that forks; numpy starts no threads in it."""
+        """Start the process that forks; neither numpy nor Arrow's allocator starts threads in it.
+
+        A fork has none of them, and what they held at that moment is held for ever.
+        """
         super().__init__()
         command = [sys.executable, "-m", "tests.support.processes.disk_fault_programs"]
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, "PYTHONPATH": SOURCE_PATHS, "OPENBLAS_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": SOURCE_PATHS,
+                "OPENBLAS_NUM_THREADS": "1",
+                "JE_ARROW_MALLOC_CONF": "background_thread:false",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -12,13 +12,15 @@ import platform
 import select
 import signal
 import struct
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-HANG_SECONDS = 60.0
+LOOK_SECONDS = 30.0
+"""After so long without a call it is looked whether a process hangs, and again after as long."""
+CPU_SECONDS = 60
+"""A process that computes for so long is ended by the kernel, with SIGXCPU."""
 WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_SET_MODE_FILTER = 1
@@ -31,6 +33,10 @@ SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
 SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
 SECCOMP_IOCTL_NOTIF_ADDFD = 0x40182103
 AT_FDCWD = -100
+GONE = (FileNotFoundError, ProcessLookupError)
+"""What asking about a call raises once its process is killed; its other threads have asked too."""
+SLEEPS = "S"
+"""The state of a thread that waits for something other than a processor or the disk."""
 CUT_ACTIONS = {"torn": "kill", "short": "go on"}
 """The actions that replace these for a call that cannot be cut short."""
 # Instructions of a filter: load a word, jump if it is equal, jump if it shares a bit, return.
@@ -178,6 +184,16 @@ def assemble_filter(machine: Machine) -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
+def read_threads(pid: int) -> dict[str, tuple[str, int]]:
+    """Return the state of each thread of a process, and its processor time in ticks."""
+    threads = {}
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            fields = (thread / "stat").read_text().rpartition(")")[2].split()
+            threads[thread.name] = (fields[0], int(fields[11]) + int(fields[12]))
+    return threads
+
+
 class Disk:
     """Answers the calls of one program, all with "go on" but for the fault."""
 
@@ -191,24 +207,33 @@ class Disk:
         self.calls: list[Call] = []
 
     def watch(self) -> bool:
-        """Answer until the process has ended; kill it and return True if it hangs."""
+        """Answer until the process has ended; kill it and return True if it hangs.
+
+        It does if all its threads sleep and none has got on since the last look. However long it
+        takes on a machine that is busy, asleep or slow to write, it does not hang.
+        """
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
         process = os.pidfd_open(self._pid)
-        deadline = time.monotonic() + HANG_SECONDS
         poller.register(process, select.POLLIN)
+        before: dict[str, tuple[str, int]] = {}
         try:
-            while (left := deadline - time.monotonic()) > 0:
-                events = dict(poller.poll(1000 * left))
+            while True:
+                events = dict(poller.poll(1000 * LOOK_SECONDS))
                 if events.get(self._listener, 0) & select.POLLIN:
                     self._answer()
+                    before = {}
                 elif process in events:
                     return False
                 elif events:
                     # Nothing asks any more; what is left is the end of the process.
                     poller.unregister(self._listener)
-            os.killpg(self._pid, signal.SIGKILL)
-            return True
+                else:
+                    now = read_threads(self._pid)
+                    if now == before and {state for state, _ in now.values()} == {SLEEPS}:
+                        os.killpg(self._pid, signal.SIGKILL)
+                        return True
+                    before = now
         finally:
             os.close(process)
 
@@ -217,14 +242,13 @@ class Disk:
         buffer = bytearray(80)
         try:
             fcntl.ioctl(self._listener, SECCOMP_IOCTL_NOTIF_RECV, buffer)
-        except OSError as error:
-            # The process was killed in the meantime.
-            if error.errno == errno.ENOENT:
-                return
-            raise
+        except GONE:
+            return
         number, pid, trap, *args = struct.unpack("QI4xi12x6q", buffer)
         request = Request(number, pid, self._traps[trap], args)
-        path = self._find(request)
+        path = None
+        with suppress(*GONE):
+            path = self._find(request)
         action = "go on"
         if path is not None:
             size = request.trap.size
@@ -248,7 +272,7 @@ class Disk:
         else:
             error = -int(getattr(errno, action))
         answer = struct.pack("QqiI", request.id, value, error, flags)
-        with suppress(ProcessLookupError):
+        with suppress(*GONE):
             fcntl.ioctl(self._listener, SECCOMP_IOCTL_NOTIF_SEND, answer)
 
     def _find(self, request: Request) -> str | None:
