@@ -11,6 +11,7 @@ import pytest
 
 import clip_kinetics700_builder.decode.checks
 from clip_kinetics700.schema import REASONS
+from clip_kinetics700_builder.decode.demux import VideoFile
 from clip_kinetics700_builder.decode.video import (
     DecodeTask,
     Decoding,
@@ -198,3 +199,12 @@ def test_missing_ffmpeg_is_one_clear_line(tmp_path: Path) -> None:
     )
     assert len(result.stdout.splitlines()) == 1
     assert "`apt-get install ffmpeg` or `brew install ffmpeg`" in result.stdout
+
+
+def test_a_file_that_points_behind_every_end_is_damaged(tmp_path: Path) -> None:
+    """FFmpeg seeks where it is sent; that no such place is there is no error of the disk."""
+    path = tmp_path / "file"
+    path.write_bytes(b"four")
+    with VideoFile(path) as file:
+        assert file.seek(-1) == -1
+        assert file.seek(2) == 2

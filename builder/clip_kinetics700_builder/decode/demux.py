@@ -1,12 +1,13 @@
 """Opens a video file with PyAV and reads what its packets say before any is decoded."""
 
+import errno
+import io
 from array import array
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import av
@@ -262,11 +263,21 @@ def open_container(path: str) -> Iterator[Any]:
     FFmpeg reads through a file of Python, so that an error of the disk is an OSError and never one
     of FFmpeg's, which cannot be told from those of a damaged file.
     """
-    with (
-        Path(path).open("rb", buffering=0) as file,
-        av.open(file, metadata_errors="ignore") as container,
-    ):
+    with VideoFile(path) as file, av.open(file, metadata_errors="ignore") as container:
         yield container
+
+
+class VideoFile(io.FileIO):
+    """A file that FFmpeg reads through."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Return the new place, -1 for one that no file has: damaged files point to such."""
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return -1
 
 
 def find_stream(container: Any) -> Any:
