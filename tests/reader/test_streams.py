@@ -1,24 +1,13 @@
-"""Files are read as streams, at random, and as maps of which a bounded number is kept."""
+"""Files are read as streams and at random."""
 
-import gzip
 import time
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 
-from clip_kinetics700.remote import (
-    MAX_RANGE_BYTES,
-)
-from clip_kinetics700.streams import (
-    FIRST_RANGE_BYTES,
-    Buffers,
-    RangeFile,
-    open_stream,
-    read_if_there,
-    view_file,
-)
+from clip_kinetics700.remote import MAX_RANGE_BYTES
+from clip_kinetics700.streams import FIRST_RANGE_BYTES, RangeFile, open_stream, read_if_there
 from tests.support.hub.servers import serve
 
 
@@ -77,29 +66,6 @@ def test_file_that_is_not_there_is_none(tmp_path: Path) -> None:
     assert read_if_there("memory://nothing/a") is None
     with serve(tmp_path) as served:
         assert read_if_there(f"{served.url}/a") is None
-
-
-def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
-    """What gzip wrote is unpacked whatever its name, and what it did not is left alone."""
-    (tmp_path / "a.tar").write_bytes(gzip.compress(b"packed"))
-    (tmp_path / "b.tar.gz").write_bytes(b"plain")
-    fsspec.filesystem("memory").pipe_file("/gz/b.tar.gz", b"plain")
-    assert bytes(view_file(str(tmp_path / "a.tar"))) == b"packed"
-    assert bytes(view_file(str(tmp_path / "b.tar.gz"))) == b"plain"
-    assert bytes(view_file("memory://gz/b.tar.gz")) == b"plain"
-
-
-def test_maps_are_kept_up_to_a_number_of_bytes(tmp_path: Path) -> None:
-    """Files stay mapped while all are small enough together; the last one always does."""
-    for name in "abc":
-        (tmp_path / name).write_bytes(name.encode() * 100)
-    buffers = Buffers(max_bytes=250)
-    a, b = (buffers.view(str(tmp_path / name)) for name in "ab")
-    assert buffers.view(str(tmp_path / "a")) is a
-    buffers.view(str(tmp_path / "c"))
-    assert buffers.view(str(tmp_path / "a")) is a
-    assert buffers.view(str(tmp_path / "b")) is not b
-    assert bytes(b) == b"b" * 100
 
 
 def test_a_server_that_asks_for_a_pause_gets_it(
