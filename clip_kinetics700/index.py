@@ -275,10 +275,11 @@ def check_complete(layout: Layout, index: Index, path: str, *, on_error: OnError
     # A number for each pair of file and split: a pair as such would take many times as long.
     codes = np.unique(index.file_numbers.astype(np.int64) * len(SPLITS) + index.split_numbers)
     for number, split_number in (divmod(code, len(SPLITS)) for code in codes.tolist()):
-        name, split = layout.relative(index.files[number]), SPLITS[split_number]
+        # A hostile name is one line, too.
+        name, split = repr(layout.relative(index.files[number]))[1:-1], SPLITS[split_number]
         there = split_of_file.get(index.files[number])
         if there is None:
-            faults.append(f"names {name}, which is not there")
+            faults.append(f"names {name:.200}, which is not there")
         elif there != split:
             faults.append(f"has {name} in {split}, but it is in {there}")
             split_numbers[index.file_numbers == number] = SPLITS.index(there)

@@ -61,9 +61,10 @@ def list_local(root: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for depth in range(MAX_DEPTH):
         for path in Path(root).glob("[!.]*/" * depth + "[!.]*"):
-            if path.is_file():
-                state, name = path.stat(), path.relative_to(root).as_posix()
-                found[name] = {
+            # What is no file is an error where it is read: left out, it would be lost.
+            if not path.is_dir() or is_tar(path.name):
+                state, name = path.stat() if path.exists() else path.lstat(), path.relative_to(root)
+                found[name.as_posix()] = {
                     "size": state.st_size,
                     "mtime": state.st_mtime_ns,
                     "state": local_state(state),
@@ -315,9 +316,9 @@ def find_parquet(root: str, files: Iterable[str], name: str | None) -> dict[str,
     # Two words for one split stay what they are.
     groups = group_pairs((w if meant[ours[w]] > 1 else ours[w], file) for w, file in pairs)
     for group in groups.values():
-        total = int(group[0].rpartition("-of-")[2].partition(".")[0])
-        numbers = [int(file.rpartition("-of-")[0].rpartition("-")[2]) for file in group]
-        if numbers != [*range(total)]:
+        places = [file.removesuffix(".parquet").rsplit("-", 3)[1::2] for file in group]
+        total = int(places[0][1])
+        if [(int(number), int(of)) for number, of in places] != [(n, total) for n in range(total)]:
             raise ValueError(f"{root} has {len(group)} of {total} files like {group[0]}")
     return groups
 

@@ -187,7 +187,7 @@ async def _request_range(file_system: Any, url: str, begin: int, end: int) -> An
             return Answer(b"", size, version)
         response.raise_for_status()
         if response.status == PARTIAL_CONTENT and found and found[1] == str(begin):
-            wanted = min(end, int(found[2]) + 1 if size is None else size)
+            wanted = max(min(end, int(found[2]) + 1 if size is None else size), begin)
             return Answer(await _read_body(response, wanted - begin), size, version)
         # The server sends the whole file; that will do if it is no more than was asked for.
         size = response.content_length

@@ -57,10 +57,13 @@ def open_local(path: str, states: FileStates | None = None) -> io.FileIO:
     Raises:
         FileNotFoundError: there is no such file.
         ChangedError: it is another one than what was noted.
-        ValueError: it is a FIFO or a device, which may never end.
+        ValueError: it is a directory, or a FIFO or a device, which may never end.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(io.FileIO(path, opener=_open_at_once))
+        try:
+            file = stack.enter_context(io.FileIO(path, opener=_open_at_once))
+        except IsADirectoryError as error:
+            raise ValueError(f"{path}: is no regular file, but a directory") from error
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{path}: is no regular file")

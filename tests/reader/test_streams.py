@@ -8,6 +8,7 @@ import pytest
 
 from clip_kinetics700.remote import MAX_RANGE_BYTES
 from clip_kinetics700.streams import FIRST_RANGE_BYTES, RangeFile, open_stream, read_if_there
+from tests.support.hub.faults import Action
 from tests.support.hub.servers import serve
 
 
@@ -79,3 +80,37 @@ def test_a_server_that_asks_for_a_pause_gets_it(
         begin = time.monotonic()
         assert read_if_there(f"{served.url}/file") == b"bytes"
     assert time.monotonic() - begin >= 1
+
+
+@pytest.mark.parametrize("action", ["long", "short", "cut"])
+def test_an_answer_that_is_too_short_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> None:
+    """A range of which less comes than its header says, or than was asked for, costs no bytes."""
+    monkeypatch.setattr("clip_kinetics700.remote.PAUSE_SECONDS", 0.001)
+    data = np.random.default_rng(0).bytes(300_000)
+    (tmp_path / "a").write_bytes(data)
+    with serve(tmp_path) as served:
+        served.fail("a", action, times=1)
+        file = RangeFile(f"{served.url}/a")
+        served.fail("a", action, times=2)
+        assert file.read() == data
+        served.fail("a", action)
+        file.seek(0)
+        with pytest.raises(ConnectionError, match=rf"^{served.url}/a: .*attempt 4"):
+            file.read()
+
+
+def test_proxies_of_the_environment_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where HTTP_PROXY names a proxy, it is asked for files of hosts that only it knows."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    # A proxy is asked for whole URLs, which are paths of this server's files.
+    (tmp_path / "http:/data.invalid").mkdir(parents=True)
+    (tmp_path / "http:/data.invalid/a").write_bytes(b"bytes")
+    with serve(tmp_path) as served:
+        monkeypatch.setenv("http_proxy", served.url)
+        assert read_if_there("http://data.invalid/a") == b"bytes"
+        assert [request.path for request in served.requests] == ["http://data.invalid/a"]

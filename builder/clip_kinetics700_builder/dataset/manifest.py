@@ -20,8 +20,9 @@ from clip_kinetics700.schema import (
     MANIFEST_NAME,
     SPLITS,
     SPLITS_CSV_NAME,
+    parse_json,
 )
-from clip_kinetics700.streams import read_if_there
+from clip_kinetics700.streams import MAX_TEXT_BYTES, read_if_there
 from clip_kinetics700_builder.dataset.layout import FIGURES, README_NAME
 from clip_kinetics700_builder.dataset.problems import DamagedFileError
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME, Shard, plan_shards
@@ -193,9 +194,9 @@ def read_manifest(place: Path | str, *, strict: bool = True) -> Manifest | None:
         ManifestError: it is not as it was written, or none of ours.
     """
     try:
-        data = read_if_there(f"{place}/{MANIFEST_NAME}")
-    except IsADirectoryError as error:
-        raise ManifestError(place, str(error)) from error
+        data = read_if_there(f"{place}/{MANIFEST_NAME}", at_most=MAX_TEXT_BYTES)
+    except ValueError as error:
+        raise ManifestError(place, str(error).removeprefix(f"{place}/{MANIFEST_NAME}: ")) from error
     return None if data is None else check_manifest(data, place, strict=strict)
 
 
@@ -253,8 +254,8 @@ def hash_content(document: Mapping[str, Any]) -> str:
 def _parse_json(data: bytes) -> dict[str, Any]:
     """Return the object in a manifest of ours, whose content is what its hash was taken over."""
     try:
-        document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise DamagedFileError("is not JSON") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
         raise DamagedFileError(f"is not a manifest of format {FORMAT_NAME}")

@@ -152,3 +152,26 @@ def test_descriptors_are_few(tmp_path: Path, kind: str, *, has_index: bool) -> N
     environment = {**os.environ, "PYTHONPATH": SOURCE_PATHS}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == (str(n_files), 0), done.stderr
+
+
+READ_SMALL = """
+import re, resource, sys
+import clip_kinetics700
+dataset = clip_kinetics700.open(sys.argv[1])
+len(dataset)
+used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+print(len(list(dataset)), dataset[7].key)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_address_space_may_be_small(tmp_path: Path) -> None:
+    """Under `ulimit -v` tars are read that are larger than what a process may map."""
+    directory = write_index(write_dataset(tmp_path / "d", make_samples(SAMPLES), parquet=False))
+    for path in directory.glob("ds_*.tar"):
+        os.truncate(path, 2 << 30)
+    command = [sys.executable, "-c", READ_SMALL, str(directory)]
+    environment = {**os.environ, "PYTHONPATH": SOURCE_PATHS}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["19", "vid_000000007"], done.stderr
