@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -36,6 +37,10 @@ FORMAT_FAMILY = "clip-kinetics700/"
 # Wider than any model; it keeps a wrong number from costing memory.
 MAX_WIDTH = 1 << 20
 CANONICAL_NUMBER = re.compile(r"0|[1-9]\d*")
+
+# What the configuration may say besides, for the card and for evaluations.
+OPTIONAL_TYPES = {"clips": str, "model": str, "dtype": str, "weights_sha256": dict[str, str]}
+OPTIONAL_TYPES |= {"frames_per_second": Real}
 
 Record = TypeVar("Record")
 
@@ -142,6 +147,9 @@ class Manifest:
         for split, totals in self.splits.items():
             yield from totals.find_contradictions(f"totals of {split}")
         yield from self.totals.find_contradictions("totals")
+        names, counted = self.class_names, self.totals.samples_by_label
+        if names is not None and counted is not None and len(counted) != len(names):
+            yield f"counts samples of {len(counted)} classes, but has {len(names)} class_names"
         if self.totals != add_totals(self.splits):
             yield "totals are not the sum of the splits"
         expected = self.count_rows()
@@ -282,6 +290,8 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     formats = _look_up(configuration, "formats", list)
     if not formats or any(name not in FORMATS for name in formats):
         raise DamagedFileError(f"formats are {formats!r:.80}, allowed are {', '.join(FORMATS)}")
+    for name, kind in OPTIONAL_TYPES.items():
+        _look_up(configuration, name, kind | None)
     totals = _look_up(document, "totals", dict)
     splits = _look_up(totals, "splits", dict)
     if splits.keys() - {*SPLITS}:
