@@ -124,6 +124,9 @@ def cut_blocks(
     rows: IntArray, sizes: IntArray, rows_per_block: int
 ) -> Iterator[tuple[IntArray, int]]:
     """Yield (n,) int64 rows in blocks, with the bytes of each, given the bytes of each row."""
+    if len(rows) == 1:  # as for a sample by its place: arrays would take longer than the read
+        yield rows, int(sizes[0])
+        return
     totals, begin, before = np.cumsum(sizes), 0, 0
     while begin < len(rows):
         end = int(np.searchsorted(totals, before + MAX_BLOCK_BYTES, side="right"))

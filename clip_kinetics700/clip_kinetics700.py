@@ -21,13 +21,14 @@ from .hub import parse_repository_url
 from .index import IntArray, index_row, make_piece
 from .layout import DEFAULT_NAME, fingerprint
 from .local import LocalFiles
+from .manifest import parse_manifest
 from .parquet import ParquetSource
 from .remote import is_remote
 from .schema import to_float16
 from .selection import Selection, resolve_splits
 from .shards import scan_shard
 
-# The script uses nothing of these, but its modules do. A comment behind them would be a URL.
+# The script uses nothing of some, but its modules do. A comment behind them would be a URL.
 from .states import FileStates
 from .streams import open_stream
 from .tars import read_members

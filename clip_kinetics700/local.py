@@ -92,7 +92,7 @@ class OpenFile:
         sizes = np.maximum(stops - bases, 0).tolist()
         self._read_ahead(int(bases[0]), int(ends[-1]), sum(sizes))
         runs = zip(sizes, bases.tolist(), strict=True)
-        read = [memoryview(os.pread(self._descriptor, *run)) for run in runs]
+        read = [self._read_bytes(*run) for run in runs]
         self._check_state()
         if len(read) == len(begins) and ends.max() <= self.nbytes:
             return list(read)
@@ -109,9 +109,20 @@ class OpenFile:
     def _read_piece(self, begin: int, end: int) -> memoryview | ValueError:
         """Return one piece."""
         nbytes = max(min(end, self.nbytes) - begin, 0)
-        data = memoryview(os.pread(self._descriptor, nbytes, begin))
+        data = self._read_bytes(nbytes, begin)
         self._check_state()
         return data if len(data) == end - begin else file_ends(self.nbytes)
+
+    def _read_bytes(self, nbytes: int, begin: int) -> memoryview:
+        """Return so many bytes, fewer only where the file ends."""
+        data = os.pread(self._descriptor, nbytes, begin)
+        # Some network file systems give less than they have.
+        while len(data) < nbytes:
+            more = os.pread(self._descriptor, nbytes - len(data), begin + len(data))
+            if not more:
+                break
+            data += more
+        return memoryview(data)
 
     def _check_state(self) -> None:
         """Raise ChangedError if what was read just now may be of a changed file."""

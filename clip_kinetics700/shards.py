@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -157,8 +158,9 @@ def is_tar(name: str) -> bool:
 
 def is_empty_tar(path: str) -> bool:
     """Tell whether a tar begins with its end mark, as upstream's last one may."""
-    with open_stream(path) as stream:
+    with suppress(FileNotFoundError, ValueError), open_stream(path) as stream:
         return not is_gzip_name(path) and stream.read(BLOCK) == ZERO_BLOCK
+    return False
 
 
 def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[str]]:
