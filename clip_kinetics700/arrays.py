@@ -1,4 +1,4 @@
-"""Reads the embeddings of rows of an index: from memory maps, byte ranges or Parquet row groups.
+"""Reads the embeddings of rows of an index: from files, byte ranges or Parquet row groups.
 
 An array that cannot be read is a `DamageError` in its place, so that what is done about damage is
 decided once, by whoever iterates.
@@ -6,24 +6,23 @@ decided once, by whoever iterates.
 
 import bisect
 import os
-import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from gzip import BadGzipFile
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from threading import Lock
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from .damage import DamageError
 from .index import Block, Index, IntArray
-from .remote import Piece, RangeReader, file_ends, is_gzip_name, is_remote
+from .local import MAX_OPEN_FILES, LocalFiles
+from .parquet import DAMAGE_ERRORS, ParquetSource, describe_damage
+from .remote import Piece, RangeReader, Views, is_gzip_name, is_remote
 from .schema import Sample, decode_npy, split_member_name
-from .streams import Buffers, RangeFile
 from .tars import BLOCK, NAME_NBYTES, decode_name, read_header
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -33,7 +32,11 @@ Results: TypeAlias = list[Array | DamageError]
 # Rows that are asked for together, and how many such blocks are on their way while one is used:
 # in a remote dataset that is read in order, sixteen requests of about 1.5 MB.
 ROWS_PER_BLOCK = 128
+# Of files of this machine nothing is on its way, and larger blocks cost less for each row.
+LOCAL_ROWS_PER_BLOCK = 512
 BLOCKS_AHEAD = 16
+# A block has fewer rows where they are larger than this together, and at least one.
+MAX_BLOCK_BYTES = 16 << 20
 # No more bytes than these are on their way: clips of hours are megabytes each.
 MAX_BYTES_AHEAD = 64 << 20
 # Decoded row groups of Parquet files are kept up to this many bytes.
@@ -83,6 +86,9 @@ def check_header(block: bytes, key: str, nbytes: int) -> None:
 class Arrays(Protocol):
     """Reads the embeddings of an index."""
 
+    rows_per_block: int
+    """How many rows are best asked for together."""
+
     def start(self, block: Block) -> Callable[[], Results]:
         """Ask for the embeddings of rows; return the function that waits for them."""
 
@@ -99,14 +105,14 @@ def read_ahead(index: Index, arrays: Arrays, rows: IntArray) -> Iterator[tuple[B
     ahead: deque[tuple[Block, int, Callable[[], Results]]] = deque()
     # Whoever looks at the first sample only must not wait, or pay, for megabytes of others.
     n_ahead, bytes_ahead = 1, 0
-    for begin in range(0, len(rows), ROWS_PER_BLOCK):
-        block = index.take(rows[begin : begin + ROWS_PER_BLOCK])
-        nbytes = int((index.ends[block.rows] - index.begins[block.rows]).sum())
+    sizes = index.ends[rows] - index.begins[rows]
+    for some, nbytes in cut_blocks(rows, sizes, arrays.rows_per_block):
+        block = index.take(some)
         ahead.append((block, nbytes, arrays.start(block)))
         bytes_ahead += nbytes
         while len(ahead) > n_ahead or (len(ahead) > 1 and bytes_ahead > MAX_BYTES_AHEAD):
-            block, nbytes, finish = ahead.popleft()
-            bytes_ahead -= nbytes
+            block, n_read, finish = ahead.popleft()
+            bytes_ahead -= n_read
             yield block, finish()
             n_ahead = min(2 * n_ahead, BLOCKS_AHEAD)
     while ahead:
@@ -114,19 +120,35 @@ def read_ahead(index: Index, arrays: Arrays, rows: IntArray) -> Iterator[tuple[B
         yield block, finish()
 
 
+def cut_blocks(
+    rows: IntArray, sizes: IntArray, rows_per_block: int
+) -> Iterator[tuple[IntArray, int]]:
+    """Yield (n,) int64 rows in blocks, with the bytes of each, given the bytes of each row."""
+    if len(rows) == 1:  # as for a sample by its place: arrays would take longer than the read
+        yield rows, int(sizes[0])
+        return
+    totals, begin, before = np.cumsum(sizes), 0, 0
+    while begin < len(rows):
+        end = int(np.searchsorted(totals, before + MAX_BLOCK_BYTES, side="right"))
+        end = min(max(end, begin + 1), begin + rows_per_block)
+        total = int(totals[end - 1])
+        yield rows[begin:end], total - before
+        begin, before = end, total
+
+
 def make_samples(index: Index, block: Block, results: Results) -> Iterator[Sample | DamageError]:
     """Yield the samples of a block of an index with its embeddings, damage in its place."""
     meta = [block.column(name) for name in COLUMNS_AFTER_CAPTION]
     rows = zip(block.column("key"), results, block.column("caption"), *meta, strict=True)
-    for place, (key, array, caption, *values) in enumerate(rows):
-        if type(array) is DamageError:
-            yield array
+    for place, row in enumerate(rows):
+        if type(row[1]) is DamageError:
+            yield row[1]
             continue
         try:
-            sample = Sample(key, array, caption, *values)
+            sample = Sample(*row)
         except ValueError as error:
             path = index.files[index.file_numbers[block.rows[place]]]
-            yield DamageError(path, key, None, str(error))
+            yield DamageError(path, row[0], None, str(error))
         else:
             yield sample
 
@@ -138,75 +160,56 @@ class NpyArrays:
         """Open nothing yet; before each array comes a tar header of 512 bytes, or none of 0."""
         self._index = index
         self._header_nbytes = header_nbytes
-        self._is_local = [not is_remote(path) or is_gzip_name(path) for path in index.files]
-        self._buffers = Buffers()
-        self._ranges = RangeReader()
+        self._is_local = np.array([not is_remote(p) or is_gzip_name(p) for p in index.files])
+        self.rows_per_block = LOCAL_ROWS_PER_BLOCK if self._is_local.all() else ROWS_PER_BLOCK
+        self._files = LocalFiles(index.states)
+        self._ranges = RangeReader(states=index.states)
 
     def start(self, block: Block) -> Callable[[], Results]:
         """Ask for the embeddings of rows; local ones are read when they are waited for."""
         index = self._index
-        numbers = index.file_numbers[block.rows].tolist()
-        begins = (index.begins[block.rows] - self._header_nbytes).tolist()
-        ends = index.ends[block.rows].tolist()
-        places = list(zip(numbers, begins, ends, strict=True))
-        pieces = [
-            Piece(index.files[number], begin, end)
-            for number, begin, end in places
-            if not self._is_local[number]
-        ]
+        numbers = index.file_numbers[block.rows]
+        begins, ends = index.begins[block.rows] - self._header_nbytes, index.ends[block.rows]
+        is_local = self._is_local[numbers]
+        remote = np.flatnonzero(~is_local).tolist()
+        pieces = [Piece(index.files[numbers[i]], int(begins[i]), int(ends[i])) for i in remote]
         finish = self._ranges.start(pieces) if pieces else list
-        return lambda: self._decode(block, places, iter(finish()))
 
-    def _decode(
-        self,
-        block: Block,
-        places: Sequence[tuple[int, int, int]],
-        remote: Iterator[memoryview | ValueError],
-    ) -> Results:
-        """Return each array, given file number, begin and end of each, or what is wrong with it.
+        def read() -> Results:
+            local = numbers[is_local], begins[is_local], ends[is_local]
+            views = self._files.read(index.files, *local)
+            for place, view in zip(remote, finish(), strict=True):
+                views.insert(place, view)
+            return self._decode(block, views)
 
-        Rows whose files are remote take their pieces from `remote`.
-        """
-        header_nbytes = self._header_nbytes
-        files: dict[int, memoryview | ValueError] = {}
+        return read
+
+    def _decode(self, block: Block, views: Views) -> Results:
+        """Return the array of each view, or what is wrong with it."""
         results: Results = []
-        rows = zip(places, block.column("key"), block.column("n_frames"), strict=True)
-        for (number, begin, end), key, n_frames in rows:
-            piece: memoryview | ValueError
-            if self._is_local[number]:
-                file = files.get(number) or files.setdefault(number, self._view(number))
-                piece = file if isinstance(file, ValueError) else file[begin:end]
-                if isinstance(file, memoryview) and len(file) < end:
-                    piece = file_ends(len(file))
-            else:
-                piece = next(remote)
+        header_nbytes, append = self._header_nbytes, results.append
+        rows = zip(views, block.column("key"), block.column("n_frames"), strict=True)
+        for view, key, n_frames in rows:
+            place = len(results)
             try:
-                array = decode_piece(piece, header_nbytes, key, n_frames)
+                append(decode_piece(view, header_nbytes, key, n_frames))
             except ValueError as error:
-                path = self._index.files[number]
-                results.append(DamageError(path, key, begin + header_nbytes, str(error)))
-            else:
-                results.append(array)
+                row = block.rows[place]
+                path = self._index.files[self._index.file_numbers[row]]
+                append(DamageError(path, key, int(self._index.begins[row]), str(error)))
         return results
-
-    def _view(self, number: int) -> memoryview | ValueError:
-        """Return a view of a local or compressed file, or why there is none."""
-        try:
-            return self._buffers.view(self._index.files[number])
-        except FileNotFoundError:
-            return ValueError("the file is not there")
-        except (EOFError, zlib.error, BadGzipFile) as error:
-            return ValueError(f"damaged gzip stream: {error}")
 
 
 class ParquetArrays:
     """Reads embeddings from Parquet files, a row group at a time."""
 
+    rows_per_block = ROWS_PER_BLOCK
+
     def __init__(self, index: Index) -> None:
         self._index = index
         self._process = os.getpid()
         self._lock = Lock()
-        self._files: dict[int, tuple[pq.ParquetFile, list[int]]] = {}
+        self._files: OrderedDict[int, tuple[ParquetSource, list[int]]] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], tuple[Array, Array]] = OrderedDict()
 
     def __reduce__(self) -> tuple[type["ParquetArrays"], tuple[Index]]:
@@ -226,10 +229,8 @@ class ParquetArrays:
                 _, group_begins = self._open(number)
                 group = bisect.bisect_right(group_begins, row_in_file) - 1
                 offsets, frames = self._read_group(number, group)
-        except ConnectionError:  # no damage: the file is whole, but cannot be fetched
-            raise
-        except (pa.ArrowException, ValueError, KeyError, IndexError, OSError) as error:
-            return DamageError(self._index.files[number], key, None, str(error))
+        except DAMAGE_ERRORS as error:
+            return DamageError(self._index.files[number], key, None, describe_damage(error))
         place = row_in_file - group_begins[group]
         array = frames[offsets[place] : offsets[place + 1]]
         if len(array) == n_frames:
@@ -237,24 +238,26 @@ class ParquetArrays:
         reason = f"{len(array)} rows of embeddings, but n_frames is {n_frames}"
         return DamageError(self._index.files[number], key, None, reason)
 
-    def _open(self, number: int) -> tuple[pq.ParquetFile, list[int]]:
+    def _open(self, number: int) -> tuple[ParquetSource, list[int]]:
         """Return a file and the first row of each of its row groups."""
         if os.getpid() != self._process:
             # A forked process cannot use its parent's connections.
-            self._files, self._process = {}, os.getpid()
+            self._files, self._process = OrderedDict(), os.getpid()
         if number not in self._files:
-            path = self._index.files[number]
-            file = pq.ParquetFile(RangeFile(path) if is_remote(path) else pa.memory_map(path))
+            file = ParquetSource(self._index.files[number], self._index.states)
             metadata = file.metadata
             counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             self._files[number] = file, list(accumulate(counts, initial=0))
+            if len(self._files) > MAX_OPEN_FILES:
+                self._files.popitem(last=False)
+        self._files.move_to_end(number)
         return self._files[number]
 
     def _read_group(self, number: int, group: int) -> tuple[Array, Array]:
         """Return what `split_frames` makes of a row group; the most recent ones are kept."""
         groups = self._groups
         if (number, group) not in groups:
-            table = self._open(number)[0].read_row_group(group, columns=["embeddings"])
+            table = self._open(number)[0].read_group(group, ["embeddings"])
             groups[number, group] = split_frames(table.column("embeddings"))
             while len(groups) > 1 and sum(f.nbytes for _, f in groups.values()) > MAX_GROUP_BYTES:
                 groups.popitem(last=False)

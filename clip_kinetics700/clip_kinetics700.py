@@ -20,14 +20,18 @@ from .features import META_TYPE, SAMPLE_COLUMNS, data_schema, embeddings_array, 
 from .hub import parse_repository_url
 from .index import IntArray, index_row, make_piece
 from .layout import DEFAULT_NAME, fingerprint
+from .local import LocalFiles
+from .manifest import parse_manifest
+from .parquet import ParquetSource
 from .remote import is_remote
 from .schema import to_float16
 from .selection import Selection, resolve_splits
 from .shards import scan_shard
 
-# The script uses nothing of these two, but its modules do. A comment behind them would be a URL.
+# The script uses nothing of some, but its modules do. A comment behind them would be a URL.
+from .states import FileStates
 from .streams import open_stream
-from .tars import open_tar
+from .tars import read_members
 
 DESCRIPTION = "CLIP embeddings of the Kinetics clips, one frame per second."
 # Rows are handed over as Arrow tables of about 5 MB: encoding them one by one as Python objects

@@ -22,7 +22,8 @@ class DamageError(ValueError):
         The offset is the byte of the file where the sample's array begins, where that is known. The
         reason is made one line, and need not name the sample.
         """
-        reason = " ".join(reason.removeprefix(f"sample {key}: ").split())
+        reason = reason.removeprefix(f"{path}: ").removeprefix(f"sample {key}: ")
+        reason = " ".join(reason.split())
         where = "" if offset is None else f" (at byte {offset})"
         super().__init__(f"{path}: {reason if key is None else f'sample {key}: {reason}'}{where}")
         self.path, self.key, self.offset, self.reason = path, key, offset, reason

@@ -20,6 +20,7 @@ from .damage import DamageError, OnError, check_on_error, keep_whole
 from .hub import find_source
 from .index import Block, Index, IntArray, load_index, scan_samples
 from .layout import Layout, Source, read_layout
+from .remote import is_remote
 from .schema import SPLIT_OF_WORD, Sample, suggest
 from .selection import Selection, find_split, resolve_split, resolve_splits, select_rows
 
@@ -62,8 +63,8 @@ class EmbeddingDataset:
     """Samples of a source in order: all of them, a split, or a selection.
 
     `dataset[3]` and `dataset["vid_000000003"]` are samples, `dataset["train"]`, `dataset[2:9]` and
-    `dataset[[5, 1]]` datasets of these. Arrays are read-only views of memory maps where the source
-    is local. To torch it is a map-style dataset, which a DataLoader and its samplers take.
+    `dataset[[5, 1]]` datasets of these. Arrays are read-only. To torch it is a map-style dataset,
+    which a DataLoader and its samplers take.
     """
 
     def __init__(
@@ -102,6 +103,11 @@ class EmbeddingDataset:
     def needs_index(self) -> bool:
         """Tell whether these are read by the index: there is one, or they are a selection."""
         return self._given_rows is not None or self._source.has_index
+
+    @property
+    def is_random_access(self) -> bool:
+        """Tell whether rows cost the same in any order, as pieces of files of this machine do."""
+        return self.layout.kind != "parquet" and not any(map(is_remote, self.index.files))
 
     @property
     def is_empty(self) -> bool:

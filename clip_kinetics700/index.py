@@ -6,11 +6,10 @@ that no array is read that is not wanted.
 
 import logging
 import posixpath
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
@@ -19,47 +18,54 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from .damage import DamageError, OnError, report_damage
 from .features import INDEX_SCHEMA, SAMPLE_COLUMNS, column_list
 from .hub import HUB_PREFIX, parse_repository_url
 from .layout import MAX_DEPTH, Layout
-from .remote import MAX_IN_FLIGHT, is_gzip_name, is_remote, strip_query
+from .parquet import DAMAGE_ERRORS, ParquetSource, describe_damage, read_bytes
+from .remote import MAX_IN_FLIGHT, strip_query
 from .schema import INDEX_NAME, SPLITS, Sample
-from .shards import PlacedSample, scan_loose, scan_shard
-from .streams import RangeFile, open_stream, read_whole
-from .tars import BLOCK, ZERO_BLOCK
+from .shards import PlacedSample, is_empty_tar, scan_loose, scan_shard
+from .states import FileStates
+from .streams import MAX_WHOLE_BYTES, read_whole
+from .tars import BLOCK
 
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int64]
 
 ROWS_PER_PIECE = 10_000
+# No file system holds files of an exabyte.
+MAX_OFFSET = 1 << 60
 SAMPLE_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in SAMPLE_COLUMNS])
 # These columns have a value in each row: of a Parquet file, and of an index.
 NEVER_NULL_OF_SAMPLES = ("caption", "key", "n_frames")
 NEVER_NULL = ("split", *NEVER_NULL_OF_SAMPLES, "tar_file", "npy_offset", "npy_nbytes")
-# Remote files are objects of Python's: Arrow's threads must not be the last to hold one, see
-# `own_by_arrow`.
-RECENT_FILES: deque[pq.ParquetFile] = deque(maxlen=4)
 
 
-@dataclass(eq=False)
 class Block:
     """Some rows of an index, whose columns become Python values when they are asked for."""
 
-    rows: IntArray
-    """(n,) int64 row numbers."""
-    samples: pa.Table
-    """Caption and meta of these rows."""
-    _columns: dict[str, list[Any]] = field(default_factory=dict)
+    def __init__(self, rows: IntArray, table: pa.Table, places: pa.Array | None = None) -> None:
+        """Take (n,) int64 row numbers, and a table of these rows, or of others and the places."""
+        self.rows = rows
+        self._table, self._places = table, places
+        self._columns: dict[str, list[Any]] = {}
+
+    @property
+    def samples(self) -> pa.Table:
+        """Caption and meta of these rows."""
+        return self._table if self._places is None else self._table.take(self._places)
 
     def column(self, name: str) -> list[Any]:
         """Return the values of a column, one for each row."""
         values = self._columns.get(name)
         if values is None:
-            values = self._columns[name] = column_list(self.samples.column(name))
+            column = self._table.column(name)
+            if self._places is not None:
+                column = column.take(self._places)
+            values = self._columns[name] = column_list(column)
         return values
 
 
@@ -81,6 +87,8 @@ class Index:
     """(n,) int64 first byte of the `.npy`; in a Parquet file, the row."""
     ends: IntArray
     """(n,) int64 byte after the `.npy`; in a Parquet file, the row after."""
+    states: FileStates
+    """States of the files, as they were when the source was opened."""
 
     def __len__(self) -> int:
         return int(self.samples.num_rows)
@@ -88,9 +96,20 @@ class Index:
     def take(self, rows: IntArray) -> Block:
         """Return some rows, without a copy if they follow each other."""
         first, n_rows = (int(rows[0]) if len(rows) else 0), len(rows)
-        if np.array_equal(rows, np.arange(first, first + n_rows)):
+        if n_rows < 2 or np.array_equal(rows, np.arange(first, first + n_rows)):
             return Block(rows, self.samples.slice(first, n_rows))
-        return Block(rows, self.samples.take(pa.array(rows)))
+        return Block(rows, self.samples, pa.array(rows))
+
+    def keep(self, is_kept: npt.NDArray[np.bool_]) -> "Index":
+        """Return the index of some rows, which (n,) bool tell."""
+        return replace(
+            self,
+            samples=self.samples.filter(pa.array(is_kept)).combine_chunks(),
+            split_numbers=self.split_numbers[is_kept],
+            file_numbers=self.file_numbers[is_kept],
+            begins=self.begins[is_kept],
+            ends=self.ends[is_kept],
+        )
 
     def rows_of(self, split: str) -> IntArray:
         """Return the (n,) int64 rows of a split in order, none of one that is not here."""
@@ -118,7 +137,7 @@ def load_index(layout: Layout, *, on_error: OnError) -> Index:
         return index_parquet(layout, on_error=on_error)
     if layout.index is not None:
         first_byte = BLOCK if layout.kind == "tars" else 0
-        table = read_index(layout.index, first_byte=first_byte, on_error=on_error)
+        table = read_index(layout.index, layout.states, first_byte=first_byte, on_error=on_error)
         if table is not None:
             index = make_index(layout, table)
             return check_complete(layout, index, layout.index, on_error=on_error)
@@ -150,7 +169,8 @@ def find_index(layout: Layout) -> pa.Table | None:
             break
         if root and all(path.startswith(f"{root}/") for path in files):
             with suppress(OSError):  # there is none, or the server gives none
-                table = read_index(f"{root}/{INDEX_NAME}", first_byte=BLOCK, on_error="skip")
+                path = f"{root}/{INDEX_NAME}"
+                table = read_index(path, layout.states, first_byte=BLOCK, on_error="skip")
                 return None if table is None else pick_files(layout, table, root)
     return None
 
@@ -172,7 +192,9 @@ def pick_files(layout: Layout, index: pa.Table, root: str) -> pa.Table | None:
     return picked.combine_chunks()
 
 
-def read_index(path: str, *, first_byte: int, on_error: OnError) -> pa.Table | None:
+def read_index(
+    path: str, states: FileStates, *, first_byte: int, on_error: OnError
+) -> pa.Table | None:
     """Return an index as a table of `INDEX_SCHEMA`, or None where it is damaged and skipped.
 
     No array can begin before `first_byte` of its file.
@@ -181,14 +203,18 @@ def read_index(path: str, *, first_byte: int, on_error: OnError) -> pa.Table | N
         DamageError: it cannot be read or is not one, and `on_error` is `raise`.
         FileNotFoundError: there is no such file.
     """
-    data = read_whole(path)
     try:
-        table = pq.read_table(own_by_arrow(data), columns=INDEX_SCHEMA.names)
+        data = read_whole(path, states)
+    except ValueError as error:  # it has changed, or is no file that ends
+        report_damage(DamageError(path, None, None, str(error)), on_error)
+        return None
+    try:
+        table = read_bytes(data, INDEX_SCHEMA.names)
         table = table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA).combine_chunks()
         table.validate(full=True)
         check_columns(table, NEVER_NULL)
         check_places(table, first_byte)
-    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+    except DAMAGE_ERRORS as error:
         report_damage(DamageError(path, None, None, f"is no index: {error}"), on_error)
         return None
     return table
@@ -207,9 +233,11 @@ def check_places(table: pa.Table, first_byte: int) -> None:
     """Raise ValueError if an index names unknown splits or impossible places."""
     if pc.index_in(table.column("split"), pa.array(SPLITS)).null_count:
         raise ValueError(f"it names splits other than {', '.join(SPLITS)}")
-    for name, least in (("npy_offset", first_byte), ("npy_nbytes", 0)):
-        if table.num_rows and pc.min(table.column(name)).as_py() < least:
-            raise ValueError(f"it has rows whose {name} is below {least}")
+    limits = ("npy_offset", first_byte, MAX_OFFSET), ("npy_nbytes", 0, MAX_WHOLE_BYTES)
+    for name, least, most in limits if table.num_rows else ():
+        found = pc.min_max(table.column(name)).as_py()
+        if found["min"] < least or found["max"] > most:
+            raise ValueError(f"it has rows whose {name} is not from {least} to {most:,}")
 
 
 def make_index(layout: Layout, table: pa.Table) -> Index:
@@ -228,11 +256,14 @@ def make_index(layout: Layout, table: pa.Table) -> Index:
         file_numbers=file_numbers,
         begins=begins,
         ends=begins + table.column("npy_nbytes").to_numpy(),
+        states=layout.states,
     )
 
 
 def check_complete(layout: Layout, index: Index, path: str, *, on_error: OnError) -> Index:
     """Return an index, with the source's splits, if it is that of the files that there are.
+
+    Rows of files that are not there are left out where damage is skipped.
 
     Raises:
         ValueError: it leaves out a tar that is there, or names one that is not there or is in
@@ -244,10 +275,11 @@ def check_complete(layout: Layout, index: Index, path: str, *, on_error: OnError
     # A number for each pair of file and split: a pair as such would take many times as long.
     codes = np.unique(index.file_numbers.astype(np.int64) * len(SPLITS) + index.split_numbers)
     for number, split_number in (divmod(code, len(SPLITS)) for code in codes.tolist()):
-        name, split = layout.relative(index.files[number]), SPLITS[split_number]
+        # A hostile name is one line, too.
+        name, split = repr(layout.relative(index.files[number]))[1:-1], SPLITS[split_number]
         there = split_of_file.get(index.files[number])
         if there is None:
-            faults.append(f"names {name}, which is not there")
+            faults.append(f"names {name:.200}, which is not there")
         elif there != split:
             faults.append(f"has {name} in {split}, but it is in {there}")
             split_numbers[index.file_numbers == number] = SPLITS.index(there)
@@ -261,24 +293,10 @@ def check_complete(layout: Layout, index: Index, path: str, *, on_error: OnError
         if on_error == "raise":
             raise ValueError(f"{path} {fault}")
         logger.warning("skipped: %s %s", path, fault)
-    return replace(index, split_numbers=split_numbers)
-
-
-def own_by_arrow(data: bytes) -> pa.BufferReader:
-    """Return bytes as a file in Arrow's own memory.
-
-    Arrow's threads may be the last to let go of what they have read. If that is an object of
-    Python's, and Python is ending at that moment, the process aborts.
-    """
-    buffer = pa.allocate_buffer(len(data))
-    memoryview(buffer).cast("B")[:] = data
-    return pa.BufferReader(buffer)
-
-
-def is_empty_tar(path: str) -> bool:
-    """Tell whether a tar begins with its end mark, as upstream's last one may."""
-    with open_stream(path) as stream:
-        return not is_gzip_name(path) and stream.read(BLOCK) == ZERO_BLOCK
+    index = replace(index, split_numbers=split_numbers)
+    # A name may lead anywhere: a file that is not the source's is never opened.
+    is_known = np.array([file in split_of_file for file in index.files], np.bool_)
+    return index if is_known.all() else index.keep(is_known[index.file_numbers])
 
 
 def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
@@ -287,7 +305,8 @@ def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
     numbers = [number for number, group in enumerate(layout.files.values()) for _ in group]
     # Each file takes a few requests, one after the other.
     with ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
-        tables = list(pool.map(partial(read_parquet_columns, on_error=on_error), files))
+        read = partial(read_parquet_columns, states=layout.states, on_error=on_error)
+        tables = list(pool.map(read, files))
     counts = [table.num_rows for table in tables]
     begins = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
     return Index(
@@ -298,16 +317,16 @@ def index_parquet(layout: Layout, *, on_error: OnError) -> Index:
         file_numbers=np.repeat(np.arange(len(files), dtype=np.int32), counts),
         begins=begins,
         ends=begins + 1,
+        states=layout.states,
     )
 
 
-def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
+def read_parquet_columns(
+    path: str, *, states: FileStates | None = None, on_error: OnError
+) -> pa.Table:
     """Return caption and meta of a Parquet file as `SAMPLE_SCHEMA`, no rows where it is skipped."""
     try:
-        source = RangeFile(path) if is_remote(path) else path
-        file = pq.ParquetFile(source, pre_buffer=True)
-        RECENT_FILES.append(file)
-        table = file.read(["caption", "meta"])
+        table = ParquetSource(path, states, pre_buffer=True).read_columns(["caption", "meta"])
         captions = table.column("caption").combine_chunks()
         meta = table.column("meta").combine_chunks()
         fields = [captions, *(pc.struct_field(meta, name) for name in SAMPLE_COLUMNS[1:])]
@@ -315,10 +334,8 @@ def read_parquet_columns(path: str, *, on_error: OnError) -> pa.Table:
         table.validate(full=True)
         check_columns(table, NEVER_NULL_OF_SAMPLES)
         return table
-    except ConnectionError:  # no damage: the file is whole, but cannot be fetched
-        raise
-    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        report_damage(DamageError(path, None, None, str(error)), on_error)
+    except DAMAGE_ERRORS as error:
+        report_damage(DamageError(path, None, None, describe_damage(error)), on_error)
         return SAMPLE_SCHEMA.empty_table()
 
 
@@ -374,7 +391,7 @@ def scan_samples(layout: Layout, *, on_error: OnError) -> Iterator[tuple[str, st
         for path in group:
             name = layout.relative(path)
             try:
-                for placed in scan(path, on_error=on_error):
+                for placed in scan(path, on_error=on_error, states=layout.states):
                     yield split, name, placed
             except FileNotFoundError:
                 report_damage(DamageError(path, None, None, "the file is not there"), on_error)

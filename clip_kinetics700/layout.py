@@ -13,15 +13,15 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, unquote
 
-import fsspec
-
 from .hub import HUB_ERRORS, HUB_PREFIX, find_source, pin_commit, refuse_repository
-from .remote import HTTP_PREFIXES, MAX_IN_FLIGHT, is_remote, retry
+from .manifest import describe_data, list_stated, parse_manifest
+from .remote import HTTP_PREFIXES, MAX_IN_FLIGHT, is_remote, locate, retry
 from .schema import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -32,7 +32,8 @@ from .schema import (
     suggest,
 )
 from .shards import group_pairs, is_tar, split_tars
-from .streams import read_if_there
+from .states import FileStates, local_state
+from .streams import MAX_TEXT_BYTES, read_if_there
 
 logger = logging.getLogger(__name__)
 
@@ -50,50 +51,25 @@ STATE_FIELDS = ("size", "mtime", "blob_id", "etag", "ETag", "Last-Modified", "sh
 PARQUET = re.compile(r"([^/]+)/(\w+(?:\.\w+)*)-\d+-of-\d+\.parquet")
 # `push_to_hub` puts the files of its `default` configuration here, of another into one of its name.
 DEFAULT_NAME, DEFAULT_DIRECTORY = "default", "data"
-LOOSE = re.compile(rf"({'|'.join(SPLIT_OF_WORD)})/[^/]+\.npy")
+LOOSE = re.compile(rf"({'|'.join(SPLIT_OF_WORD)})/[^/]+\.npy", re.IGNORECASE)
 
 
 def list_local(root: str) -> dict[str, dict[str, Any]]:
-    """Return size and time of each file of a directory, but hidden ones, by its relative name."""
+    """Return size, time and inode of each file of a directory, but hidden ones, by its name."""
     if not Path(root).is_dir():
         raise FileNotFoundError(f"no directory {root}")
     found: dict[str, dict[str, Any]] = {}
     for depth in range(MAX_DEPTH):
         for path in Path(root).glob("[!.]*/" * depth + "[!.]*"):
-            if path.is_file():
-                state, name = path.stat(), path.relative_to(root).as_posix()
-                found[name] = {"size": state.st_size, "mtime": state.st_mtime_ns}
+            # What is no file is an error where it is read: left out, it would be lost.
+            if not path.is_dir() or is_tar(path.name):
+                state, name = path.stat() if path.exists() else path.lstat(), path.relative_to(root)
+                found[name.as_posix()] = {
+                    "size": state.st_size,
+                    "mtime": state.st_mtime_ns,
+                    "state": local_state(state),
+                }
     return dict(sorted(found.items()))
-
-
-def parse_manifest(text: str | None, root: str) -> dict[str, Any]:
-    """Return the manifest's object, empty where there is none; raise ValueError for other text."""
-    try:
-        manifest = {} if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{root}/{MANIFEST_NAME} is no JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{root}/{MANIFEST_NAME} holds no JSON object")
-    return manifest
-
-
-def describe_data(
-    manifest: Mapping[str, Any], root: str
-) -> tuple[tuple[str, ...] | None, int | None]:
-    """Return class names by label id and the width of the embeddings, each None if not given.
-
-    What is given and is something else is a ValueError.
-    """
-    names = manifest.get("class_names")
-    if names is not None and not (
-        isinstance(names, list) and all(isinstance(name, str) for name in names)
-    ):
-        raise ValueError(f"{root}/{MANIFEST_NAME}: class_names is no list of names")
-    configuration = manifest.get("configuration")
-    width = configuration.get("embedding_width") if isinstance(configuration, dict) else None
-    if width is not None and (type(width) is not int or width < 1):
-        raise ValueError(f"{root}/{MANIFEST_NAME}: embedding_width is {width!r}")
-    return None if names is None else tuple(names), width
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +90,8 @@ class Layout:
     """Path or URL of the index; None where there is none."""
     repository: str | None = None
     """URL of a Hub repository at its commit, even if its files are read from the Hub's cache."""
+    states: FileStates = field(default_factory=FileStates, compare=False, repr=False)
+    """States of local files as they were listed, of remote ones as they are first answered."""
 
     def relative(self, path: str) -> str:
         """Return the name of a file as index and messages have it."""
@@ -130,10 +108,10 @@ def list_files(root: str) -> dict[str, dict[str, Any]]:
         return list_local(root)
     if not root.startswith(HUB_PREFIX):
         # One request instead of a listing, which many web servers do not even have.
-        files = parse_manifest(read_text(root, MANIFEST_NAME), root).get("files")
-        if isinstance(files, dict) and files:
+        files = list_stated(parse_manifest(read_text(root, MANIFEST_NAME), root), root)
+        if files:
             return {**files, MANIFEST_NAME: {}}
-    file_system, path = fsspec.core.url_to_fs(root)
+    _, file_system, path = locate(root)
     if not root.startswith(HUB_PREFIX):
         file_system.invalidate_cache(path)  # of listings, which only for a commit stay the same
     try:
@@ -181,7 +159,9 @@ def read_layout(source: Source, *, revision: str | None = None, name: str | None
     files = {split: group for split, group in files.items() if group}
     if not files:
         raise ValueError("no tars are named")
-    return Layout("", "tars", files, None, None, None)
+    local = [path for group in files.values() for path in group if not is_remote(path)]
+    states = FileStates((path, local_state(Path(path).stat())) for path in local)
+    return Layout("", "tars", files, None, None, None, states=states)
 
 
 def read_cached(cache: str, name: str | None) -> Layout:
@@ -192,8 +172,7 @@ def read_cached(cache: str, name: str | None) -> Layout:
     """
     files = list_local(cache)
     text = read_text(cache, MANIFEST_NAME) if MANIFEST_NAME in files else None
-    listed = parse_manifest(text, cache).get("files")
-    names = {**(listed if isinstance(listed, dict) else {}), **files}
+    names = {**list_stated(parse_manifest(text, cache), cache), **files}
     # Whoever has loaded the Parquet files has no tars.
     without_tars = {name: names[name] for name in names if not is_tar(name)}
     try:
@@ -237,13 +216,20 @@ def expand_tars(path: str | os.PathLike[str], *, revision: str | None = None) ->
 
 
 def read_directory(
-    root: str, name: str | None = None, files: Collection[str] | None = None
+    root: str, name: str | None = None, files: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Layout:
-    """Return the layout of one directory, or of a configuration; its files may be given."""
+    """Return the layout of one directory, or of a configuration; its files may be given.
+
+    Raises:
+        ValueError: it is still being written, or there is no such configuration, or no sample.
+    """
     files = list_files(root) if files is None else files
+    check_finished(root, files)
     text = read_text(root, MANIFEST_NAME) if MANIFEST_NAME in files else None
     names, width = describe_data(parse_manifest(text, root), root)
     kind, groups = group_files(root, files, name)
+    read = [*chain.from_iterable(groups.values()), INDEX_NAME]
+    states = {name: files[name]["state"] for name in read if "state" in files.get(name, {})}
     return Layout(
         root=root,
         kind=kind,
@@ -251,7 +237,25 @@ def read_directory(
         class_names=names,
         width=width,
         index=f"{root}/{INDEX_NAME}" if INDEX_NAME in files else None,
+        states=FileStates((f"{root}/{name}", state) for name, state in states.items()),
     )
+
+
+def check_finished(root: str, files: Collection[str]) -> None:
+    """Refuse a directory into which a build or a conversion was writing: the manifest comes last.
+
+    What is there may be whole splits, which look like all that there is.
+    """
+    if MANIFEST_NAME in files:
+        return
+    signs = [name for name in files if name.endswith(".partial") or name.startswith(".build/")]
+    if not is_remote(root) and (Path(root) / ".build").is_dir():
+        signs.append(".build")
+    if signs:
+        raise ValueError(
+            f"{root}: is not finished: {signs[0]} is there, and no {MANIFEST_NAME}; run the "
+            "command again that writes it"
+        )
 
 
 def group_files(
@@ -269,7 +273,7 @@ def group_files(
     if parquet:
         return "parquet", parquet
     loose = group_pairs(
-        (SPLIT_OF_WORD[match[1]], match[0])
+        (normalize_split(match[1]), match[0])
         for match in map(LOOSE.fullmatch, sorted(files))
         if match
     )
@@ -312,8 +316,9 @@ def find_parquet(root: str, files: Iterable[str], name: str | None) -> dict[str,
     # Two words for one split stay what they are.
     groups = group_pairs((w if meant[ours[w]] > 1 else ours[w], file) for w, file in pairs)
     for group in groups.values():
-        total = int(group[0].rpartition("-of-")[2].partition(".")[0])
-        if total != len(group):
+        places = [file.removesuffix(".parquet").rsplit("-", 3)[1::2] for file in group]
+        total = int(places[0][1])
+        if [(int(number), int(of)) for number, of in places] != [(n, total) for n in range(total)]:
             raise ValueError(f"{root} has {len(group)} of {total} files like {group[0]}")
     return groups
 
@@ -334,13 +339,13 @@ def find_tars(root: str, files: Collection[str]) -> dict[str, list[str]]:
 
 def describe_file(path: str) -> dict[str, Any]:
     """Return what the file system says about one file."""
-    file_system, name = fsspec.core.url_to_fs(path)
+    _, file_system, name = locate(path)
     return dict(retry(lambda: file_system.info(name), path))
 
 
 def read_text(root: str, name: str) -> str | None:
     """Return the text of a file of the directory, or None where it is not there."""
-    data = read_if_there(f"{root}/{name}")
+    data = read_if_there(f"{root}/{name}", at_most=MAX_TEXT_BYTES)
     return None if data is None else str(data, "utf-8", "replace")
 
 

@@ -1,7 +1,4 @@
-"""Reads byte ranges of remote files, and tries again what failed only in passing.
-
-It imports nothing of ours, so that the `datasets` script can bring it along.
-"""
+"""Reads byte ranges of remote files, and tries again what failed only in passing."""
 
 import asyncio
 import os
@@ -22,6 +19,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import fsspec
 from fsspec.asyn import sync
 
+from .states import ChangedError, FileState, FileStates
+
 Result = TypeVar("Result")
 
 BUFFER_SIZE = 1 << 20
@@ -37,7 +36,7 @@ PARTIAL_CONTENT, NOT_FOUND, RANGE_NOT_SATISFIABLE = 206, 404, 416
 TRY_AGAIN = (408, 429)
 # The query of a signed link is as good as a password for a while: no message may show it.
 SIGNATURE = re.compile(r"(?<=\S)\?\S+")
-CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 # Pieces of a file that lie nearer than this are read as one range: at 50 ms and 100 MB/s a request
 # costs as much as 5 MB, but sixteen run at once.
 MAX_GAP_BYTES = 128 << 10
@@ -110,15 +109,23 @@ def is_gzip_name(path: str) -> bool:
 
 
 def locate(url: str) -> Location:
-    """Return a remote file with the file system of its URL."""
-    return Location(url, *fsspec.core.url_to_fs(url))
+    """Return a remote file or directory with the file system of its URL."""
+    options = {}
+    if url.startswith(HTTP_PREFIXES):
+        # aiohttp asks no proxy of the environment by itself.
+        configured = fsspec.config.conf.get("http", {}).get("client_kwargs", {})
+        options["client_kwargs"] = {"trust_env": True, **configured}
+    return Location(url, *fsspec.core.url_to_fs(url, **options))
 
 
-def read_range(location: Location, begin: int, end: int) -> bytes:
+def read_range(location: Location, begin: int, end: int, states: FileStates | None = None) -> bytes:
     """Return `[begin, end)` of a remote file, less where the file ends before.
+
+    A web server says with each answer in which state the file is.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ChangedError: its state is another one than what was noted.
         NoRangesError: its server knows no byte ranges.
         OSError: it cannot be read, not even after several attempts.
     """
@@ -126,33 +133,38 @@ def read_range(location: Location, begin: int, end: int) -> bytes:
     if end <= begin:
         return b""
     if url.startswith(HTTP_PREFIXES):
-        return _read_http(location, begin, end).data
+        return _read_http(location, begin, end, states).data
     # Without this option a file of the Hub would read five megabytes ahead.
     options = {"cache_type": "none"} if url.startswith("hf://") else {}
     read = partial(file_system.cat_file, name, start=begin, end=end, **options)
     return retry(lambda: bytes(read()), url)
 
 
-def read_head(location: Location, nbytes: int) -> Answer:
+def read_head(location: Location, nbytes: int, states: FileStates | None = None) -> Answer:
     """Return the first bytes of a remote file and what its server says about all of it.
 
     It raises what `read_range` raises.
     """
     if location.url.startswith(HTTP_PREFIXES):
-        return _read_http(location, 0, nbytes)
+        return _read_http(location, 0, nbytes, states)
     info = retry(lambda: location.file_system.info(location.name), location.url)
     version = info.get("ETag") or info.get("LastModified")
-    data = read_range(location, 0, nbytes)
-    return Answer(data, info["size"], None if version is None else str(version))
+    answer = Answer(b"", info["size"], None if version is None else str(version))
+    if states is not None:
+        states.check(location.url, FileState(answer.size, answer.version))
+    return answer._replace(data=read_range(location, 0, nbytes))
 
 
-def _read_http(location: Location, begin: int, end: int) -> Answer:
+def _read_http(location: Location, begin: int, end: int, states: FileStates | None) -> Answer:
     """Return `[begin, end)` of a file of a web server and what it says about all of it."""
     url, file_system, name = location
     ask: Callable[[], Answer] = partial(
         sync, file_system.loop, _request_range, file_system, name, begin, end
     )
-    return retry(ask, url)
+    answer = retry(ask, url)
+    if states is not None:
+        states.check(url, FileState(answer.size, answer.version))
+    return answer
 
 
 async def _request_range(file_system: Any, url: str, begin: int, end: int) -> Answer:
@@ -169,18 +181,34 @@ async def _request_range(file_system: Any, url: str, begin: int, end: int) -> An
         if response.status == NOT_FOUND:
             raise FileNotFoundError(f"no file {url}")
         found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-        size = int(found[2]) if found and found[2] != "*" else None
+        size = int(found[3]) if found and found[3] != "*" else None
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if response.status == RANGE_NOT_SATISFIABLE:
             return Answer(b"", size, version)
         response.raise_for_status()
         if response.status == PARTIAL_CONTENT and found and found[1] == str(begin):
-            return Answer(await response.read(), size, version)
+            wanted = max(min(end, int(found[2]) + 1 if size is None else size), begin)
+            return Answer(await _read_body(response, wanted - begin), size, version)
         # The server sends the whole file; that will do if it is no more than was asked for.
         size = response.content_length
         if begin or size is None or size > end:
             raise NoRangesError(f"{url}: its server knows no byte ranges")
-        return Answer(await response.read(), size, version)
+        return Answer(await _read_body(response, size), size, version)
+
+
+async def _read_body(response: Any, nbytes: int) -> bytes:
+    """Return the body of an answer, or raise ConnectionError where it has other than `nbytes`."""
+    pieces, n_came = [], 0
+    # What is packed on the way may be a thousand times as long as the server says.
+    async for piece in response.content.iter_any():
+        n_came += len(piece)
+        if n_came > nbytes:
+            break
+        pieces.append(piece)
+    if n_came != nbytes:
+        more = "or more " if n_came > nbytes else ""
+        raise ConnectionError(f"{n_came} {more}bytes came where {nbytes} were asked for")
+    return b"".join(pieces)
 
 
 def retry(read: Callable[[], Result], path: str, attempt: int = 1) -> Result:
@@ -258,13 +286,16 @@ class RangeReader:
     threads of its own.
     """
 
-    def __init__(self, max_in_flight: int = MAX_IN_FLIGHT) -> None:
+    def __init__(
+        self, max_in_flight: int = MAX_IN_FLIGHT, states: FileStates | None = None
+    ) -> None:
         self._max_in_flight = max_in_flight
+        self._states = states
         self._forget_threads()
 
-    def __reduce__(self) -> tuple[type["RangeReader"], tuple[int]]:
+    def __reduce__(self) -> tuple[type["RangeReader"], tuple[int, FileStates | None]]:
         """Leave the threads in their process."""
-        return RangeReader, (self._max_in_flight,)
+        return RangeReader, (self._max_in_flight, self._states)
 
     def _forget_threads(self) -> None:
         self._process = os.getpid()
@@ -277,8 +308,8 @@ class RangeReader:
         """Ask for pieces; return the function that waits for them.
 
         If it is dropped before, requests that were not sent yet never are. It returns a ValueError
-        in place of a piece that its file ends before, or whose file is not there, and raises
-        OSError where a file cannot be read.
+        in place of a piece that its file ends before, or whose file is not there or has changed,
+        and raises OSError where a file cannot be read.
         """
         ranges = merge_pieces(pieces)
         if os.getpid() != self._process:
@@ -290,7 +321,8 @@ class RangeReader:
     def _submit(self, location: Location, begin: int, end: int) -> Future[bytes]:
         """Queue a request."""
         future: Future[bytes] = Future()
-        self._requests.put((weakref.ref(future), partial(read_range, location, begin, end)))
+        read = partial(read_range, location, begin, end, self._states)
+        self._requests.put((weakref.ref(future), read))
         if self._n_threads < self._max_in_flight:
             self._n_threads += 1
             Thread(target=_answer_requests, args=(self._requests,), daemon=True).start()
@@ -333,13 +365,19 @@ def _cut_pieces(
     """Return a view of each piece, in the order they were asked for."""
     views: Views = [ValueError("the file is not there")] * len(pieces)
     for byte_range, future in zip(ranges, futures, strict=True):
-        with suppress(FileNotFoundError):
+        try:
             data = memoryview(future.result())
+        except FileNotFoundError:
+            continue
+        except ChangedError as error:
             for number in byte_range.pieces:
-                _, begin, end = pieces[number]
-                view = data[begin - byte_range.begin : end - byte_range.begin]
-                size = byte_range.begin + len(data)
-                views[number] = view if len(view) == end - begin else file_ends(size)
+                views[number] = error
+            continue
+        for number in byte_range.pieces:
+            _, begin, end = pieces[number]
+            view = data[begin - byte_range.begin : end - byte_range.begin]
+            size = byte_range.begin + len(data)
+            views[number] = view if len(view) == end - begin else file_ends(size)
     return views
 
 

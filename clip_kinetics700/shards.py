@@ -11,15 +11,17 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
 from .damage import DamageError, OnError, report_damage
-from .remote import strip_query
+from .remote import is_gzip_name, strip_query
 from .schema import SPLIT_OF_WORD, SPLITS, Sample, decode_sample, normalize_split, split_member_name
-from .streams import read_if_there, read_whole
-from .tars import Member, open_tar, read_members
+from .states import FileStates
+from .streams import MAX_TEXT_BYTES, open_stream, open_unpacked, read_if_there, read_whole
+from .tars import BLOCK, ZERO_BLOCK, Member, read_members
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def read_shard(path: str | os.PathLike[str], *, on_error: OnError = "raise") -> 
     """Yield the samples of one tar in order, from a local path or any fsspec URL.
 
     Args:
-        path: the tar; arrays of a local one are views of its memory map.
+        path: the tar.
         on_error: `raise` what is damaged, or `skip` it with a warning.
 
     Raises:
@@ -59,25 +61,31 @@ def read_shard(path: str | os.PathLike[str], *, on_error: OnError = "raise") -> 
 
 
 def scan_shard(
-    path: str | os.PathLike[str], *, on_error: OnError = "raise", name: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    on_error: OnError = "raise",
+    name: str | None = None,
+    states: FileStates | None = None,
 ) -> Iterator[PlacedSample]:
     """Yield the samples of one tar in order, each with the place of its array.
 
     Damage names the tar by its path or URL, or by a name of its own.
     """
     path = os.fspath(path)
-    for found in scan_tar(path, path if name is None else name):
+    for found in scan_tar(path, path if name is None else name, states):
         if isinstance(found, Damaged):
             report_damage(found.error, on_error)
         else:
             yield found
 
 
-def scan_tar(path: str, name: str) -> Iterator[PlacedSample | Damaged]:
+def scan_tar(
+    path: str, name: str, states: FileStates | None = None
+) -> Iterator[PlacedSample | Damaged]:
     """Yield the samples of one tar in order, damage in its place: a damaged tar's is the last."""
     last = None
     try:
-        with open_tar(path) as stream:
+        with open_unpacked(path, states) as stream:
             for key, members in group_members(read_members(stream)):
                 last = key
                 try:
@@ -93,16 +101,18 @@ def scan_tar(path: str, name: str) -> Iterator[PlacedSample | Damaged]:
         yield Damaged(DamageError(name, None, None, f"{error}{after}"), {})
 
 
-def scan_loose(path: str, *, on_error: OnError) -> Iterator[PlacedSample]:
+def scan_loose(
+    path: str, *, on_error: OnError, states: FileStates | None = None
+) -> Iterator[PlacedSample]:
     """Yield the one sample of a `NAME.npy` with a `NAME.txt` and a `NAME.json` beside it."""
     stem, _ = posixpath.splitext(path)
     key = posixpath.basename(stem)
-    members = {"npy": read_whole(path)}
-    for extension in ("json", "txt", "cap"):
-        data = read_if_there(f"{stem}.{extension}")
-        if data is not None:
-            members[extension] = data
     try:
+        members = {"npy": read_whole(path, states)}
+        for extension in ("json", "txt", "cap"):
+            data = read_if_there(f"{stem}.{extension}", at_most=MAX_TEXT_BYTES)
+            if data is not None:
+                members[extension] = data
         sample = decode_sample(key, members)
     except ValueError as error:
         report_damage(DamageError(path, key, None, str(error)), on_error)
@@ -144,6 +154,13 @@ def decode_members(key: str, members: list[tuple[str, Member]]) -> PlacedSample:
 def is_tar(name: str) -> bool:
     """Tell by its name whether a file is a tar, compressed or not."""
     return TAR_SUFFIX.search(strip_query(name)) is not None
+
+
+def is_empty_tar(path: str) -> bool:
+    """Tell whether a tar begins with its end mark, as upstream's last one may."""
+    with suppress(FileNotFoundError, ValueError), open_stream(path) as stream:
+        return not is_gzip_name(path) and stream.read(BLOCK) == ZERO_BLOCK
+    return False
 
 
 def split_tars(tars: Sequence[str], splits_csv: str | None) -> dict[str, list[str]]:

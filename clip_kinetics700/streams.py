@@ -1,20 +1,19 @@
 """Reads files from first to last, or at random, wherever they lie.
 
-A remote file is read in ranges that are tried again by themselves, the next ones being fetched
+Local files are never mapped: one that is cut short under a map ends the process by a signal. A
+remote file is read in ranges that are tried again by themselves, the next ones being fetched
 meanwhile: one failure late in a long file must not cost all of it.
 """
 
+import errno
 import gzip
 import io
-import mmap
 import os
-import shutil
-import tempfile
-from collections import OrderedDict, deque
+import stat
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import Any, cast
 
 from .remote import (
@@ -31,77 +30,159 @@ from .remote import (
     read_head,
     retry,
 )
+from .states import ChangedError, FileStates, local_state
 
 # Whoever looks at the start of a file only must not pay for megabytes: ranges grow from this size
 # by this factor, and so does the number of those that are on their way.
 FIRST_RANGE_BYTES = 128 << 10
 GROWTH = 8
 MAX_RANGES_AHEAD = 4
-# Maps of local files are kept for the next read up to this many bytes: pages of a map count as
-# resident memory, and a full-size dataset is 8 GB.
-MAX_MAPPED_BYTES = 256 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 
+# A file that is in memory as a whole may be this large, and one of text that people write this.
+MAX_WHOLE_BYTES = 1 << 30
+MAX_TEXT_BYTES = 64 << 20
+# What is packed may become a hundred times as large, and this large at least: embeddings become
+# 1.1 times, zeros a thousand times.
+MAX_RATIO = 100
+MIN_UNPACKED_BYTES = 512 << 20
 
-def open_stream(path: str) -> io.BufferedReader:
+
+def max_unpacked(nbytes: int) -> int:
+    """Return how many bytes may come of packed ones."""
+    return max(MAX_RATIO * nbytes, MIN_UNPACKED_BYTES)
+
+
+def open_local(path: str, states: FileStates | None = None) -> io.FileIO:
+    """Open a local file to be read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ChangedError: it is another one than what was noted.
+        ValueError: it is a directory, or a FIFO or a device, which may never end.
+        OSError: the file was noted, and all of its directory is gone with it.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(io.FileIO(path, opener=_open_at_once))
+        except FileNotFoundError as error:
+            if states is not None and path in states and not _holds_something(path):
+                why = "is gone with its directory: was that moved, or is a disk not mounted?"
+                raise OSError(errno.ENODEV, why, path) from error
+            raise
+        except IsADirectoryError as error:
+            raise ValueError(f"{path}: is no regular file, but a directory") from error
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path}: is no regular file")
+        if states is not None:
+            states.check(path, local_state(status))
+        stack.pop_all()
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for somebody to write into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _holds_something(path: str) -> bool:
+    """Tell whether the directory of a path is there and holds anything."""
+    try:
+        with os.scandir(Path(path).parent) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
+def open_stream(path: str, states: FileStates | None = None) -> io.BufferedReader:
     """Open a local file, or one at any fsspec URL, to be read from first to last."""
-    raw = ChunkStream(read_chunks(path)) if is_remote(path) else io.FileIO(path)
+    is_here = not is_remote(path)
+    raw = open_local(path, states) if is_here else ChunkStream(read_chunks(path, states))
     return io.BufferedReader(raw, BUFFER_SIZE)
 
 
 @contextmanager
-def open_unpacked(path: str) -> Iterator[io.BufferedReader]:
+def open_unpacked(path: str, states: FileStates | None = None) -> Iterator[io.BufferedReader]:
     """Open what a file holds, be it packed by gzip or not.
 
     Its name does not tell: some web servers unpack what they send.
     """
-    with open_stream(path) as raw:
+    with open_stream(path, states) as raw:
         if raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC:
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                yield io.BufferedReader(unpacked, BUFFER_SIZE)
+                yield io.BufferedReader(ChunkStream(_unpack(raw, unpacked)), BUFFER_SIZE)
         else:
             yield raw
 
 
-def read_whole(path: str) -> bytes:
+def _unpack(raw: io.BufferedReader, unpacked: gzip.GzipFile) -> Iterator[bytes]:
+    """Yield what a packed stream holds; more than can be meant is a ValueError."""
+    n_came = 0
+    while data := unpacked.read(BUFFER_SIZE):
+        n_came += len(data)
+        if n_came > max_unpacked(raw.tell()):
+            raise ValueError(
+                f"{raw.tell():,} bytes of gzip hold more than {max_unpacked(raw.tell()):,}, which "
+                "is more than embeddings can take"
+            )
+        yield data
+
+
+def read_whole(
+    path: str, states: FileStates | None = None, *, at_most: int = MAX_WHOLE_BYTES
+) -> bytes:
     """Return the bytes of a local file, or of one at any fsspec URL.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: it is longer than `at_most`, no regular file, or has changed.
         OSError: it cannot be read.
     """
-    return b"".join(read_chunks(path)) if is_remote(path) else Path(path).read_bytes()
+    pieces, n_came = [], 0
+    with open_stream(path, states) as stream:
+        while piece := stream.read1(MAX_RANGE_BYTES):
+            n_came += len(piece)
+            if n_came > at_most:
+                raise ValueError(f"{path}: is longer than {at_most:,} bytes, which are allowed")
+            pieces.append(piece)
+    return b"".join(pieces)
 
 
-def read_if_there(path: str) -> bytes | None:
-    """Return the bytes of a file, or None where there is none."""
+def read_if_there(
+    path: str, states: FileStates | None = None, *, at_most: int = MAX_WHOLE_BYTES
+) -> bytes | None:
+    """Return the bytes of a file, or None where there is none; it raises what `read_whole` does."""
     try:
-        return read_whole(path)
+        return read_whole(path, states, at_most=at_most)
     except FileNotFoundError:
         return None
 
 
-def read_chunks(url: str) -> Iterator[bytes | memoryview]:
+def read_chunks(url: str, states: FileStates | None = None) -> Iterator[bytes | memoryview]:
     """Yield a remote file from first to last, the next chunks being fetched meanwhile."""
     location = locate(url)
     try:
-        data, size, _ = read_head(location, FIRST_RANGE_BYTES)
+        data, size, _ = read_head(location, FIRST_RANGE_BYTES, states)
     except NoRangesError:
         data, size = b"", None
     if size is None:
         yield from _read_in_one(location)
         return
     yield data
-    yield from read_rest(url, len(data), size)
+    yield from read_rest(url, len(data), size, states)
 
 
-def read_rest(url: str, begin: int, size: int) -> Iterator[memoryview]:
+def read_rest(
+    url: str, begin: int, size: int, states: FileStates | None = None
+) -> Iterator[memoryview]:
     """Yield `[begin, size)` of a remote file, the next chunks being fetched meanwhile.
 
     Raises:
+        ChangedError: it is another file than what was noted.
         OSError: it cannot be read, or ends before.
     """
-    reader = RangeReader(MAX_RANGES_AHEAD)
+    reader = RangeReader(MAX_RANGES_AHEAD, states)
     ahead: deque[Callable[[], Views]] = deque()
     nbytes, n_ahead = FIRST_RANGE_BYTES, 2
     while begin < size or ahead:
@@ -117,6 +198,8 @@ def read_rest(url: str, begin: int, size: int) -> Iterator[memoryview]:
 def _require_whole(url: str, views: Views) -> list[memoryview]:
     """Return pieces of a file, or raise OSError where it has ended before one of them."""
     for view in views:
+        if isinstance(view, ChangedError):
+            raise view
         if isinstance(view, ValueError):
             raise OSError(f"{url}: has become shorter while it was read: {view}")
     return cast("list[memoryview]", views)
@@ -143,10 +226,15 @@ class ChunkStream(io.RawIOBase):
     def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
         self._chunks = chunks
         self._rest = memoryview(b"")
+        self._at = 0
 
     def readable(self) -> bool:
         """Tell that it can be read."""
         return True
+
+    def tell(self) -> int:
+        """Return the byte that comes next."""
+        return self._at
 
     def readinto(self, buffer: Any, /) -> int:
         """Copy what comes next into a buffer; 0 bytes are the end."""
@@ -159,13 +247,14 @@ class ChunkStream(io.RawIOBase):
         nbytes = min(len(target), len(self._rest))
         target[:nbytes] = self._rest[:nbytes]
         self._rest = self._rest[nbytes:]
+        self._at += nbytes
         return nbytes
 
 
 class RangeFile(io.RawIOBase):
     """Reads a remote file at random: what is asked for is fetched, in several ranges at once."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, states: FileStates | None = None) -> None:
         """Ask for the size of the file.
 
         Raises:
@@ -173,12 +262,12 @@ class RangeFile(io.RawIOBase):
             OSError: it cannot be read, or its server does not say how long it is.
         """
         self._url = url
-        size = read_head(locate(url), 1).size
+        size = read_head(locate(url), 1, states).size
         if size is None:
             raise OSError(f"{url}: its server does not say how long it is")
         self._size = size
         self._at = 0
-        self._reader = RangeReader()
+        self._reader = RangeReader(states=states)
 
     def readable(self) -> bool:
         """Tell that it can be read."""
@@ -207,57 +296,3 @@ class RangeFile(io.RawIOBase):
         data = b"".join(_require_whole(self._url, self._reader.start(pieces)()))
         self._at = end
         return data
-
-
-def map_file(path: str) -> memoryview:
-    """Return a read-only view of a local file, in memory only where it is touched."""
-    with io.FileIO(path) as file:
-        return _map_open_file(file.fileno())
-
-
-def _map_open_file(descriptor: int) -> memoryview:
-    # An empty file cannot be mapped.
-    if os.fstat(descriptor).st_size == 0:
-        return memoryview(b"")
-    return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-
-
-def view_file(path: str) -> memoryview:
-    """Return a view of a local file; of a remote or packed one, of a copy of what it holds.
-
-    The copy lies on disk, in a file without a name, until the view is dropped.
-    """
-    if not is_remote(path):
-        view = map_file(path)
-        if view[: len(GZIP_MAGIC)] != GZIP_MAGIC:
-            return view
-    with open_unpacked(path) as source, tempfile.TemporaryFile() as unpacked:
-        shutil.copyfileobj(source, unpacked, BUFFER_SIZE)
-        unpacked.flush()
-        return _map_open_file(unpacked.fileno())
-
-
-class Buffers:
-    """Gives views of whole files, and keeps the most recent ones."""
-
-    def __init__(self, max_bytes: int = MAX_MAPPED_BYTES) -> None:
-        """Keep at most so many bytes mapped, and always the last file."""
-        self._max_bytes = max_bytes
-        self._views: OrderedDict[str, memoryview] = OrderedDict()
-        self._lock = Lock()
-
-    def __reduce__(self) -> tuple[type["Buffers"], tuple[int]]:
-        """Let another process map the files itself."""
-        return Buffers, (self._max_bytes,)
-
-    def view(self, path: str) -> memoryview:
-        """Return what `view_file` returns."""
-        with self._lock:
-            view = self._views.get(path)
-            if view is None:
-                view = self._views[path] = view_file(path)
-            self._views.move_to_end(path)
-            # Arrays that still point into a map keep it alive.
-            while len(self._views) > 1 and sum(map(len, self._views.values())) > self._max_bytes:
-                self._views.popitem(last=False)
-        return view

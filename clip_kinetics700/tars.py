@@ -8,12 +8,10 @@ import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeAlias
 
-from .remote import BUFFER_SIZE, is_remote
-from .streams import GZIP_MAGIC, map_file, open_unpacked
+from .remote import BUFFER_SIZE
 
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
@@ -43,7 +41,7 @@ class Member(NamedTuple):
     offset: int
     """Where its bytes begin in the tar (in what gzip holds, for a `.tar.gz`)."""
     data: bytes | memoryview
-    """Its bytes; of a memory-mapped tar, a view of them."""
+    """Its bytes."""
 
 
 class Header(NamedTuple):
@@ -66,32 +64,6 @@ class Stream(Protocol):
 
     def read(self, nbytes: int, /) -> bytes | memoryview:
         """Return the next bytes, fewer only where the tar ends."""
-
-
-class ViewStream:
-    """Reads a buffer from its start without copying it."""
-
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
-        self._at = 0
-
-    def read(self, nbytes: int, /) -> memoryview:
-        """Return a view of the next bytes."""
-        begin = self._at
-        self._at = begin + nbytes
-        return self._view[begin : self._at]
-
-
-@contextmanager
-def open_tar(path: str) -> Iterator[Stream]:
-    """Open a tar: memory-mapped where local, streamed at any fsspec URL or through gzip."""
-    if not is_remote(path):
-        view = map_file(path)
-        if view[: len(GZIP_MAGIC)] != GZIP_MAGIC:
-            yield ViewStream(view)
-            return
-    with open_unpacked(path) as stream:
-        yield stream
 
 
 def read_members(stream: Stream, *, refuse: Refuse | None = None) -> Iterator[Member]:
@@ -132,7 +104,7 @@ def _read_strictly(stream: Stream, refuse: Refuse | None) -> Iterator[Member]:
         data = _read_data(stream, padded)
         _check_whole(data, padded, offset)
         if kind == FILE:
-            yield Member(name, offset, data[:nbytes])
+            yield Member(name, offset, memoryview(data)[:nbytes])
         if kind in EXTENSIONS:
             fields = _read_extension(kind, bytes(data[:nbytes]), offset)
             if fields.keys() & extended.keys():
@@ -158,7 +130,7 @@ def _check_kind(kind: int, nbytes: int, offset: int) -> None:
 
 def _read_data(stream: Stream, nbytes: int) -> bytes | memoryview:
     """Return the next bytes, fewer where the tar ends; a false size costs no memory."""
-    if nbytes <= BUFFER_SIZE or isinstance(stream, ViewStream):
+    if nbytes <= BUFFER_SIZE:
         return stream.read(nbytes)
     pieces = []
     while nbytes and (piece := stream.read(min(BUFFER_SIZE, nbytes))):

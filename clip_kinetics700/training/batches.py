@@ -352,7 +352,10 @@ class Batches(IterableDataset[Batch]):
         size = options.batch_size
         places = [np.arange(n * size, min((n + 1) * size, len(order.rows))) for n in numbers]
         mine = np.concatenate([np.empty(0, np.int64), *places])
-        read = read_ordered(Order(order.rows[mine], order.places[mine]), self._read_rows)
+        if self.dataset.is_random_access:
+            read = self._read_rows(order.rows[mine])
+        else:
+            read = read_ordered(Order(order.rows[mine], order.places[mine]), self._read_rows)
         for number, group in zip(numbers, places, strict=True):
             yield number, list(keep_whole(islice(read, len(group)), self.dataset.on_error))
 

@@ -67,7 +67,7 @@ def make_batch(rows: Sequence[BatchRow], *, dtype: Dtype, n_frames: int | None =
     lengths = np.array([len(array) for array in arrays])
     longest = max(1, int(lengths.max())) if n_frames is None else n_frames
     if lengths.min() == longest:
-        padded = np.stack(arrays)
+        padded = np.concatenate(arrays).reshape(len(arrays), longest, -1)
     else:
         stored = np.result_type(*{array.dtype for array in arrays})
         padded = np.zeros((len(arrays), longest, arrays[0].shape[1]), stored)
@@ -77,7 +77,7 @@ def make_batch(rows: Sequence[BatchRow], *, dtype: Dtype, n_frames: int | None =
         embeddings=cast(torch.from_numpy(padded), getattr(torch, dtype)),
         mask=torch.from_numpy(np.arange(longest) < lengths[:, None]),
         captions=list(captions),
-        label_ids=torch.tensor(labels, dtype=torch.int64),
+        label_ids=torch.from_numpy(np.array(labels, np.int64)),
         keys=list(keys),
     )
 

@@ -1,6 +1,7 @@
 """The manifest is read through one door: whatever damage it has, every command refuses it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,46 @@ def test_a_damaged_manifest_is_refused_by_every_command(own: Path, damage: str) 
         assert outcome.returncode == 2, words
         assert "manifest.json" in outcome.stderr, words
         assert len(outcome.stderr.splitlines()) == 1, outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (
+            lambda d: d["configuration"].update(frames_per_second="1"),
+            "frames_per_second must be of",
+        ),
+        (lambda d: d["configuration"].update(model=7), "model must be of type str, got 7"),
+        (lambda d: d["configuration"].update(weights_sha256=[1]), "weights_sha256 must be of type"),
+        (lambda d: d["configuration"].update(weights_sha256={"a": 1}), "a must be of type str"),
+        (lambda d: d["configuration"].update(dtype=["float32"]), "dtype must be of type str"),
+        (lambda d: d.update(class_names=["x"]), "counts samples of .* classes, but has 1 class_na"),
+    ],
+)
+def test_values_are_of_the_types_that_are_meant(
+    own: Path, edit: Callable[[Document], object], reason: str
+) -> None:
+    """What the card or an evaluation would stumble over is refused when the manifest is read."""
+    path = own / "manifest.json"
+    path.write_text(reseal(edit)(path.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(ManifestError, match=rf"manifest\.json: {reason}"):
+        read_manifest(own)
+
+
+@pytest.mark.parametrize("text", ["[" * 99_999 + "]" * 99_999, '{"a":' * 200 + "1" + "}" * 200])
+def test_a_nested_manifest_is_no_json(own: Path, text: str) -> None:
+    """A manifest that is nested too deep for Python's stack is one line."""
+    (own / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError, match=r"manifest\.json: is not JSON"):
+        read_manifest(own)
+
+
+def test_a_manifest_is_a_regular_file(own: Path) -> None:
+    """A directory or a FIFO in its place is an error, and nobody waits for a writer."""
+    (own / "manifest.json").unlink()
+    os.mkfifo(own / "manifest.json")
+    with pytest.raises(ManifestError, match=r"manifest\.json: is no regular file"):
+        read_manifest(own)
 
 
 def test_a_sound_manifest_gives_itself_back(dataset: Path) -> None:

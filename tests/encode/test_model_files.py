@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-from clip_kinetics700_builder.encode.model_files import find_model, parse_preprocessing
+from clip_kinetics700_builder.encode.model_files import (
+    find_model,
+    parse_preprocessing,
+    read_object,
+)
 from clip_kinetics700_builder.system.files import hash_file
 from clip_kinetics700_builder.types import InputError
 
@@ -117,6 +121,8 @@ def test_the_width_is_that_of_the_projection(
         ({"model_type": "clip", "projection_dim": None}, "projection_dim must be a positive"),
         ({"model_type": "clip_vision_model", "image_size": [224, 224]}, "image_size must be a"),
         ({"model_type": "clip_vision_model", "projection_dim": True}, "projection_dim must be"),
+        ({"model_type": "clip", "vision_config": {}, "projection_dim": 10**9}, "projection_dim m"),
+        ({"model_type": "clip_vision_model", "image_size": 10**6}, "image_size must .* 4,096, got"),
     ],
 )
 def test_a_configuration_of_wrong_types_is_refused(
@@ -169,6 +175,11 @@ def test_a_broken_index_is_refused(
         {"do_normalize": False}, {"resample": 1}, {"resample": None}, {"resample": "bicubic"},
         {"size": {}}, {"size": {"height": 224}}, {"size": {"shortest_edge": "a"}},
         {"crop_size": {"height": 999}}, {"crop_size": None}, {"rescale_factor": None},
+        {"size": {"shortest_edge": 10**9}}, {"size": {"height": 10**9, "width": 224}},
+        {"size": {"shortest_edge": -224}}, {"crop_size": {"height": 10**9, "width": 10**9}},
+        {"rescale_factor": float("nan")}, {"rescale_factor": float("inf")},
+        {"rescale_factor": 0}, {"rescale_factor": -1 / 255}, {"rescale_factor": 1e308},
+        {"rescale_factor": True},
         {"image_mean": [0.5, 0.5]}, {"image_mean": 0.5}, {"image_mean": ["a", "b", "c"]},
         {"image_std": None}, {"image_std": [0, 1, 1]},
     ],
@@ -183,3 +194,13 @@ def test_unknown_preprocessing_is_refused(change: dict[str, object]) -> None:
     refused = r"^model m: preprocessor_config\.json: preprocessing is not supported: [^\n]+$"
     with pytest.raises(InputError, match=refused):
         parse_preprocessing("m", {**config, **change})
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_nested_json_is_refused(random_model: Path, tmp_path: Path, name: str) -> None:
+    """Files that are nested too deep for Python's stack are one line that names them."""
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    model = copy_model(random_model, tmp_path / "model", *names)
+    (model / name).write_text('{"a":' * 99_999 + "1" + "}" * 99_999, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^model model: {name} cannot be read as JSON$"):
+        read_object(model / name, "model")

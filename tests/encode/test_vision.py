@@ -216,6 +216,22 @@ def test_a_configuration_that_builds_no_model_is_refused(
         make_encoder(model)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 10**5}, {"hidden_size": 10**6}, {"intermediate_size": 10**7},
+        {"num_hidden_layers": 10**5, "hidden_size": 2}, {"patch_size": 10**5},
+    ],
+)  # fmt: skip
+def test_a_tower_that_its_weights_cannot_hold_is_not_built(
+    random_model: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """A configuration of more numbers than the weights have bytes is refused at once."""
+    model = change_model(random_model, tmp_path / "m", "config.json", change)
+    with pytest.raises(InputError, match=r"^model m: config\.json describes [\d,]+ numbers, its"):
+        make_encoder(model)
+
+
 def test_layers_without_a_place_are_refused(random_model: Path, tmp_path: Path) -> None:
     """A config of fewer layers than the weights have would encode with half a model."""
     for file in random_model.iterdir():

@@ -1,6 +1,7 @@
 """The builder class and `load_dataset` give what was written, and importing them is cheap."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -249,3 +250,15 @@ def test_loading_map_style_is_light(tmp_path: Path, *, parquet: bool) -> None:
         f"list(ds['test']); list(ds['test'].with_format('numpy')); print({HEAVY})"
     )
     assert run_python(code, str(directory), home=tmp_path) == "[]"
+
+
+def test_the_script_brings_all_modules_along() -> None:
+    """Whatever module the script's modules import, the script imports itself."""
+    folder = Path(clip_kinetics700.__file__).parent
+
+    def list_imported(name: str) -> set[str]:
+        text = (folder / f"{name}.py").read_text(encoding="utf-8")
+        return set(re.findall(r"^from \.(\w+) import", text, re.MULTILINE))
+
+    brought = list_imported("clip_kinetics700")
+    assert set().union(*map(list_imported, brought)) <= brought

@@ -132,7 +132,7 @@ def cast_keys(table: pa.Table) -> pa.Table:
         (lambda table: table.drop_columns(["npy_offset"]), "npy_offset"),
         (lambda table: spoil(table, "npy_nbytes", None), "it has rows without npy_nbytes"),
         (lambda table: spoil(table, "key", None), "it has rows without key"),
-        (lambda table: spoil(table, "npy_offset", 100), "it has rows whose npy_offset is below 51"),
+        (lambda table: spoil(table, "npy_offset", 100), "rows whose npy_offset is not from 512 to"),
         (lambda table: spoil(table, "split", "dev"), "it names splits other than train, valid"),
         (cast_keys, "Failed to parse"),
     ],

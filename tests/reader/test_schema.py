@@ -68,7 +68,7 @@ def test_upstream_sample_is_read() -> None:
         ({"npy": npy_bytes(np.zeros((1, 2), np.float16)), "txt": b"\xff"}, "utf-8"),
         ({"npy": npy_bytes(np.zeros((1, 2), np.float16)), "json": b"{"}, "property name"),
         ({"npy": npy_bytes(np.zeros((1, 2), np.float16)), "json": b"[]"}, "no object"),
-        ({"npy": npy_bytes(np.zeros((1, 2), np.float16)), "json": b"[" * 99999}, "recursion"),
+        ({"npy": npy_bytes(np.zeros((1, 2), np.float16)), "json": b"[" * 99999}, "nested"),
         (
             {"npy": npy_bytes(np.zeros((1, 2), np.float16)), "json": b'{"start_time": "x"}'},
             "float: 'x'",

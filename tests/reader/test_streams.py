@@ -1,24 +1,14 @@
-"""Files are read as streams, at random, and as maps of which a bounded number is kept."""
+"""Files are read as streams and at random."""
 
-import gzip
 import time
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 
-from clip_kinetics700.remote import (
-    MAX_RANGE_BYTES,
-)
-from clip_kinetics700.streams import (
-    FIRST_RANGE_BYTES,
-    Buffers,
-    RangeFile,
-    open_stream,
-    read_if_there,
-    view_file,
-)
+from clip_kinetics700.remote import MAX_RANGE_BYTES
+from clip_kinetics700.streams import FIRST_RANGE_BYTES, RangeFile, open_stream, read_if_there
+from tests.support.hub.faults import Action
 from tests.support.hub.servers import serve
 
 
@@ -79,29 +69,6 @@ def test_file_that_is_not_there_is_none(tmp_path: Path) -> None:
         assert read_if_there(f"{served.url}/a") is None
 
 
-def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
-    """What gzip wrote is unpacked whatever its name, and what it did not is left alone."""
-    (tmp_path / "a.tar").write_bytes(gzip.compress(b"packed"))
-    (tmp_path / "b.tar.gz").write_bytes(b"plain")
-    fsspec.filesystem("memory").pipe_file("/gz/b.tar.gz", b"plain")
-    assert bytes(view_file(str(tmp_path / "a.tar"))) == b"packed"
-    assert bytes(view_file(str(tmp_path / "b.tar.gz"))) == b"plain"
-    assert bytes(view_file("memory://gz/b.tar.gz")) == b"plain"
-
-
-def test_maps_are_kept_up_to_a_number_of_bytes(tmp_path: Path) -> None:
-    """Files stay mapped while all are small enough together; the last one always does."""
-    for name in "abc":
-        (tmp_path / name).write_bytes(name.encode() * 100)
-    buffers = Buffers(max_bytes=250)
-    a, b = (buffers.view(str(tmp_path / name)) for name in "ab")
-    assert buffers.view(str(tmp_path / "a")) is a
-    buffers.view(str(tmp_path / "c"))
-    assert buffers.view(str(tmp_path / "a")) is a
-    assert buffers.view(str(tmp_path / "b")) is not b
-    assert bytes(b) == b"b" * 100
-
-
 def test_a_server_that_asks_for_a_pause_gets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,3 +80,37 @@ def test_a_server_that_asks_for_a_pause_gets_it(
         begin = time.monotonic()
         assert read_if_there(f"{served.url}/file") == b"bytes"
     assert time.monotonic() - begin >= 1
+
+
+@pytest.mark.parametrize("action", ["long", "short", "cut"])
+def test_an_answer_that_is_too_short_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> None:
+    """A range of which less comes than its header says, or than was asked for, costs no bytes."""
+    monkeypatch.setattr("clip_kinetics700.remote.PAUSE_SECONDS", 0.001)
+    data = np.random.default_rng(0).bytes(300_000)
+    (tmp_path / "a").write_bytes(data)
+    with serve(tmp_path) as served:
+        served.fail("a", action, times=1)
+        file = RangeFile(f"{served.url}/a")
+        served.fail("a", action, times=2)
+        assert file.read() == data
+        served.fail("a", action)
+        file.seek(0)
+        with pytest.raises(ConnectionError, match=rf"^{served.url}/a: .*attempt 4"):
+            file.read()
+
+
+def test_proxies_of_the_environment_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where HTTP_PROXY names a proxy, it is asked for files of hosts that only it knows."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    # A proxy is asked for whole URLs, which are paths of this server's files.
+    (tmp_path / "http:/data.invalid").mkdir(parents=True)
+    (tmp_path / "http:/data.invalid/a").write_bytes(b"bytes")
+    with serve(tmp_path) as served:
+        monkeypatch.setenv("http_proxy", served.url)
+        assert read_if_there("http://data.invalid/a") == b"bytes"
+        assert [request.path for request in served.requests] == ["http://data.invalid/a"]

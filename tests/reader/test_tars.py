@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_kinetics700.tars import BLOCK, open_tar, read_members
+from clip_kinetics700.streams import open_unpacked
+from clip_kinetics700.tars import BLOCK, read_members
 from tests.support.datasets.layouts import write_members
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -16,7 +17,7 @@ MEMBERS = [("a.npy", b"x" * 700), ("a.json", b""), ("d/é.txt", b"y" * BLOCK)]
 
 def read_all(path: Path) -> list[tuple[str, bytes]]:
     """Return names and bytes of all members of a tar."""
-    with open_tar(str(path)) as stream:
+    with open_unpacked(str(path)) as stream:
         return [(member.name, bytes(member.data)) for member in read_members(stream)]
 
 
@@ -53,7 +54,7 @@ def test_offset_is_where_the_bytes_are(tmp_path: Path) -> None:
     """The offset of a member is that of its bytes in the file."""
     path = tmp_path / "t.tar"
     write_members(path, MEMBERS)
-    with open_tar(str(path)) as stream:
+    with open_unpacked(str(path)) as stream:
         for member in read_members(stream):
             end = member.offset + len(member.data)
             assert path.read_bytes()[member.offset : end] == member.data
@@ -62,7 +63,7 @@ def test_offset_is_where_the_bytes_are(tmp_path: Path) -> None:
 def test_remote_tar_is_read(tmp_path: Path) -> None:
     """A tar at an fsspec URL is read as a local one."""
     write_members(tmp_path / "t.tar", MEMBERS)
-    with open_tar(f"file://{tmp_path}/t.tar") as stream:
+    with open_unpacked(f"file://{tmp_path}/t.tar") as stream:
         assert [member.name for member in read_members(stream)] == ["a.npy", "a.json", "d/é.txt"]
 
 

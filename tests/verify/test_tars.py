@@ -117,7 +117,7 @@ HALVES = np.ones((3, WIDTH), np.float16)
         ("npy", npy_bytes(HALVES)[:-1], "needs 48 bytes, has 47"),
         ("npy", b"", "reading magic string"),
         ("json", b"{", "Expecting property name"),
-        ("json", b"[" * 100_000, "recursion"),
+        ("json", b"[" * 100_000, "nested"),
         ("json", b"\xff\xfe{\x00}\x00", "'utf-8' codec can't decode"),
         ("json", b"[]", "the json member is no object"),
         ("json", b"{} ", "where ours holds"),

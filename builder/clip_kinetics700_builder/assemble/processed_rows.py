@@ -5,13 +5,12 @@ tells what they were made with, and the manifest says so.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clip_kinetics700.schema import SPLIT_OF_WORD, decode_npy, parse_time
+from clip_kinetics700.schema import SPLIT_OF_WORD, decode_npy, parse_json, parse_time
 from clip_kinetics700_builder.assemble.rows import judge_array
 from clip_kinetics700_builder.clips.classes import resolve_class_list
 from clip_kinetics700_builder.clips.plan import order_clips, plan_digest
@@ -113,7 +112,7 @@ def read_clip(path: Path, split: str) -> Clip:
     """Return what the text and the json beside an npy file say of its clip."""
     try:
         sidecar = path.with_suffix(".json")
-        document = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+        document = parse_json(sidecar.read_bytes()) if sidecar.is_file() else {}
         texts = [path.with_suffix(suffix) for suffix in (".txt", ".cap")]
         captions = [text.read_text(encoding="utf-8") for text in texts if text.is_file()]
         start = parse_time(document.get("start_time"))

@@ -12,7 +12,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from clip_kinetics700.schema import KEY_NAME, Float16Array, Sample, find_not_finite, to_float16
+from clip_kinetics700.schema import (
+    KEY_NAME,
+    Float16Array,
+    Sample,
+    find_not_finite,
+    parse_json,
+    to_float16,
+)
 from clip_kinetics700_builder.dataset.totals import Totals
 from clip_kinetics700_builder.parts.canary import Canary
 from clip_kinetics700_builder.types import Clip, EncodedClip, Failure
@@ -108,8 +115,8 @@ def add_to_extra(extra: str | None, name: str, value: Any) -> str:
     before: Any = {}
     if extra is not None:
         try:
-            before = json.loads(extra)
-        except (ValueError, RecursionError):
+            before = parse_json(extra)
+        except ValueError:
             before = extra
     if not isinstance(before, dict) or name in before:
         before = {"extra": before}

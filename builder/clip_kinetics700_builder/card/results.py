@@ -3,13 +3,12 @@
 A card must not show a figure of other data, so each result names the dataset it was measured on.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_kinetics700.schema import SPLITS
+from clip_kinetics700.schema import SPLITS, parse_json
 from clip_kinetics700_builder.dataset.manifest import Manifest
 from clip_kinetics700_builder.types import InputError
 
@@ -116,8 +115,8 @@ def read_results(paths: Sequence[Path], manifest: Manifest) -> list[EvaluationRe
 def read_result(path: Path, data_sha256: str) -> EvaluationResult:
     """Return the result in one file, which must be of this data."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        document = parse_json(path.read_bytes())
+    except ValueError as error:
         raise InputError(f"{path}: is no JSON") from error
     if not isinstance(document, dict) or document.get("format") != RESULT_FORMAT:
         raise InputError(f"{path}: is no result of format {RESULT_FORMAT}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clip_kinetics700.schema import SPLITS
+from clip_kinetics700.schema import SPLITS, parse_json
 from clip_kinetics700_builder.clips.records import (
     check_columns,
     find_split_word,
@@ -198,8 +198,8 @@ def read_json(file: Path) -> Iterator[AnnotationRow]:
     if not text.strip():
         raise InputError(f"{file} is empty; expected a JSON object of entries by YouTube id")
     try:
-        entries = json.loads(text, object_pairs_hook=build_object)
-    except (ValueError, RecursionError) as error:
+        entries = parse_json(text, json.JSONDecoder(object_pairs_hook=build_object))
+    except ValueError as error:
         raise InputError(f"{file}: not a usable JSON document ({error})") from error
     if not isinstance(entries, dict):
         raise InputError(f"{file}: expected a JSON object of entries by YouTube id")

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clip_kinetics700.layout import Layout
+from clip_kinetics700.manifest import is_inside
 from clip_kinetics700.remote import BUFFER_SIZE, is_remote, strip_query
 from clip_kinetics700.schema import FAILURES_NAME, MANIFEST_NAME
 from clip_kinetics700.streams import open_stream
@@ -82,7 +83,7 @@ def local_name(layout: Layout, path: str) -> str:
         paths = [path for group in layout.files.values() for path in group]
         return f"{paths.index(path):06d}/{PurePosixPath(strip_query(path)).name}"
     name = layout.relative(path)
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+    if not is_inside(name):
         raise InputError(f"{layout.root}: names a file outside of itself: {name!r}")
     return name
 

@@ -1,13 +1,12 @@
 """These are the names in a dataset's directory, and what in it may be replaced or removed."""
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_kinetics700.schema import CLASS_TEXTS_NAME
+from clip_kinetics700.schema import CLASS_TEXTS_NAME, parse_json
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME
 from clip_kinetics700_builder.parts.work import is_work_directory
 from clip_kinetics700_builder.types import InputError
@@ -94,6 +93,6 @@ def read_state(output: Path, name: str) -> dict[str, Any] | None:
     """Return what is stored of a conversion or an assembly; None where nothing can be read."""
     try:
         text = (output / WORK_NAME / name).read_text(encoding="utf-8")
-        return dict(json.loads(text))
+        return dict(parse_json(text))
     except (OSError, ValueError, TypeError):
         return None

@@ -4,10 +4,10 @@ It is written last and is the sign that a dataset is complete; no path, host, wo
 is in it. Everybody reads it through `read_manifest`, so that all refuse what one refuses.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -19,8 +19,9 @@ from clip_kinetics700.schema import (
     MANIFEST_NAME,
     SPLITS,
     SPLITS_CSV_NAME,
+    parse_json,
 )
-from clip_kinetics700.streams import read_if_there
+from clip_kinetics700.streams import MAX_TEXT_BYTES, read_if_there
 from clip_kinetics700_builder.dataset.layout import FIGURES, README_NAME
 from clip_kinetics700_builder.dataset.problems import DamagedFileError
 from clip_kinetics700_builder.dataset.shards import SHARD_NAME, Shard, plan_shards
@@ -41,6 +42,10 @@ FORMAT_FAMILY = "clip-kinetics700/"
 # Wider than any model; it keeps a wrong number from costing memory.
 MAX_WIDTH = 1 << 20
 CANONICAL_NUMBER = re.compile(r"0|[1-9]\d*")
+
+# What the configuration may say besides, for the card and for evaluations.
+OPTIONAL_TYPES = {"clips": str, "model": str, "dtype": str, "weights_sha256": dict[str, str]}
+OPTIONAL_TYPES |= {"frames_per_second": Real}
 
 Record = TypeVar("Record")
 
@@ -147,6 +152,9 @@ class Manifest:
         for split, totals in self.splits.items():
             yield from totals.find_contradictions(f"totals of {split}")
         yield from self.totals.find_contradictions("totals")
+        names, counted = self.class_names, self.totals.samples_by_label
+        if names is not None and counted is not None and len(counted) != len(names):
+            yield f"counts samples of {len(counted)} classes, but has {len(names)} class_names"
         if self.totals != add_totals(self.splits):
             yield "totals are not the sum of the splits"
         expected = self.count_rows()
@@ -199,9 +207,9 @@ def read_manifest(place: Path | str, *, strict: bool = True) -> Manifest | None:
         ManifestError: it is not as it was written, or none of ours.
     """
     try:
-        data = read_if_there(f"{place}/{MANIFEST_NAME}")
-    except IsADirectoryError as error:
-        raise ManifestError(place, str(error)) from error
+        data = read_if_there(f"{place}/{MANIFEST_NAME}", at_most=MAX_TEXT_BYTES)
+    except ValueError as error:
+        raise ManifestError(place, str(error).removeprefix(f"{place}/{MANIFEST_NAME}: ")) from error
     return None if data is None else check_manifest(data, place, strict=strict)
 
 
@@ -248,8 +256,8 @@ def describe_file(path: Path, rows: int, sha256: str | None = None) -> FileEntry
 def _parse_json(data: bytes) -> dict[str, Any]:
     """Return the object in a manifest of ours, whose content is what its hash was taken over."""
     try:
-        document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise DamagedFileError("is not JSON") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT_NAME:
         raise DamagedFileError(f"is not a manifest of format {FORMAT_NAME}")
@@ -276,6 +284,8 @@ def parse_manifest(document: Mapping[str, Any]) -> Manifest:
     formats = _look_up(configuration, "formats", list)
     if not formats or any(name not in FORMATS for name in formats):
         raise DamagedFileError(f"formats are {formats!r:.80}, allowed are {', '.join(FORMATS)}")
+    for name, kind in OPTIONAL_TYPES.items():
+        _look_up(configuration, name, kind | None)
     totals = _look_up(document, "totals", dict)
     splits = _look_up(totals, "splits", dict)
     if splits.keys() - {*SPLITS}:

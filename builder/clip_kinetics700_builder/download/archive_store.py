@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event
 
 from clip_kinetics700.remote import NoRangesError, is_remote, locate, read_head
+from clip_kinetics700.schema import parse_json
 from clip_kinetics700.streams import read_chunks, read_rest
 from clip_kinetics700_builder.sources.archive import (
     ARCHIVE_ERRORS,
@@ -59,7 +60,7 @@ class Store:
 def read_catalogue(store: Store, archive: Archive) -> set[str] | None:
     """Return the names of an archive's clips, or None if it was never read to its end."""
     try:
-        document = json.loads(store.catalogue(archive).read_text(encoding="utf-8"))
+        document = parse_json(store.catalogue(archive).read_bytes())
         return set(document["clips"]) if document["path"] == archive.path else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -4,7 +4,6 @@ That is its name in the manifest, the hashes of its weights, and the sizes of it
 embeddings. Weights must be safetensors: pickled ones can run code when they are loaded.
 """
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
+from clip_kinetics700.schema import parse_json
 from clip_kinetics700_builder.config import DEFAULT_MODEL, DEFAULT_MODEL_REVISION
 from clip_kinetics700_builder.decode.preprocess import Preprocessing
 from clip_kinetics700_builder.system.files import CANNOT_WRITE, hash_file
@@ -33,6 +33,10 @@ PIL_RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}
 # The values that transformers takes where config.json gives none.
 DEFAULT_PROJECTION_DIM = 512
 DEFAULT_IMAGE_SIZE = 224
+# Neither pictures nor embeddings of any CLIP are larger: no wrong number costs memory.
+MAX_SIZE = 4096
+# Pixels are bytes; models take them as they are, from 0 to 1 or from 0 to 2.
+MAX_RESCALE_FACTOR = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class ModelFiles:
     """The commit of the Hub repository; None for a directory."""
     weights_sha256: dict[str, str]
     """sha256 of every weights file by its name."""
+    weights_nbytes: int
+    """Bytes of these files together."""
     width: int
     """Columns of the embeddings: `projection_dim` of the model's configuration."""
     image_size: int
@@ -131,15 +137,17 @@ def read_model_directory(directory: Path, name: str, revision: str | None) -> Mo
     for path in weights:
         check_weights(path, name)
     hashes = {path.name: hash_file(path) for path in weights}
-    return ModelFiles(directory, name, revision, hashes, width, image_size)
+    nbytes = sum(path.stat().st_size for path in weights)
+    return ModelFiles(directory, name, revision, hashes, nbytes, width, image_size)
 
 
 def read_size(config: dict[str, Any], key: str, default: int, name: str) -> int:
     """Return one positive whole number of a configuration."""
     size = config.get(key, default)
-    if type(size) is not int or size < 1:
+    if type(size) is not int or not 1 <= size <= MAX_SIZE:
         raise InputError(
-            f"model {name}: config.json: {key} must be a positive whole number, got {size!r}"
+            f"model {name}: config.json: {key} must be a positive whole number, at most "
+            f"{MAX_SIZE:,}, got {size!r:.80}"
         )
     return size
 
@@ -147,7 +155,7 @@ def read_size(config: dict[str, Any], key: str, default: int, name: str) -> int:
 def read_object(path: Path, name: str) -> dict[str, Any]:
     """Return the JSON object that a file of a model holds."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"model {name}: {path.name} cannot be read as JSON") from error
     if not isinstance(document, dict):
@@ -237,16 +245,33 @@ def parse_preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
     edge, is_cropped = size.get("shortest_edge"), config.get("do_center_crop")
     try:
         return Preprocessing(
-            shortest_edge=int(edge) if edge else None,
-            size=None if edge else (int(size["height"]), int(size["width"])),
+            shortest_edge=read_edge(edge) if edge else None,
+            size=None if edge else (read_edge(size["height"]), read_edge(size["width"])),
             resample=filter_name,
-            crop=(int(crop["height"]), int(crop["width"])) if is_cropped else None,
-            rescale_factor=float(config["rescale_factor"]),
+            crop=(read_edge(crop["height"]), read_edge(crop["width"])) if is_cropped else None,
+            rescale_factor=read_factor(config["rescale_factor"]),
             mean=read_channels(config, "image_mean"),
             std=read_channels(config, "image_std"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{refused}: {describe_error(error)}") from error
+
+
+def read_edge(edge: object) -> int:
+    """Return a height or width of an image processor."""
+    if type(edge) is not int or not 1 <= edge <= MAX_SIZE:
+        raise ValueError(f"a size must be from 1 to {MAX_SIZE:,} pixels, got {edge!r:.80}")
+    return edge
+
+
+def read_factor(factor: Any) -> float:
+    """Return the factor by which an image processor makes floats of bytes."""
+    is_number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+    if not is_number or not 0 < factor <= MAX_RESCALE_FACTOR:
+        raise ValueError(
+            f"rescale_factor must be over 0, {MAX_RESCALE_FACTOR} at most, got {factor!r:.80}"
+        )
+    return float(factor)
 
 
 def read_channels(config: dict[str, Any], key: str) -> tuple[float, ...]:

@@ -92,10 +92,18 @@ def load_model(files: ModelFiles, dtype: torch.dtype, *, kind: str = "vision") -
     transformers, name = import_transformers(), kind.capitalize()
     model_class = getattr(transformers, f"CLIP{name}ModelWithProjection")
     config_class = getattr(transformers, f"CLIP{name}Config")
-    with refusing(files.name, "its weights and config.json cannot be loaded"):
+    refuses = "its weights and config.json cannot be loaded"
+    with refusing(files.name, refuses):
         config = config_class.from_pretrained(files.directory)
         # A whole CLIPModel projects by its own configuration, as in `model_files`.
         config.projection_dim = files.width
+        n_numbers = count_numbers(config)
+    if n_numbers > files.weights_nbytes:
+        raise InputError(
+            f"model {files.name}: config.json describes {n_numbers:,} numbers, its weights have "
+            f"{files.weights_nbytes:,} bytes; they are not of one model"
+        )
+    with refusing(files.name, refuses):
         model, loading = model_class.from_pretrained(
             files.directory,
             config=config,
@@ -127,6 +135,19 @@ def load_model(files: ModelFiles, dtype: torch.dtype, *, kind: str = "vision") -
             f"layers in its weights, the first is {min(unused)}"
         )
     return model.eval()
+
+
+def count_numbers(config: Any) -> int:
+    """Return how many numbers the tensors of a tower hold at least, by its configuration.
+
+    To build a tower that somebody made up takes all memory, or hours.
+    """
+    hidden = config.hidden_size
+    of_layer = 4 * hidden * hidden + 2 * hidden * config.intermediate_size
+    inputs = getattr(config, "vocab_size", 0) + 3 * getattr(config, "patch_size", 0) ** 2
+    # The header of the weights alone has more bytes for a layer.
+    layers = config.num_hidden_layers * max(of_layer, 1000)
+    return int(layers + hidden * (inputs + config.projection_dim))
 
 
 def read_preprocessing(files: ModelFiles) -> Preprocessing:

@@ -18,10 +18,17 @@ from clip_kinetics700.arrays import make_samples
 from clip_kinetics700.damage import DamageError, OnError, report_damage
 from clip_kinetics700.dataset import EmbeddingDataset, OpenSource, open_dataset
 from clip_kinetics700.index import Block, read_parquet_columns
-from clip_kinetics700.layout import Layout, describe_file, list_files, parse_manifest
-from clip_kinetics700.schema import MANIFEST_NAME, Sample, decode_sample, encode_npy
+from clip_kinetics700.layout import Layout, describe_file, list_files
+from clip_kinetics700.manifest import parse_manifest
+from clip_kinetics700.schema import (
+    MANIFEST_NAME,
+    Sample,
+    decode_sample,
+    encode_npy,
+    parse_json,
+)
 from clip_kinetics700.shards import PlacedSample, scan_loose, scan_tar, tar_stem
-from clip_kinetics700.streams import read_if_there
+from clip_kinetics700.streams import MAX_TEXT_BYTES, read_if_there
 from clip_kinetics700_builder.config import SourceConfig
 from clip_kinetics700_builder.dataset.manifest import FORMAT_FAMILY, Manifest, check_manifest
 from clip_kinetics700_builder.parts.part import group_by_bytes
@@ -71,7 +78,7 @@ def check_sample(sample: Sample, path: str, offset: int | None, split: str, chec
 def guess_clip(split: str, key: str, members: dict[str, bytes | memoryview]) -> Clip:
     """Return whose a damaged sample is, where its text and its json still tell."""
     try:
-        document = json.loads(str(members.get("json", b"{}"), "utf-8"))
+        document = parse_json(members.get("json", b"{}"))
         # There are as many timestamps as frames, and these are not there.
         document.pop("timestamps", None)
         rest = {**members, "npy": NO_FRAMES, "json": json.dumps(document).encode()}
@@ -197,7 +204,8 @@ def read_own_manifest(layout: Layout) -> Manifest | None:
     Raises:
         ManifestError: it is not as it was written.
     """
-    data = read_if_there(f"{layout.root}/{MANIFEST_NAME}") if layout.root else None
+    path = f"{layout.root}/{MANIFEST_NAME}"
+    data = read_if_there(path, at_most=MAX_TEXT_BYTES) if layout.root else None
     if data is None:
         return None
     found = parse_manifest(str(data, "utf-8", "replace"), layout.root).get("format")

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from clip_kinetics700.schema import REASONS
+from clip_kinetics700.schema import REASONS, parse_json
 from clip_kinetics700_builder.system.files import naming
 from clip_kinetics700_builder.types import Clip, InputError
 
@@ -197,6 +197,6 @@ def read_attempts(path: Path) -> Iterator[Attempt]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield Attempt(**json.loads(line))
+                yield Attempt(**parse_json(line))
             except (ValueError, TypeError) as error:
                 raise InputError(f"{path} line {number}: is not a line of ours") from error

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from clip_kinetics700.schema import parse_json
 from clip_kinetics700_builder.types import InputError
 
 BUFFER_NBYTES = 1 << 20
@@ -96,7 +97,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON object, or not what it was when it was sealed.
     """
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = parse_json(path.read_bytes())
     if not isinstance(document, dict):
         raise ValueError("is no JSON object")
     stated = document.pop(SEAL_NAME, None)
