@@ -1,6 +1,7 @@
 """A task that hangs or dies costs its own clip; the others come out in order."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -75,6 +76,12 @@ def leave_memory(task: DecodeTask) -> Frames | Failure:
     LEFT_BEHIND.append(bytearray(b"x") * (150 << 20))
     # The pause is long enough for the parent to look.
     time.sleep(0.3)
+    return decode_frames(task)
+
+
+def pause(task: DecodeTask) -> Frames | Failure:
+    """Decode after the parent has looked a few times; runs in a worker."""
+    time.sleep(0.2)
     return decode_frames(task)
 
 
@@ -176,6 +183,19 @@ def test_workers_killed_at_work_cost_at_most_their_clips(plain_video: CodedVideo
 
 
 @pytest.mark.slow
+def test_a_build_without_descriptors_blames_no_clip(plain_video: CodedVideo) -> None:
+    """Who cannot look at a worker that is at work waits for it all the same."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with DecodePool(1, 60, decode=pause) as pool:
+        kept = decode_all(pool, [make_task(0, plain_video)])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            kept += decode_all(pool, [make_task(1, plain_video)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert kept == ["", ""]
+
+
 def test_workers_that_cannot_start_end_the_build(plain_video: CodedVideo) -> None:
     """Where no worker lives long enough to take a clip, the build gives up in one line."""
     with (
