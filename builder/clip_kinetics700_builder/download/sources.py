@@ -23,7 +23,14 @@ from clip_kinetics700_builder.download.run import Download, OpenClips
 from clip_kinetics700_builder.download.youtube import BotWallError, Youtube
 from clip_kinetics700_builder.sources.cvdf import find_archives
 from clip_kinetics700_builder.sources.directory import VideoIndex, open_videos
-from clip_kinetics700_builder.sources.ledger import Attempt, FetchError, failed, got, is_outage
+from clip_kinetics700_builder.sources.ledger import (
+    REFUSALS,
+    Attempt,
+    FetchError,
+    failed,
+    got,
+    is_outage,
+)
 from clip_kinetics700_builder.system.files import atomic_path
 from clip_kinetics700_builder.system.outage import FULL, explain_outage
 from clip_kinetics700_builder.types import Archive, Clip, OutageError
@@ -34,6 +41,8 @@ CVDF, YOUTUBE = "cvdf", "youtube"
 
 # Clips in a row that the connection fails for; each was tried four times, over two minutes.
 MAX_DOUBTFUL = 3
+# Archives in a row that their server refuses.
+MAX_REFUSED = 3
 
 Ask: TypeAlias = Callable[[Download, Sequence[Clip], OpenClips], None]
 """Gets those of some clips that a source has and that are still open."""
@@ -142,18 +151,30 @@ def ask_archives(
     *,
     known: dict[str, str | None],
 ) -> None:
-    """Take the clips out of CVDF's archives."""
+    """Take the clips out of CVDF's archives.
+
+    Raises:
+        OutageError: their server or their disk fails, or refuses one archive after the other.
+    """
     errors: dict[tuple[str | None, str | None], FetchError] = {}
     asked = {clip.file_stem for clip in clips}
     passed_over: list[Archive] = []
+    refused: list[FetchError] = []
 
     def take(archive: Archive) -> None:
         try:
             if not take_archive(run, archive, open_clips, asked):
                 passed_over.append(archive)
+            refused.clear()
         except FetchError as error:
             log.warning("%s", error)
             errors[archive.split, archive.label] = error
+            refused.extend([error] * (error.reason in REFUSALS))
+        if len(refused) >= MAX_REFUSED:
+            raise OutageError(
+                f"{refused[-1]}, as {len(refused)} archives in a row: has a link expired? run the "
+                "same command again to go on, or leave out --source cvdf"
+            )
 
     find = partial(find_new_archives, run.config, clips, run.store, known)
     archives = run.patience.outlast(find)
