@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from clip_kinetics700_builder.decode.pool import (
 )
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
 from clip_kinetics700_builder.system.signals import SIGNALS
-from clip_kinetics700_builder.types import BuildError, Failure, Frames
+from clip_kinetics700_builder.types import BuildError, Failure, Frames, OutageError
 from tests.support.media.videos import UNCHANGED, CodedVideo, encode_coded, read_codes
 from tests.support.processes.checkout import SOURCE_PATHS
 from tests.support.processes.misdeeds import MISDEEDS, misbehave, worker_pids
@@ -66,6 +67,22 @@ def test_a_long_clip_comes_in_pieces(video_directory: Path) -> None:
     assert [piece.first for piece in frames] == [0, 64, 128]
     codes = [code for piece in frames for code in read_codes(piece.pixels)]
     assert codes == video.codes_at([k / 10 for k in range(160)])
+
+
+def test_a_clip_is_not_joined_of_two_files(video_directory: Path, tmp_path: Path) -> None:
+    """Where a long clip is replaced while it is decoded, the run stops."""
+    options = ("-c:v", "libx264", "-g", "30")
+    video = encode_coded(video_directory / "pool_long.mp4", options=options, n_frames=400)
+    file, other = tmp_path / "long.mp4", tmp_path / "other.mp4"
+    for path in (file, other):
+        shutil.copy(video.path, path)
+    task = DecodeTask(0, str(file), 0, Decoding(10.0, UNCHANGED))
+    with DecodePool(1, 60) as pool:
+        pieces = pool.decode([task])
+        next(pieces)
+        other.replace(file)
+        with pytest.raises(OutageError, match="was changed while it was decoded"):
+            list(pieces)
 
 
 LEFT_BEHIND: list[bytearray] = []
