@@ -6,7 +6,7 @@ What a source brings lands under its final name; what came of each clip goes int
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -170,11 +170,7 @@ def ask_archives(
             log.warning("%s", error)
             errors[archive.split, archive.label] = error
             refused.extend([error] * (error.reason in REFUSALS))
-        if len(refused) >= MAX_REFUSED:
-            raise OutageError(
-                f"{refused[-1]}, as {len(refused)} archives in a row: has a link expired? run the "
-                "same command again to go on, or leave out --source cvdf"
-            )
+            stop_if_refused(refused)
 
     find = partial(find_new_archives, run.config, clips, run.store, known)
     archives = run.patience.outlast(find)
@@ -186,14 +182,32 @@ def ask_archives(
         passed_over.clear()
         run.each(take, left)
         left = list(passed_over)
+    write_missing(run, [c for c in open_clips.list_open() if c.file_stem in asked], errors)
+
+
+def write_missing(
+    run: Download,
+    clips: Iterable[Clip],
+    errors: Mapping[tuple[str | None, str | None], FetchError],
+) -> None:
+    """Put on record the clips that no archive gave; errors are those of archives."""
     missing = FetchError("not_in_archive", "no archive of the release holds this clip")
     attempts = []
-    for clip in open_clips.list_open():
-        if clip.file_stem in asked and (clip.identity, CVDF) not in run.fresh:
+    for clip in clips:
+        if (clip.identity, CVDF) not in run.fresh:
             # The error is of the archive that would hold the clip, or of one that may hold it.
             error = errors.get((clip.split, clip.label)) or errors.get((clip.split, None))
             attempts.append(failed(clip, CVDF, error or missing))
     run.write(attempts)
+
+
+def stop_if_refused(refused: Sequence[FetchError]) -> None:
+    """Raise OutageError where a server refuses so many archives that it may not be their fault."""
+    if len(refused) >= MAX_REFUSED:
+        raise OutageError(
+            f"{refused[-1]}, as {len(refused)} archives in a row: has a link expired? run the "
+            "same command again to go on, or leave out --source cvdf"
+        )
 
 
 def find_new_archives(

@@ -123,11 +123,8 @@ def plan_job(config: EncodeConfig, *, needs_videos: bool = True) -> Job:
     patience, videos = Patience(config.run.outage_wait_seconds), config.clips.videos
     parts = [] if videos is None else cut_parts(clips, config.run.rows_per_part)
     index = None
-    # Which clips archives must give depends on what the directory has.
-    is_needed = needs_videos or config.clips.source is not None or not are_done(config.work, parts)
-    if videos is not None and is_needed:
-        goes_on = config.run.max_failures == 1
-        missed = () if goes_on else read_sources(config.work).directories
+    if videos is not None and (needs_videos or not is_all_done(config, parts)):
+        missed = read_sources(config.work).directories if config.run.max_failures < 1 else ()
         index = patience.outlast(partial(open_videos, videos, clips, missed))
     archives: list[Archive] = []
     if config.clips.source is not None and wanted.version is not None:
@@ -143,23 +140,30 @@ def plan_job(config: EncodeConfig, *, needs_videos: bool = True) -> Job:
         own_parts=parts[rank::world_size],
         rank=rank,
         world_size=world_size,
-        configuration={
-            "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
-            "frames_per_second": config.clips.frames_per_second,
-            "keep_damaged": config.clips.keep_damaged,
-            "square_pixels": config.clips.square_pixels,
-            "seed": config.clips.seed,
-            "plan_sha256": plan_digest(clips),
-            "rows": dict(Counter(clip.split for clip in clips)),
-        },
+        configuration=describe_plan(config, clips),
     )
     refuse_other_plan(config, job)
     return job
 
 
-def are_done(work: Path, parts: Iterable[Part]) -> bool:
-    """Tell whether parts are finished in a work directory."""
-    return all(is_done(parts_directory(work), part.name) for part in parts)
+def describe_plan(config: EncodeConfig, clips: list[Clip]) -> dict[str, Any]:
+    """Return the fields of the manifest's configuration that follow from the plan alone."""
+    return {
+        "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
+        "frames_per_second": config.clips.frames_per_second,
+        "keep_damaged": config.clips.keep_damaged,
+        "square_pixels": config.clips.square_pixels,
+        "seed": config.clips.seed,
+        "plan_sha256": plan_digest(clips),
+        "rows": dict(Counter(clip.split for clip in clips)),
+    }
+
+
+def is_all_done(config: EncodeConfig, parts: Iterable[Part]) -> bool:
+    """Tell whether the parts of the videos directory are finished, and are all there are."""
+    # Which clips archives must give depends on what the directory has.
+    directory, is_alone = parts_directory(config.work), config.clips.source is None
+    return is_alone and all(is_done(directory, part.name) for part in parts)
 
 
 def find_rank(config: EncodeConfig) -> tuple[int, int]:
