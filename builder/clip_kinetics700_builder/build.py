@@ -56,10 +56,13 @@ def encode(config: EncodeConfig, *, progress: Progress = no_progress) -> EncodeS
     check_decoder(resolve_decoder(config.model))
     if config.run.engine == "ray":
         config = make_portable(config)
-    job = plan_job(config)
+    job = plan_job(config, needs_videos=config.run.retry_errors is not None)
     parts = parts_directory(config.work)
     remove_damaged(parts, {part.name for part in job.own_parts}, progress)
     if job.list_unfinished(config.work):
+        if job.videos is None and config.clips.videos is not None:
+            # A part was damaged.
+            job = plan_job(config)
         refuse_missing(config, job)
     reports: list[PartReport] = []
     seconds = 0.0

@@ -64,6 +64,8 @@ def test_names_of_classes_are_escaped(tmp_path: Path) -> None:
     ("text", "shown"),
     [
         ("https://me:secret@host/a: 404", "https://***@host/a: 404"),
+        ("https://me:sec@ret@host/a: 404", "https://***@host/a: 404"),
+        ("file https:/me:secret@host/a", "file https:/***@host/a"),
         ("https://h/a?X-Amz-Signature=abc&b=1", "https://h/a?X-Amz-Signature=***&b=1"),
         ("https://www.youtube.com/watch?v=abc&t=3", "https://www.youtube.com/watch?v=abc&t=3"),
         ("hf://datasets/me/it@main/a", "hf://datasets/me/it@main/a"),

@@ -1,6 +1,8 @@
 """A task that hangs or dies costs its own clip; the others come out in order."""
 
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from clip_kinetics700_builder.decode.pool import (
 )
 from clip_kinetics700_builder.decode.video import DecodeTask, Decoding, decode_frames
 from clip_kinetics700_builder.system.signals import SIGNALS
-from clip_kinetics700_builder.types import BuildError, Failure, Frames
+from clip_kinetics700_builder.types import BuildError, Failure, Frames, OutageError
 from tests.support.media.videos import UNCHANGED, CodedVideo, encode_coded, read_codes
 from tests.support.processes.checkout import SOURCE_PATHS
 from tests.support.processes.misdeeds import MISDEEDS, misbehave, worker_pids
@@ -67,6 +69,22 @@ def test_a_long_clip_comes_in_pieces(video_directory: Path) -> None:
     assert codes == video.codes_at([k / 10 for k in range(160)])
 
 
+def test_a_clip_is_not_joined_of_two_files(video_directory: Path, tmp_path: Path) -> None:
+    """Where a long clip is replaced while it is decoded, the run stops."""
+    options = ("-c:v", "libx264", "-g", "30")
+    video = encode_coded(video_directory / "pool_long.mp4", options=options, n_frames=400)
+    file, other = tmp_path / "long.mp4", tmp_path / "other.mp4"
+    for path in (file, other):
+        shutil.copy(video.path, path)
+    task = DecodeTask(0, str(file), 0, Decoding(10.0, UNCHANGED))
+    with DecodePool(1, 60) as pool:
+        pieces = pool.decode([task])
+        next(pieces)
+        other.replace(file)
+        with pytest.raises(OutageError, match="was changed while it was decoded"):
+            list(pieces)
+
+
 LEFT_BEHIND: list[bytearray] = []
 
 
@@ -75,6 +93,12 @@ def leave_memory(task: DecodeTask) -> Frames | Failure:
     LEFT_BEHIND.append(bytearray(b"x") * (150 << 20))
     # The pause is long enough for the parent to look.
     time.sleep(0.3)
+    return decode_frames(task)
+
+
+def pause(task: DecodeTask) -> Frames | Failure:
+    """Decode after the parent has looked a few times; runs in a worker."""
+    time.sleep(0.2)
     return decode_frames(task)
 
 
@@ -176,6 +200,19 @@ def test_workers_killed_at_work_cost_at_most_their_clips(plain_video: CodedVideo
 
 
 @pytest.mark.slow
+def test_a_build_without_descriptors_blames_no_clip(plain_video: CodedVideo) -> None:
+    """Who cannot look at a worker that is at work waits for it all the same."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with DecodePool(1, 60, decode=pause) as pool:
+        kept = decode_all(pool, [make_task(0, plain_video)])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            kept += decode_all(pool, [make_task(1, plain_video)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert kept == ["", ""]
+
+
 def test_workers_that_cannot_start_end_the_build(plain_video: CodedVideo) -> None:
     """Where no worker lives long enough to take a clip, the build gives up in one line."""
     with (

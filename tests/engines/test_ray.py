@@ -213,6 +213,23 @@ def test_an_error_of_a_task_is_one_line(
     assert_one_line(run(words, head), 1, "the encoder gives another embedding of the package's")
 
 
+def test_an_outage_on_a_node_is_one_line(
+    words: list[str], head: RayNode, mini_kinetics: MiniKinetics, dataset: Path, tmp_path: Path
+) -> None:
+    """Nothing is recorded, and the same command goes on."""
+    videos, elsewhere, output = (tmp_path / name for name in ("videos", "elsewhere", "out"))
+    shutil.copytree(mini_kinetics.videos, videos)
+    words += ["--videos", str(videos), "--outage-wait", "0", "--quiet"]
+    build = start(words, head)
+    wait_for_part(build, output / ".build/parts")
+    videos.rename(elsewhere)
+    errors = build.communicate()[1]
+    assert_one_line(Outcome(build.returncode, "", errors), 1, "run the same command again")
+    elsewhere.rename(videos)
+    assert run(words, head).returncode == 0
+    assert published_hashes(output) == published_hashes(dataset)
+
+
 def test_a_cluster_that_is_not_there_is_one_line(words: list[str], tmp_path: Path) -> None:
     """An address at which nothing answers is named within seconds, and nothing is written."""
     address = find_address()

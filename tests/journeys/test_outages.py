@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from clip_kinetics700_builder.types import InputError, OutageError
+from tests.support.damage.datasets import flip_byte
 from tests.support.datasets.builds import (
     RunBuild,
     build_arguments,
@@ -117,6 +118,50 @@ def test_a_directory_of_one_class_that_is_unmounted_is_an_outage(
             tmp_path / "out", videos=videos, progress=at_start(lambda: unmount(directory)),
             outage_wait=0,
         )  # fmt: skip
+
+
+def test_a_directory_that_holds_other_things_now_is_an_outage(
+    mini_kinetics: MiniKinetics, run_build: RunBuild, tmp_path: Path
+) -> None:
+    """Where a disk was mounted there may lie a file that says so."""
+    flat = tmp_path / "videos"
+    flat.mkdir()
+    for path in mini_kinetics.videos.rglob("*.mp4"):
+        shutil.copy(path, flat)
+
+    def act() -> None:
+        unmount(flat)
+        (flat / "NOT_MOUNTED").touch()
+
+    with pytest.raises(OutageError, match="holds no clips any more"):
+        run_build(tmp_path / "out", videos=flat, progress=at_start(act), outage_wait=0)
+
+
+def test_a_build_goes_on_only_with_what_it_began_with(
+    videos: Path, run_build: RunBuild, dataset: Path, tmp_path: Path
+) -> None:
+    """The same command finds that a part of the directory is away still; nothing is missing."""
+    directory, output = next(iter(sorted(videos.rglob("*.mp4")))).parent, tmp_path / "out"
+    for progress in (at_start(lambda: unmount(directory)), at_start(lambda: None)):
+        with pytest.raises(OutageError, match=f"{directory.name}: .*disk not mounted"):
+            run_build(output, videos=videos, progress=progress, outage_wait=0)
+    bring_back(directory)
+    run_build(output, videos=videos)
+    assert published_hashes(output) == published_hashes(dataset)
+
+
+def test_a_build_that_is_complete_needs_no_videos(
+    videos: Path, run_build: RunBuild, dataset: Path, tmp_path: Path
+) -> None:
+    """Their disk may be given back; a part that is damaged later needs it again."""
+    output = tmp_path / "out"
+    run_build(output, videos=videos)
+    unmount(videos)
+    run_build(output, videos=videos)
+    assert published_hashes(output) == published_hashes(dataset)
+    flip_byte(next((output / ".build/parts").glob("*.arrow")), 9000)
+    with pytest.raises(InputError, match="is a disk not mounted"):
+        run_build(output, videos=videos)
 
 
 @pytest.mark.slow
@@ -225,6 +270,18 @@ def test_a_server_that_refuses_all_ends_the_build(
     assert published_hashes(output) == published_hashes(dataset)
 
 
+def test_the_last_archives_are_not_lost_for_a_refusal(
+    trees: dict[str, CvdfTree], run_build: RunBuild, tmp_path: Path
+) -> None:
+    """A link may have expired before the last ones; where they are to fail, that has to be said."""
+    sources = {"videos": None, "source": "cvdf", "version": "400", "splits": ("train",)}
+    with serve(trees["400"].root) as served:
+        served.fail("train/part_1", 403)
+        with pytest.raises(OutageError, match=r"part_1.*403"):
+            run_build(tmp_path / "out", **sources, base_url=served.url)
+        assert run_build(tmp_path / "out", **sources, base_url=served.url, max_failures=1)
+
+
 def test_a_disk_of_archives_that_is_unmounted_ends_the_build(
     trees: dict[str, CvdfTree], run_build: RunBuild, dataset: Path, tmp_path: Path
 ) -> None:
@@ -272,6 +329,21 @@ def test_an_outage_is_on_no_line_of_the_ledger(
         "empty_file",
     }
     with serve(tree.root) as served:
+        download_tree(tree, tmp_path, base_url=served.url)
+    assert list_clips(tmp_path) == whole_clips(tree)
+
+
+def test_a_server_that_refuses_all_ends_a_download(
+    trees: dict[str, CvdfTree], tmp_path: Path
+) -> None:
+    """A link that has expired is on no line of the ledger."""
+    tree = trees["600"]
+    with serve(tree.root) as served:
+        served.fail(".tar", 403)
+        with pytest.raises(OutageError, match="has a link expired"):
+            download_tree(tree, tmp_path, base_url=served.url)
+        assert not read_ledger(tmp_path)
+        served.heal()
         download_tree(tree, tmp_path, base_url=served.url)
     assert list_clips(tmp_path) == whole_clips(tree)
 

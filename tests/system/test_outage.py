@@ -1,6 +1,8 @@
 """Outages are told from faults of one file, and waited for."""
 
 import errno
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,30 @@ def test_an_outage_that_lasts_is_raised_with_advice() -> None:
 
     with pytest.raises(OutageError, match=r"^last; once that is mended, run the same command"):
         Patience(0.01).outlast(fail)
+
+
+def test_nobody_waits_again_for_what_was_waited_for() -> None:
+    """Where one attempt holds another one that waits, the time does not multiply."""
+    patience, n_attempts = Patience(0.01), count()
+
+    def fail() -> None:
+        raise OutageError(f"attempt {next(n_attempts)}")
+
+    with pytest.raises(OutageError, match=r"^attempt 1; once"):
+        patience.outlast(lambda: patience.outlast(fail))
+
+
+def test_what_is_tried_again_may_wait_in_its_turn() -> None:
+    """A clip may meet an outage while its archive is read anew after another one."""
+    patience, outer, inner = Patience(0.01), iter([OutageError("outer")]), iter([OutageError("in")])
+
+    def fail_once(errors: Iterator[OutageError]) -> None:
+        for error in errors:
+            raise error
+
+    def attempt() -> None:
+        fail_once(outer)
+        patience.outlast(lambda: fail_once(inner))
+
+    patience.outlast(attempt)
+    assert not [*outer, *inner]

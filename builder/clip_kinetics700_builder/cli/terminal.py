@@ -7,8 +7,8 @@ import sys
 
 import click
 
-# A user with a password, and what signs a link, of an address.
-PASSWORD = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+# A user with a password, and what signs a link, of an address; a path has one slash of two.
+PASSWORD = re.compile(r"(:/{1,2})[^/\s]+@")
 SIGNATURE = re.compile(
     r"([?&][^=&\s]*(?:sig|token|key|credential|password|secret)[^=&\s]*=)[^&\s]+", re.IGNORECASE
 )
@@ -19,7 +19,7 @@ def clean(text: str, *, kept: str = "\n\t") -> str:
 
     Letters that are not printable are escaped, but for those that are kept.
     """
-    text = SIGNATURE.sub(r"\1***", PASSWORD.sub("***", text))
+    text = SIGNATURE.sub(r"\1***", PASSWORD.sub(r"\1***@", text))
     return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 

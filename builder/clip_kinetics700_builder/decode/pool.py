@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from queue import SimpleQueue
 
 from clip_kinetics700_builder.config import WORKER_MEMORY_MIB
 from clip_kinetics700_builder.decode.video import DecodeTask, decode_frames
 from clip_kinetics700_builder.decode.worker import Decode, DecodeWorker
 from clip_kinetics700_builder.system.outage import NO_PATIENCE, Patience
-from clip_kinetics700_builder.types import Failure, Frames
+from clip_kinetics700_builder.types import Failure, Frames, OutageError
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +112,17 @@ class DecodePool(AbstractContextManager["DecodePool"]):
     def _finish(
         self, task: DecodeTask, future: Future[Frames | Failure]
     ) -> Iterator[Frames | Failure]:
-        """Yield the frames of one task and, for a long clip, those of the tasks that follow it."""
+        """Yield the frames of one task and, for a long clip, those of the tasks that follow it.
+
+        Raises:
+            OutageError: the file of a long clip was replaced meanwhile, or see `decode`.
+        """
+        before: tuple[int, int] | None = None
         while True:
             result = self._settle(task, future)
+            if before is not None and before != read_state(task.path):
+                again = "run the same command again to go on"
+                raise OutageError(f"{task.path}: was changed while it was decoded; {again}")
             if isinstance(result, Failure):
                 yield result
                 return
@@ -121,6 +130,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
             if stop >= result.info.n_frames:
                 yield result
                 return
+            before = read_state(task.path)
             # The next piece is decoded while this one is encoded.
             task = replace(task, first=stop)
             future = self._submit(task)
@@ -145,3 +155,9 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         finally:
             for worker in workers:
                 self._idle.put(worker)
+
+
+def read_state(path: str) -> tuple[int, int]:
+    """Return size and mtime of a file in ns: others once it is written to, or replaced."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns

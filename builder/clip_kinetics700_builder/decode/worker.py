@@ -278,8 +278,8 @@ class DecodeWorker:
 
     def _look(self) -> tuple[str, float]:
         """Return the status of the process, as psutil calls it, and its resident memory in MiB."""
-        # A process that is dead cannot be measured; the pipe tells that it is.
-        with suppress(psutil.Error):
+        # One that is dead cannot be measured, as the pipe tells; none can without descriptors.
+        with suppress(psutil.Error, OSError):
             process = psutil.Process(self._process.pid)
             return process.status(), float(process.memory_info().rss / 2**20)
         return psutil.STATUS_DEAD, 0.0

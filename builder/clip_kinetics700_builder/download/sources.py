@@ -6,7 +6,7 @@ What a source brings lands under its final name; what came of each clip goes int
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +23,14 @@ from clip_kinetics700_builder.download.run import Download, OpenClips
 from clip_kinetics700_builder.download.youtube import BotWallError, Youtube
 from clip_kinetics700_builder.sources.cvdf import find_archives
 from clip_kinetics700_builder.sources.directory import VideoIndex, open_videos
-from clip_kinetics700_builder.sources.ledger import Attempt, FetchError, failed, got, is_outage
+from clip_kinetics700_builder.sources.ledger import (
+    REFUSALS,
+    Attempt,
+    FetchError,
+    failed,
+    got,
+    is_outage,
+)
 from clip_kinetics700_builder.system.files import atomic_path
 from clip_kinetics700_builder.system.outage import FULL, explain_outage
 from clip_kinetics700_builder.types import Archive, Clip, OutageError
@@ -34,6 +41,8 @@ CVDF, YOUTUBE = "cvdf", "youtube"
 
 # Clips in a row that the connection fails for; each was tried four times, over two minutes.
 MAX_DOUBTFUL = 3
+# Archives in a row that their server refuses.
+MAX_REFUSED = 3
 
 Ask: TypeAlias = Callable[[Download, Sequence[Clip], OpenClips], None]
 """Gets those of some clips that a source has and that are still open."""
@@ -142,18 +151,26 @@ def ask_archives(
     *,
     known: dict[str, str | None],
 ) -> None:
-    """Take the clips out of CVDF's archives."""
+    """Take the clips out of CVDF's archives.
+
+    Raises:
+        OutageError: their server or their disk fails, or refuses one archive after the other.
+    """
     errors: dict[tuple[str | None, str | None], FetchError] = {}
     asked = {clip.file_stem for clip in clips}
     passed_over: list[Archive] = []
+    refused: list[FetchError] = []
 
     def take(archive: Archive) -> None:
         try:
             if not take_archive(run, archive, open_clips, asked):
                 passed_over.append(archive)
+            refused.clear()
         except FetchError as error:
             log.warning("%s", error)
             errors[archive.split, archive.label] = error
+            refused.extend([error] * (error.reason in REFUSALS))
+            stop_if_refused(refused)
 
     find = partial(find_new_archives, run.config, clips, run.store, known)
     archives = run.patience.outlast(find)
@@ -165,14 +182,32 @@ def ask_archives(
         passed_over.clear()
         run.each(take, left)
         left = list(passed_over)
+    write_missing(run, [c for c in open_clips.list_open() if c.file_stem in asked], errors)
+
+
+def write_missing(
+    run: Download,
+    clips: Iterable[Clip],
+    errors: Mapping[tuple[str | None, str | None], FetchError],
+) -> None:
+    """Put on record the clips that no archive gave; errors are those of archives."""
     missing = FetchError("not_in_archive", "no archive of the release holds this clip")
     attempts = []
-    for clip in open_clips.list_open():
-        if clip.file_stem in asked and (clip.identity, CVDF) not in run.fresh:
+    for clip in clips:
+        if (clip.identity, CVDF) not in run.fresh:
             # The error is of the archive that would hold the clip, or of one that may hold it.
             error = errors.get((clip.split, clip.label)) or errors.get((clip.split, None))
             attempts.append(failed(clip, CVDF, error or missing))
     run.write(attempts)
+
+
+def stop_if_refused(refused: Sequence[FetchError]) -> None:
+    """Raise OutageError where a server refuses so many archives that it may not be their fault."""
+    if len(refused) >= MAX_REFUSED:
+        raise OutageError(
+            f"{refused[-1]}, as {len(refused)} archives in a row: has a link expired? run the "
+            "same command again to go on, or leave out --source cvdf"
+        )
 
 
 def find_new_archives(

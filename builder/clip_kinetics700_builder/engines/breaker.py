@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
+from clip_kinetics700_builder.sources.ledger import REFUSALS
 from clip_kinetics700_builder.types import Failure, OutageError
 
 # An archive is lost as a whole, and a server that refuses one may well refuse all.
@@ -39,13 +40,14 @@ class Breaker:
                 "or this machine at fault? run the same command again to go on"
             )
 
-    def check_archives(self, errors: Sequence[Sequence[str]]) -> None:
+    def check_archives(self, errors: Sequence[Sequence[str]], *, is_end: bool = False) -> None:
         """Look at why the last archives could not be read, all since one that could.
 
         Raises:
-            OutageError: these are too many.
+            OutageError: these are too many, or their server refuses one and no other one is left.
         """
-        if len(errors) >= ARCHIVES_IN_A_ROW and self._max_share < 1:
+        is_refused = is_end and any(reason in REFUSALS for reason, _ in errors)
+        if (is_refused or len(errors) >= ARCHIVES_IN_A_ROW) and self._max_share < 1:
             raise OutageError(
                 f"{len(errors)} archives in a row cannot be read, the last one: {errors[-1][1]}; "
                 "is their server or their disk at fault? run the same command again to go on, "

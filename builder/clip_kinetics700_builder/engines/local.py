@@ -136,12 +136,14 @@ class LocalEngine:
     def encode_archives(self, parts: Iterable[Part], started: Started) -> Iterator[PartReport]:
         """Encode parts of archives, one archive after another.
 
-        One that cannot be read is put on record once another one was, or all have been tried.
+        One that cannot be read is put on record once another one was, or all have been tried and
+        no server refuses it.
 
         Raises:
-            OutageError: too many in a row cannot be read.
+            OutageError: too many in a row cannot be read, or the last ones are refused.
         """
         waiting: list[PartReport] = []
+        errors: list[list[str]] = []
         for part in parts:
             with self.claim(part, started) as is_ours:
                 if not is_ours or part.archive is None:
@@ -151,7 +153,9 @@ class LocalEngine:
                 waiting.append(replace(report, seconds=round(time.monotonic() - begin, 3)))
                 if report.error is None:
                     yield from self.finish_parts(waiting)
-            self.breaker.check_archives([report.error for report in waiting if report.error])
+            errors = [report.error for report in waiting if report.error]
+            self.breaker.check_archives(errors)
+        self.breaker.check_archives(errors, is_end=True)
         yield from self.finish_parts(waiting)
 
     def finish_parts(self, waiting: list[PartReport]) -> Iterator[PartReport]:

@@ -6,7 +6,7 @@ Whatever can be wrong with the input is found here, before a byte is written.
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -40,6 +40,7 @@ from clip_kinetics700_builder.parts.work import (
     Sources,
     WorkConfig,
     parts_directory,
+    read_sources,
     read_work_config,
     refuse_differences,
     store_sources,
@@ -107,8 +108,11 @@ class Job:
         }
 
 
-def plan_job(config: EncodeConfig) -> Job:
-    """Read annotations, look for the clips and cut the work; writes nothing to the output."""
+def plan_job(config: EncodeConfig, *, needs_videos: bool = True) -> Job:
+    """Read annotations, look for the clips and cut the work; writes nothing to the output.
+
+    Without a need for the videos, their directory may be away where all parts are finished.
+    """
     check_engine(config)
     rank, world_size = find_rank(config)
     check_directory("--output", config.work)
@@ -117,12 +121,15 @@ def plan_job(config: EncodeConfig) -> Job:
     found = read_annotations(find_annotations(wanted), splits=wanted.splits)
     clips = order_clips(found, config.clips.seed)
     patience, videos = Patience(config.run.outage_wait_seconds), config.clips.videos
-    index = None if videos is None else patience.outlast(partial(open_videos, videos, clips))
+    parts = [] if videos is None else cut_parts(clips, config.run.rows_per_part)
+    index = None
+    if videos is not None and (needs_videos or not is_all_done(config, parts)):
+        missed = read_sources(config.work).directories if config.run.max_failures < 1 else ()
+        index = patience.outlast(partial(open_videos, videos, clips, missed))
     archives: list[Archive] = []
     if config.clips.source is not None and wanted.version is not None:
         find = partial(find_archives, wanted.version, clips, wanted.base_url, {})
         archives = patience.outlast(find)
-    parts = [] if index is None else cut_parts(clips, config.run.rows_per_part)
     parts += [Part(archive.name, None, archive) for archive in archives]
     job = Job(
         clips=clips,
@@ -133,18 +140,30 @@ def plan_job(config: EncodeConfig) -> Job:
         own_parts=parts[rank::world_size],
         rank=rank,
         world_size=world_size,
-        configuration={
-            "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
-            "frames_per_second": config.clips.frames_per_second,
-            "keep_damaged": config.clips.keep_damaged,
-            "square_pixels": config.clips.square_pixels,
-            "seed": config.clips.seed,
-            "plan_sha256": plan_digest(clips),
-            "rows": dict(Counter(clip.split for clip in clips)),
-        },
+        configuration=describe_plan(config, clips),
     )
     refuse_other_plan(config, job)
     return job
+
+
+def describe_plan(config: EncodeConfig, clips: list[Clip]) -> dict[str, Any]:
+    """Return the fields of the manifest's configuration that follow from the plan alone."""
+    return {
+        "clips": "own videos" if any(clip.path for clip in clips) else "kinetics",
+        "frames_per_second": config.clips.frames_per_second,
+        "keep_damaged": config.clips.keep_damaged,
+        "square_pixels": config.clips.square_pixels,
+        "seed": config.clips.seed,
+        "plan_sha256": plan_digest(clips),
+        "rows": dict(Counter(clip.split for clip in clips)),
+    }
+
+
+def is_all_done(config: EncodeConfig, parts: Iterable[Part]) -> bool:
+    """Tell whether the parts of the videos directory are finished, and are all there are."""
+    # Which clips archives must give depends on what the directory has.
+    directory, is_alone = parts_directory(config.work), config.clips.source is None
+    return is_alone and all(is_done(directory, part.name) for part in parts)
 
 
 def find_rank(config: EncodeConfig) -> tuple[int, int]:
@@ -223,7 +242,8 @@ def prepare_engine(config: EncodeConfig, job: Job) -> LocalEngine:
         # Another rank has decided meanwhile what `auto` means.
         encoder = load(stored)
     names = tuple(archive.name for archive in job.archives)
-    store_sources(config.work, Sources(job.videos is not None, names))
+    held = () if job.videos is None else job.videos.list_directories()
+    store_sources(config.work, Sources(job.videos is not None, names, held))
     return LocalEngine(
         clips=job.clips,
         videos=job.videos,

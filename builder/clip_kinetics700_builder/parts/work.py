@@ -52,6 +52,8 @@ class Sources:
     """Whether a videos directory is a source: then the plan is cut into parts for it."""
     archives: tuple[str, ...] = ()
     """Names of archives, each of which is a part, in the order in which they are preferred."""
+    directories: tuple[str, ...] = ()
+    """Absolute paths of directories that held several videos: a later run misses them."""
 
 
 def parts_directory(work: Path) -> Path:
@@ -145,7 +147,8 @@ def read_sources(work: Path) -> Sources:
         return Sources()
     try:
         sources = Sources(**read_sealed_json(path))
-        return replace(sources, archives=tuple(sources.archives))
+        archives, directories = tuple(sources.archives), tuple(sources.directories)
+        return replace(sources, archives=archives, directories=directories)
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{path}: is not the list of sources of a build, or is damaged; bring it back, or "
@@ -161,6 +164,7 @@ def store_sources(work: Path, sources: Sources) -> None:
         merged = Sources(
             stored.has_videos or sources.has_videos,
             tuple(dict.fromkeys([*stored.archives, *sources.archives])),
+            tuple(sorted({*stored.directories, *sources.directories})),
         )
         if merged != stored:
             write_json(path, seal_json(asdict(merged)))

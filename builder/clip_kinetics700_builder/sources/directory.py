@@ -4,11 +4,13 @@ Clips of Kinetics are found by file name alone, at any depth: every mirror has d
 own. One's own videos are found by the path that their table gives.
 """
 
+import errno
 import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,8 +49,8 @@ class VideoIndex:
     """(directory relative to `videos`, extension) by `ID_START_END`; equal tuples are shared."""
     others: dict[str, list[tuple[str, str]]]
     """All places of each clip that has several files."""
-    directories: frozenset[Path]
-    """Those that held something."""
+    directories: Mapping[Path, int]
+    """How many files each held, where it held something."""
 
     def find(self, clip: Clip) -> Path | None:
         """Return the clip's file, or None if there is none.
@@ -71,11 +73,24 @@ class VideoIndex:
             size = self.measure(self.videos / relative)
             if size is not None:
                 ranked.append((size == 0, *rank_directory(clip, directory), relative))
-        return self.videos / min(ranked)[-1] if ranked else None
+        if ranked:
+            return self.videos / min(ranked)[-1]
+        place = self.videos / self.places[name][0]
+        # What takes the place of a disk may hold something, but no clips.
+        if not any(CLIP_NAME.fullmatch(entry) for entry in list_names(place)):
+            raise OutageError(f"{place}: holds no clips any more: is a disk not mounted?")
+        return None
 
     def holds(self, clip: Clip) -> bool:
         """Tell whether a clip has a file, one of Kinetics by what was there when this was made."""
         return self.find(clip) is not None if clip.path else clip.file_stem in self.places
+
+    def list_directories(self) -> tuple[str, ...]:
+        """Return the absolute paths of the directories that a later run is to miss, in order.
+
+        Somebody may well delete the only file of one.
+        """
+        return tuple(sorted(str(path.absolute()) for path, n in self.directories.items() if n > 1))
 
     def measure(self, file: Path) -> int | None:
         """Return the size of a regular file in bytes, or None if there is no such file.
@@ -89,6 +104,8 @@ class VideoIndex:
             outage = explain_outage(error, file)
             # A directory that held nothing before is not missed.
             was_there = file.parent in self.directories
+            if outage is None and was_there and error.errno in (errno.EACCES, errno.EPERM):
+                outage = OutageError(f"{file}: {error.strerror}: its directory was searched before")
             if outage is not None and (was_there or error.errno not in FAULTS_OF_A_FILE):
                 raise outage from error
             return None
@@ -104,12 +121,12 @@ def index_videos(videos: Path) -> VideoIndex:
     if not videos.is_dir():
         kind = "is not a directory" if videos.exists() else "does not exist"
         raise InputError(f"videos directory {videos} {kind}")
-    directories = set[str]()
+    directories = Counter[str]()
     places: dict[str, tuple[str, str]] = {}
     others: dict[str, list[tuple[str, str]]] = {}
     shared: dict[tuple[str, str], tuple[str, str]] = {}
     for directory, file_name in walk_files(videos):
-        directories.add(directory)
+        directories[directory] += 1
         match = CLIP_NAME.fullmatch(file_name)
         if match is None or NO_VIDEO.fullmatch(match[2]):
             continue
@@ -119,31 +136,43 @@ def index_videos(videos: Path) -> VideoIndex:
         if first is not place:
             others.setdefault(match[1], [first]).append(place)
     log.debug("%s: files of %d clips, several of %d", videos, len(places), len(others))
-    return VideoIndex(videos, places, others, frozenset(videos / name for name in directories))
+    held = {videos / directory: n for directory, n in directories.items()}
+    return VideoIndex(videos, places, others, held)
 
 
-def open_videos(videos: Path, clips: Iterable[Clip]) -> VideoIndex:
+def open_videos(videos: Path, clips: Iterable[Clip], missed: Iterable[str] = ()) -> VideoIndex:
     """Return the index of a directory that is to give some clips.
+
+    `missed` are the absolute paths of directories that held something in an earlier run.
 
     Raises:
         InputError: see `index_videos`; or it holds nothing at all.
-        OutageError: the disk fails.
+        OutageError: the disk fails, or one of those directories holds nothing now.
     """
     index = index_videos(videos)
     if not index.directories:
         raise InputError(f"videos directory {videos} is empty: is a disk not mounted?")
     # Tables may name files elsewhere.
     named = {(videos / clip.path).parent for clip in clips if clip.path is not None}
-    return replace(index, directories=index.directories | {*filter(holds_something, named)})
+    held = {directory: n for directory in named if (n := len(list_names(directory)))}
+    index = replace(index, directories={**index.directories, **held})
+    wanted = {directory.absolute() for directory in named}
+    for directory in map(Path, sorted({*missed}.difference(index.list_directories()))):
+        is_below = directory.is_relative_to(videos.absolute())
+        if (is_below or directory in wanted) and not list_names(directory):
+            raise OutageError(
+                f"{directory}: held files when this build began, and holds none now: is a disk "
+                "not mounted? --max-failures 1 goes on without them"
+            )
+    return index
 
 
-def holds_something(directory: Path) -> bool:
-    """Tell whether there is a directory with anything in it."""
+def list_names(directory: Path) -> list[str]:
+    """Return the names in a directory, none where it is not there or cannot be read."""
     try:
-        with os.scandir(directory) as entries:
-            return next(entries, None) is not None
+        return [path.name for path in directory.iterdir()]
     except (OSError, ValueError):
-        return False
+        return []
 
 
 def find_clip(index: VideoIndex | None, clip: Clip, row: int) -> Path | Failure:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import TypeVar
 
 from clip_kinetics700_builder.types import OutageError
@@ -34,22 +34,29 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LONGEST_PAUSE_SECONDS = 30.0
 
 
+class LastingOutageError(OutageError):
+    """An outage that was waited for as long as is allowed; nobody waits for it again."""
+
+
 class Patience:
     """Waits for the end of outages; all threads that share it wait for one of them."""
 
     def __init__(self, seconds: float) -> None:
         """Take how long an outage may last before work stops."""
         self._seconds = seconds
-        self._lock = Lock()
+        # What is tried again may wait for an outage of its own.
+        self._lock = RLock()
 
     def outlast(self, attempt: Callable[[], Result]) -> Result:
         """Return what an attempt returns, made again after each pause while there is an outage.
 
         Raises:
-            OutageError: it lasts longer than this patience.
+            LastingOutageError: it lasts longer than this patience, or than that of the attempt.
         """
         try:
             return attempt()
+        except LastingOutageError:
+            raise
         except OutageError as error:
             last = error
         with self._lock:
@@ -58,9 +65,12 @@ class Patience:
                 time.sleep(pause)
                 try:
                     return attempt()
+                except LastingOutageError:
+                    raise
                 except OutageError as error:
                     last = error
-        raise OutageError(f"{last}; once that is mended, run the same command again to go on")
+        advice = "once that is mended, run the same command again to go on"
+        raise LastingOutageError(f"{last}; {advice}")
 
 
 NO_PATIENCE = Patience(0)
