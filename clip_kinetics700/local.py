@@ -91,8 +91,12 @@ class OpenFile:
         stops = np.minimum(ends[np.array(cuts[1:]) - 1], self.nbytes)
         sizes = np.maximum(stops - bases, 0).tolist()
         self._read_ahead(int(bases[0]), int(ends[-1]), sum(sizes))
-        runs = zip(sizes, bases.tolist(), strict=True)
-        read = [self._read_bytes(*run) for run in runs]
+        runs = list(zip(sizes, bases.tolist(), strict=True))
+        descriptor, pread = self._descriptor, os.pread
+        came = [pread(descriptor, nbytes, base) for nbytes, base in runs]
+        if list(map(len, came)) != sizes:
+            came = [self._read_bytes(nbytes, base) for nbytes, base in runs]
+        read = [memoryview(data) for data in came]
         self._check_state()
         if len(read) == len(begins) and ends.max() <= self.nbytes:
             return list(read)
@@ -111,9 +115,9 @@ class OpenFile:
         nbytes = max(min(end, self.nbytes) - begin, 0)
         data = self._read_bytes(nbytes, begin)
         self._check_state()
-        return data if len(data) == end - begin else file_ends(self.nbytes)
+        return memoryview(data) if len(data) == end - begin else file_ends(self.nbytes)
 
-    def _read_bytes(self, nbytes: int, begin: int) -> memoryview:
+    def _read_bytes(self, nbytes: int, begin: int) -> bytes:
         """Return so many bytes, fewer only where the file ends."""
         data = os.pread(self._descriptor, nbytes, begin)
         # Some network file systems give less than they have.
@@ -122,7 +126,7 @@ class OpenFile:
             if not more:
                 break
             data += more
-        return memoryview(data)
+        return data
 
     def _check_state(self) -> None:
         """Raise ChangedError if what was read just now may be of a changed file."""
