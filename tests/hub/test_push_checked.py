@@ -1,5 +1,6 @@
 """What is published is what was checked, whatever happens to the files meanwhile."""
 
+import errno
 import os
 import re
 import subprocess
@@ -12,9 +13,10 @@ import pytest
 from clip_kinetics700_builder.dataset.staging import lock_dataset
 from clip_kinetics700_builder.types import InputError
 from tests.support.damage.datasets import flip_byte
-from tests.support.datasets.builds import run_cli
+from tests.support.datasets.builds import run_cli, run_cli_process
 from tests.support.hub.publishing import REPOSITORY, PublishingHub, assert_published, expect_tree
 from tests.support.processes.checkout import SOURCE_PATHS
+from tests.support.processes.failing_disk import FailingDisk
 from tests.support.processes.permissions import run_without_override
 
 
@@ -87,3 +89,25 @@ def test_a_changed_file_is_not_published(
     assert outcome.returncode == 2
     assert re.search(r"ds_000000.tar: has the sha256 \w{64}, manifest.json says", outcome.stderr)
     assert hub.repository() is None or hub.count_commits() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [("open", errno.ESTALE), ("read", errno.EIO)])
+def test_an_error_of_the_disk_publishes_nothing(
+    fault: tuple[str, int], hub: PublishingHub, copy: Path, failing_disk: FailingDisk,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """The same push goes on once the disk does."""
+    call, number = fault
+    switch = tmp_path / "on"
+    switch.touch()
+    fails = failing_disk.environment(call, number, f"{copy}/ds_000001.tar", switch)
+    words = ("push", copy, REPOSITORY)
+    outcome = run_cli_process(*words, **hub.environment(xet=False), **fails)
+    assert outcome.returncode == 1, outcome.stderr
+    assert os.strerror(number) in outcome.stderr
+    assert hub.repository() is None or hub.count_commits() == 0
+    switch.unlink()
+    outcome = run_cli_process(*words, **hub.environment(xet=False), **fails)
+    assert outcome.returncode == 0, outcome.stderr
+    assert_published(hub, copy)

@@ -89,6 +89,11 @@ class Served:
         with self._lock:
             self._plan.planned.append(Fault(pattern, action, times, retry_after))
 
+    def end_faults(self) -> None:
+        """Let nothing go wrong any more."""
+        with self._lock:
+            self._plan.planned.clear()
+
     def fail_randomly(
         self,
         seed: int,
