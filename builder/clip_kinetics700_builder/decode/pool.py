@@ -8,18 +8,17 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from queue import SimpleQueue
 
 from clip_kinetics700_builder.config import WORKER_MEMORY_MIB
-from clip_kinetics700_builder.decode.video import DecodeTask, decode_frames
+from clip_kinetics700_builder.decode.video import DecodeTask, decode_frames, identify
 from clip_kinetics700_builder.decode.worker import Decode, DecodeWorker
 from clip_kinetics700_builder.system.outage import NO_PATIENCE, Patience
-from clip_kinetics700_builder.types import Failure, Frames, OutageError
+from clip_kinetics700_builder.types import ClipError, Failure, Frames, OutageError
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +116,7 @@ class DecodePool(AbstractContextManager["DecodePool"]):
         Raises:
             OutageError: the file of a long clip was replaced meanwhile, or see `decode`.
         """
-        before: tuple[int, int] | None = None
+        before: tuple[str, int, int] | None = None
         while True:
             result = self._settle(task, future)
             if before is not None and before != read_state(task.path):
@@ -157,7 +156,8 @@ class DecodePool(AbstractContextManager["DecodePool"]):
                 self._idle.put(worker)
 
 
-def read_state(path: str) -> tuple[int, int]:
-    """Return size and mtime of a file in ns: others once it is written to, or replaced."""
-    status = Path(path).stat()
-    return status.st_size, status.st_mtime_ns
+def read_state(path: str) -> tuple[str, int, int] | None:
+    """Return what `identify` does; None for a file that is no longer there."""
+    with suppress(ClipError):
+        return identify(path)
+    return None
