@@ -32,7 +32,7 @@ Results: TypeAlias = list[Array | DamageError]
 # Rows that are asked for together, and how many such blocks are on their way while one is used:
 # in a remote dataset that is read in order, sixteen requests of about 1.5 MB.
 ROWS_PER_BLOCK = 128
-# Of files of this machine nothing is on its way, and larger blocks cost less for each row.
+# Local files are there at once, and larger blocks cost less for each row.
 LOCAL_ROWS_PER_BLOCK = 512
 BLOCKS_AHEAD = 16
 # A block has fewer rows where they are larger than this together, and at least one.

@@ -1,6 +1,7 @@
 """The sources are asked one after the other, each for what those before it did not have."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,19 +76,15 @@ def test_refusals_are_counted_over_all_rounds(
     with serve(tmp_path / "nothing") as served:
         served.fail(".mp4", 429)
         with pytest.raises(BotWallError, match="refused 5 clips in a row"):
-            download_tree(
-                trees["600"], tmp_path / "out", source=("youtube",), youtube_interval=0.0,
-                youtube_address=served.url + "/{id}.mp4", splits=("train",),
-                max_samples=1, shuffle=True,
-            )  # fmt: skip
+            ask_youtube(trees["600"], tmp_path / "out", served.url, max_samples=1, shuffle=True)
     assert [a.reason for a in read_ledger(tmp_path / "out")] == ["rate_limited"] * 4 + ["bot_wall"]
 
 
-def ask_youtube(tree: CvdfTree, output: Path, address: str) -> None:
+def ask_youtube(tree: CvdfTree, output: Path, address: str, **options: Any) -> None:
     """Download the rows of train from a server that takes the place of YouTube."""
     download_tree(
         tree, output, source=("youtube",), youtube_interval=0.0,
-        youtube_address=address + "/{id}.mp4", splits=("train",),
+        youtube_address=address + "/{id}.mp4", splits=("train",), **options,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from clip_kinetics700_builder.download.youtube import BotWallError, Youtube
 from clip_kinetics700_builder.sources.cvdf import find_archives
 from clip_kinetics700_builder.sources.directory import VideoIndex, open_videos
 from clip_kinetics700_builder.sources.ledger import (
+    ARCHIVES_IN_A_ROW,
     REFUSALS,
     Attempt,
     FetchError,
@@ -41,8 +42,6 @@ CVDF, YOUTUBE = "cvdf", "youtube"
 
 # Clips in a row that the connection fails for; each was tried four times, over two minutes.
 MAX_DOUBTFUL = 3
-# Archives in a row that their server refuses.
-MAX_REFUSED = 3
 
 Ask: TypeAlias = Callable[[Download, Sequence[Clip], OpenClips], None]
 """Gets those of some clips that a source has and that are still open."""
@@ -203,7 +202,7 @@ def write_missing(
 
 def stop_if_refused(refused: Sequence[FetchError]) -> None:
     """Raise OutageError where a server refuses so many archives that it may not be their fault."""
-    if len(refused) >= MAX_REFUSED:
+    if len(refused) >= ARCHIVES_IN_A_ROW:
         raise OutageError(
             f"{refused[-1]}, as {len(refused)} archives in a row: has a link expired? run the "
             "same command again to go on, or leave out --source cvdf"

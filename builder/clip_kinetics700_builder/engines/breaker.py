@@ -3,11 +3,9 @@
 from collections import deque
 from collections.abc import Sequence
 
-from clip_kinetics700_builder.sources.ledger import REFUSALS
+from clip_kinetics700_builder.sources.ledger import ARCHIVES_IN_A_ROW, REFUSALS
 from clip_kinetics700_builder.types import Failure, OutageError
 
-# An archive is lost as a whole, and a server that refuses one may well refuse all.
-ARCHIVES_IN_A_ROW = 3
 # So many clips are looked at together: a directory of a class may well be damaged as a whole.
 WINDOW_CLIPS = 200
 

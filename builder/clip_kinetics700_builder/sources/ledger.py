@@ -47,6 +47,8 @@ FETCH_REASONS = {
 """Why a clip was not got, beside `http_404` and its like."""
 OUTAGES = ("timed_out", "connection", "http_408", "http_429")
 """Reasons that say nothing of what was asked for, with those of servers, `http_5NN`."""
+# An archive is lost as a whole, and a server that refuses one may well refuse all.
+ARCHIVES_IN_A_ROW = 3
 REFUSALS = ("http_401", "http_403", "http_407")
 """Reasons for which who asks may be at fault: a link has expired, or this network is shut out."""
 PASSING_REASONS = (*OUTAGES, "truncated", "checksum", "rate_limited")

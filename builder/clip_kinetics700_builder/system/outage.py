@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from threading import RLock
 from typing import TypeVar
@@ -53,24 +54,21 @@ class Patience:
         Raises:
             LastingOutageError: it lasts longer than this patience, or than that of the attempt.
         """
-        try:
-            return attempt()
-        except LastingOutageError:
-            raise
-        except OutageError as error:
-            last = error
-        with self._lock:
-            for pause in list_pauses(self._seconds):
-                log.warning("%s; another try in %g s", last, pause)
-                time.sleep(pause)
+        pauses = list_pauses(self._seconds)
+        with ExitStack() as waiting:
+            while True:
                 try:
                     return attempt()
                 except LastingOutageError:
                     raise
                 except OutageError as error:
-                    last = error
-        advice = "once that is mended, run the same command again to go on"
-        raise LastingOutageError(f"{last}; {advice}")
+                    pause = next(pauses, None)
+                    if pause is None:
+                        advice = "once that is mended, run the same command again to go on"
+                        raise LastingOutageError(f"{error}; {advice}") from error
+                    waiting.enter_context(self._lock)
+                    log.warning("%s; another try in %g s", error, pause)
+                time.sleep(pause)
 
 
 NO_PATIENCE = Patience(0)
